@@ -1,0 +1,1 @@
+//! Containers, images and networks: the engine as a library

@@ -1,0 +1,1 @@
+//! Links, addresses, nftables, IPAM; the CNI caller and the bundled CNI plugins

@@ -1,0 +1,1 @@
+//! OCI Distribution, both ends: client, authentication, server

@@ -1,0 +1,1 @@
+//! The OCI Runtime Specification, and runc's command line

@@ -1,0 +1,1 @@
+//! containerd's Task API for one container: stdio, log, exit status

@@ -1,0 +1,1 @@
+//! Blobs, metadata and snapshots: one transaction domain

@@ -1,0 +1,1 @@
+//! The kernel, safely: the only unsafe code of the project

@@ -1,0 +1,1 @@
+//! Sandboxes and fixtures for Corten's tests
