@@ -1,1 +1,59 @@
-fn main() {}
+//! The project's own tasks: `cargo xtask check | layers | deny | test | bench`.
+//!
+//! Everything that a contributor or CI runs goes through here, so that there is
+//! one list of steps and no shell script beside it. A task prints what it runs,
+//! stops at the first step that fails, and installs only what it needs.
+#![forbid(unsafe_code)]
+
+mod deny;
+mod failure;
+mod layers;
+mod metadata;
+mod packages;
+mod source;
+mod steps;
+
+use std::process::ExitCode;
+
+use failure::Result;
+
+const USAGE: &str = "\
+Usage: cargo xtask <TASK>
+
+Tasks:
+  check                  fmt, clippy with warnings as errors, layers, deny
+  layers                 crate direction, where `unsafe` may be, size of the dependency graphs
+  deny                   licences, banned crates, crates present twice
+  test [-- ARGS]         install what the tests need, build fixtures, run everything with nextest;
+                         ARGS go to `cargo nextest run`
+  fixtures               build the test images and nothing else
+  bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match dispatch(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("xtask: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(args: &[String]) -> Result<()> {
+    let task = args.first().map_or("", String::as_str);
+    let rest = args.get(1..).unwrap_or_default();
+    match task {
+        "check" => steps::check(),
+        "layers" => layers::check(&metadata::Graph::load()?),
+        "deny" => deny::check(&metadata::Graph::load()?),
+        "test" => steps::test(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
+        "fixtures" => steps::fixtures(),
+        "" | "help" | "-h" | "--help" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(failure::failure(format!("unknown task {other}\n\n{USAGE}"))),
+    }
+}

@@ -1,0 +1,39 @@
+//! Builds every test image that is not there yet. `cargo xtask test` runs it
+//! beside the compiler, so that no test's time limit pays for an image.
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use corten_testkit::Image;
+
+fn main() -> ExitCode {
+    for image in Image::ALL {
+        let since = Instant::now();
+        match image.layout() {
+            Ok(layout) => {
+                println!(
+                    "fixture {}: {} ({:.1} s)",
+                    image.name(),
+                    layout.folder.display(),
+                    since.elapsed().as_secs_f64()
+                );
+            }
+            Err(error) => {
+                eprintln!("fixture {}: {}", image.name(), chain(&error));
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}

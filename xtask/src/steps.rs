@@ -1,0 +1,128 @@
+//! `check` and `test`: the lists of steps that CI runs.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::failure::{Context, Result, failure};
+use crate::{deny, layers, metadata, packages};
+
+pub fn check() -> Result<()> {
+    cargo("fmt", &["fmt", "--all", "--check"])?;
+    let graph = metadata::Graph::load()?;
+    layers::check(&graph)?;
+    deny::check(&graph)?;
+    cargo(
+        "clippy",
+        &[
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--locked",
+            "--",
+            "-D",
+            "warnings",
+        ],
+    )
+}
+
+pub fn test(args: &[String]) -> Result<()> {
+    packages::install(packages::FOR_TESTS)?;
+    nextest()?;
+    // Test images take about as long as the compiler and use the other core.
+    let fixtures = start_fixtures()?;
+    let build = cargo(
+        "build",
+        &["nextest", "run", "--workspace", "--locked", "--no-run"],
+    );
+    finish_fixtures(fixtures)?;
+    build?;
+    let mut run = vec!["nextest", "run", "--workspace", "--locked"];
+    run.extend(args.iter().map(String::as_str));
+    cargo("nextest", &run)
+}
+
+pub fn fixtures() -> Result<()> {
+    packages::install(packages::FOR_TESTS)?;
+    finish_fixtures(start_fixtures()?)
+}
+
+fn nextest() -> Result<()> {
+    let probe = Command::new("cargo-nextest")
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if probe.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    cargo(
+        "install cargo-nextest",
+        &["install", "cargo-nextest", "--locked"],
+    )
+}
+
+struct Fixtures {
+    child: std::process::Child,
+    since: Instant,
+}
+
+fn start_fixtures() -> Result<Fixtures> {
+    cargo(
+        "build fixtures",
+        &[
+            "build",
+            "--quiet",
+            "--locked",
+            "-p",
+            "corten-testkit",
+            "--bin",
+            "corten-fixtures",
+        ],
+    )?;
+    let child = Command::new(env!("CARGO"))
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "-p",
+            "corten-testkit",
+            "--bin",
+            "corten-fixtures",
+        ])
+        .stdin(Stdio::null())
+        .spawn()
+        .context("cannot start corten-fixtures")?;
+    Ok(Fixtures {
+        child,
+        since: Instant::now(),
+    })
+}
+
+fn finish_fixtures(mut fixtures: Fixtures) -> Result<()> {
+    let status = fixtures
+        .child
+        .wait()
+        .context("cannot wait for corten-fixtures")?;
+    if !status.success() {
+        return Err(failure("test images could not be built"));
+    }
+    println!(
+        "step fixtures: {:.1} s",
+        fixtures.since.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+fn cargo(step: &str, args: &[&str]) -> Result<()> {
+    let since = Instant::now();
+    println!("step {step}: cargo {}", args.join(" "));
+    let status = Command::new(env!("CARGO"))
+        .args(args)
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        return Err(failure(format!("step {step} failed")));
+    }
+    println!("step {step}: {:.1} s", since.elapsed().as_secs_f64());
+    Ok(())
+}
