@@ -5,6 +5,7 @@
 //! stops at the first step that fails, and installs only what it needs.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod deny;
 mod failure;
 mod layers;
@@ -50,6 +51,10 @@ fn dispatch(args: &[String]) -> Result<()> {
         "deny" => deny::check(&metadata::Graph::load()?),
         "test" => steps::test(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
         "fixtures" => steps::fixtures(),
+        "bench" => bench::run(rest),
+        // How bench calls itself inside namespaces; nobody types these.
+        "bench-inside" => bench::inside(rest),
+        "bench-agent" => bench::agent(),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(())

@@ -46,6 +46,34 @@ pub fn fixtures() -> Result<()> {
     finish_fixtures(start_fixtures()?)
 }
 
+/// The OCI layout of one test image, built now if it is not there.
+pub fn fixtures_of(image: &str) -> Result<std::path::PathBuf> {
+    packages::install(packages::FOR_TESTS)?;
+    let out = Command::new(env!("CARGO"))
+        .args([
+            "run",
+            "--quiet",
+            "--locked",
+            "-p",
+            "corten-testkit",
+            "--bin",
+            "corten-fixtures",
+            "--",
+            image,
+        ])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot start corten-fixtures")?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("fixture {image}: ")));
+    let path = line
+        .and_then(|line| line.rsplit_once(" ("))
+        .map(|(path, _)| path.into());
+    path.ok_or_else(|| failure(format!("the test image {image} could not be built")))
+}
+
 fn nextest() -> Result<()> {
     let probe = Command::new("cargo-nextest")
         .arg("--version")

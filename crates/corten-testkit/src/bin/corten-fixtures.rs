@@ -1,4 +1,5 @@
-//! Builds every test image that is not there yet. `cargo xtask test` runs it
+//! `corten-fixtures [IMAGE…]`: builds the test images (all, by default) that are
+//! not there yet, and prints where they are. `cargo xtask test` runs it
 //! beside the compiler, so that no test's time limit pays for an image.
 #![forbid(unsafe_code)]
 
@@ -8,7 +9,9 @@ use std::time::Instant;
 use corten_testkit::Image;
 
 fn main() -> ExitCode {
-    for image in Image::ALL {
+    let named: Vec<String> = std::env::args().skip(1).collect();
+    let wanted = |image: &Image| named.is_empty() || named.iter().any(|name| name == image.name());
+    for image in Image::ALL.into_iter().filter(wanted) {
         let since = Instant::now();
         match image.layout() {
             Ok(layout) => {

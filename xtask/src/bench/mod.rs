@@ -1,0 +1,245 @@
+//! `cargo xtask bench`: Corten beside the engines that people use, in one run.
+//!
+//! The whole bench lives in mount, network and process namespaces of its own:
+//! bridges, packet filter rules, daemons and mounts of every peer end with it.
+//! What namespaces do not hold (control groups, one folder below /tmp) is
+//! removed by name at the end.
+//!
+//! ```text
+//! cargo xtask bench ── builds corten, re-runs itself under unshare(1)
+//!    └─ inside: registry, containerd, dockerd; measures
+//!         ├─ agent: a mount namespace without /sys/fs/cgroup/unified   (podman with crun)
+//!         └─ agent: a mount namespace with cgroup v2 alone             (bare crun)
+//! ```
+//!
+//! Times on a shared machine vary by the minute, so rounds are interleaved:
+//! every subject runs once a round, and ratios are of medians over the rounds.
+
+mod agent;
+mod cgroup;
+mod daemon;
+mod many;
+mod memory;
+mod peer;
+mod report;
+mod run;
+mod size;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::failure::{Context, Result, failure};
+use crate::packages;
+
+pub use agent::serve as agent;
+
+const PARTS: &[&str] = &["run", "memory", "many", "size"];
+
+/// What the peers are made of; one that cannot be installed is left out of the tables.
+const PEERS: &[(&str, &str)] = &[
+    ("conmon", "/usr/bin/conmon"),
+    ("containerd", "/usr/bin/containerd"),
+    ("crun", "/usr/bin/crun"),
+    ("docker.io", "/usr/sbin/dockerd"),
+    ("docker-registry", "/usr/bin/docker-registry"),
+    ("iproute2", "/sbin/ip"),
+    ("iptables", "/usr/sbin/iptables"),
+    ("podman", "/usr/bin/podman"),
+    ("runc", "/usr/sbin/runc"),
+    ("skopeo", "/usr/bin/skopeo"),
+    ("umoci", "/usr/bin/umoci"),
+];
+
+/// The outer half: prepares what needs the host's network, then goes inside.
+pub fn run(args: &[String]) -> Result<()> {
+    let parts = parts(args)?;
+    if let Err(why) = packages::install(PEERS) {
+        println!("bench: not every peer could be installed: {why}");
+    }
+    let corten = corten()?;
+    let image = busybox()?;
+    let before = cgroup::Groups::take();
+    let own = std::env::current_exe().context("cannot find this executable")?;
+    let status = Command::new("unshare")
+        .args([
+            "--mount",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ])
+        .arg(own)
+        .arg("bench-inside")
+        .arg(corten)
+        .arg(image)
+        .args(parts)
+        .stdin(Stdio::null())
+        .status()
+        .context("cannot run unshare")?;
+    before.restore()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(failure("the bench did not come to its end"))
+    }
+}
+
+fn parts(args: &[String]) -> Result<Vec<String>> {
+    let known = |part: &&String| PARTS.contains(&part.as_str());
+    if args.is_empty() || args == ["all"] {
+        return Ok(PARTS.iter().map(|&part| part.to_owned()).collect());
+    }
+    if let Some(unknown) = args.iter().find(|part| !known(part)) {
+        return Err(failure(format!(
+            "bench has no part {unknown}; it has {}, and all",
+            PARTS.join(", ")
+        )));
+    }
+    Ok(args.to_vec())
+}
+
+/// The release build, or another one by `CORTEN_BIN`.
+fn corten() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("CORTEN_BIN") {
+        return Ok(path.into());
+    }
+    let out = Command::new(env!("CARGO"))
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "-p",
+            "corten",
+            "--message-format=json-render-diagnostics",
+        ])
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !out.status.success() {
+        return Err(failure("corten does not build"));
+    }
+    let messages = String::from_utf8_lossy(&out.stdout);
+    let executables = messages.lines().filter_map(|line| {
+        let message: serde_json::Value = serde_json::from_str(line).ok()?;
+        message["executable"].as_str().map(PathBuf::from)
+    });
+    let found = executables
+        .into_iter()
+        .find(|path| path.file_name().is_some_and(|name| name == "corten"));
+    found.ok_or_else(|| failure("cargo built no executable named corten"))
+}
+
+/// The busybox test image; the test kit builds it.
+fn busybox() -> Result<PathBuf> {
+    crate::steps::fixtures_of("busybox")
+}
+
+/// The inner half, in namespaces of its own.
+pub fn inside(args: &[String]) -> Result<()> {
+    let [corten, image, parts @ ..] = args else {
+        return Err(failure("bench-inside is started by bench"));
+    };
+    let bench = Bench::open(Path::new(corten), Path::new(image))?;
+    report::machine();
+    for part in parts {
+        match part.as_str() {
+            "run" => run::measure(&bench)?,
+            "memory" => memory::measure(&bench)?,
+            "many" => many::measure(&bench)?,
+            _ => size::measure(&bench),
+        }
+    }
+    Ok(())
+}
+
+/// What the parts measure with.
+pub struct Bench {
+    /// Subjects that start containers, ours first.
+    pub engines: Vec<peer::Engine>,
+    /// Runtimes on a prepared bundle.
+    pub bare: Vec<peer::Bare>,
+    pub corten: PathBuf,
+    /// Daemons end, then their folders go.
+    daemons: Vec<daemon::Daemon>,
+    folder: PathBuf,
+}
+
+impl Bench {
+    fn open(corten: &Path, image: &Path) -> Result<Bench> {
+        let folder = PathBuf::from(format!("/tmp/corten-bench-{}", std::process::id()));
+        match fs::remove_dir_all(&folder) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(failure(format!(
+                    "cannot clear {}: {error}",
+                    folder.display()
+                )));
+            }
+        }
+        fs::create_dir_all(folder.join("run")).context(folder.display())?;
+        call("ip", &["link", "set", "lo", "up"])?;
+        // Where engines keep what dies with the machine; /run is memory on a real host.
+        call(
+            "mount",
+            &["-t", "tmpfs", "run", &folder.join("run").to_string_lossy()],
+        )?;
+        let mut setup = peer::Setup::new(folder.clone(), corten.to_owned(), image.to_owned());
+        let engines = setup.engines()?;
+        let bare = setup.bare()?;
+        Ok(Bench {
+            engines,
+            bare,
+            corten: corten.to_owned(),
+            daemons: setup.daemons,
+            folder,
+        })
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        for daemon in &mut self.daemons {
+            daemon.stop();
+        }
+        // Mounts below it would survive as folders of ours on the disk.
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let prefix = self.folder.to_string_lossy().into_owned();
+        let points: Vec<&str> = mounts
+            .lines()
+            .filter_map(|line| line.split(' ').nth(4))
+            .collect();
+        for point in points
+            .iter()
+            .rev()
+            .filter(|point| point.starts_with(&prefix))
+        {
+            if let Err(why) = call("umount", &["--lazy", point]) {
+                eprintln!("bench: {why}");
+            }
+        }
+        if let Err(why) = fs::remove_dir_all(&self.folder) {
+            eprintln!("bench: cannot remove {}: {why}", self.folder.display());
+        }
+    }
+}
+
+/// Runs a set-up command that must succeed; returns its stdout.
+fn call(program: &str, args: &[&str]) -> Result<String> {
+    let out = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .context(program)?;
+    if out.status.success() {
+        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
+    }
+    let why = String::from_utf8_lossy(&out.stderr).into_owned();
+    Err(failure(format!(
+        "{program} {}: {}",
+        args.join(" "),
+        why.trim()
+    )))
+}
