@@ -8,6 +8,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cidr;
+pub mod cni;
 pub mod digest;
 pub mod id;
 pub mod kind;
@@ -15,6 +17,7 @@ pub mod media;
 pub mod platform;
 pub mod reference;
 
+pub use cidr::{Cidr, CidrError};
 pub use digest::{Digest, DigestError};
 pub use id::{ContainerId, IdError, Name};
 pub use kind::Kind;

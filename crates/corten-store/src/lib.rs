@@ -1,1 +1,49 @@
-//! Blobs, metadata and snapshots: one transaction domain
+//! Blobs, metadata and snapshots: one transaction domain.
+//!
+//! A [`Store`] is a folder. It keeps content-addressed blobs, layers unpacked
+//! from them, the writable snapshots of containers, and an SQLite database that
+//! says who needs what. Several processes use one folder at once.
+//!
+//! ```text
+//!   begin_layer ─► LayerIngest::run ─► LayerId ─┐
+//!   put_blob (manifest, config) ────────────────┼─► put_image ─► image() ─► Snapshotter::prepare ─► RootMount
+//!   lease() protects it all until the image does ┘
+//! ```
+//!
+//! What holds at any instant, a `kill -9` included:
+//!
+//! - Nothing is visible under its final name before its digest, size and diff id
+//!   have been checked: work goes on in `ingest/`, and `rename` publishes it.
+//! - What is on disk without a row is garbage; [`Store::collect`] removes it. What has a row and is not on disk is
+//!   named by [`Store::check`].
+//! - Big trees go to `trash/` by rename first, so half a removal is never mistaken for a whole thing.
+//!
+//! The crate blocks, has no network, and mounts nothing: a [`RootMount`] is a
+//! recipe for whoever builds the container's mount namespace.
+//!
+//! ```text
+//! ROOT/corten.db            rows (SQLite, WAL)
+//! ROOT/blobs/sha256/HEX     whole, checked blobs
+//! ROOT/ingest/…             partial blobs (flock held by their writer) and trees being unpacked
+//! ROOT/layers/ID/fs         one unpacked layer, never changed once it has this name
+//! ROOT/snapshots/KEY/{fs,work}
+//! ROOT/trash/…              on its way out
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod check;
+mod collect;
+mod content;
+mod error;
+mod layer;
+mod metadata;
+pub mod snapshot;
+mod store;
+
+pub use check::{Defect, Finding};
+pub use error::{Error, Result};
+pub use layer::{Begin, LayerDesc, LayerError, LayerId, LayerIngest, Limits};
+pub use metadata::{ContainerRow, Containers, ImageRecord, LayerRef, Lease, Target};
+pub use snapshot::{RootMount, Snapshotter, Usage};
+pub use store::Store;

@@ -1,0 +1,235 @@
+//! Image manifests and indexes, OCI's and Docker's schema 2, as a puller needs them.
+//!
+//! Only what is acted upon is parsed; digests are computed over the bytes as they came, never over
+//! a re-serialisation. A document that could be read as both manifest and index is refused:
+//! two readers that disagree on the kind would run different images (CVE-2021-41190).
+
+use corten_spec::{Digest, Platform, media, oci::image::Platform as OciPlatform};
+use serde::Deserialize;
+
+use super::MANIFEST_MAX;
+
+/// More layers than any engine stacks (overlayfs takes 500 lower folders at most).
+const LAYERS_MAX: usize = 1024;
+/// More entries than any real index has.
+const ENTRIES_MAX: usize = 4096;
+
+/// What content is, and how to know that it is that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    pub media_type: String,
+}
+
+/// An image manifest: the configuration, and the layers from the bottom up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParsedManifest {
+    pub media_type: String,
+    pub config: Descriptor,
+    pub layers: Vec<Descriptor>,
+}
+
+/// An entry of an index: a manifest and the platform that it is for, where one is named.
+#[derive(Clone, Debug)]
+pub struct IndexEntry {
+    pub descriptor: Descriptor,
+    pub platform: Option<OciPlatform>,
+}
+
+/// An index or manifest list.
+#[derive(Clone, Debug)]
+pub struct Index {
+    pub media_type: String,
+    pub entries: Vec<IndexEntry>,
+}
+
+/// What a manifest endpoint may answer.
+#[derive(Clone, Debug)]
+pub enum Document {
+    Manifest(ParsedManifest),
+    Index(Index),
+}
+
+/// Why bytes are no manifest.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    #[error("manifest of {size} bytes exceeds {MANIFEST_MAX}")]
+    Large { size: usize },
+    #[error("manifest is not the JSON that its type calls for")]
+    Json(#[source] serde_json::Error),
+    #[error("manifest says {body:?} of itself, but was served as {header:?}")]
+    Disagree { body: String, header: String },
+    #[error("manifest has the fields of both an image and an index")]
+    Ambiguous,
+    #[error("manifest has the fields of neither an image nor an index")]
+    Neither,
+    #[error("media type {0:?} is none of the OCI or Docker schema 2 image types")]
+    MediaType(String),
+    #[error("manifest lists {count} {what}, more than {max}")]
+    Many {
+        what: &'static str,
+        count: usize,
+        max: usize,
+    },
+}
+
+#[derive(Deserialize)]
+struct RawDescriptor {
+    digest: Digest,
+    size: u64,
+    #[serde(rename = "mediaType", default)]
+    media_type: String,
+    platform: Option<OciPlatform>,
+}
+
+impl RawDescriptor {
+    fn plain(self) -> Descriptor {
+        Descriptor {
+            digest: self.digest,
+            size: self.size,
+            media_type: self.media_type,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawManifest {
+    config: RawDescriptor,
+    layers: Vec<RawDescriptor>,
+}
+
+#[derive(Deserialize)]
+struct RawIndex {
+    manifests: Vec<RawDescriptor>,
+}
+
+/// Which fields there are, before any of them is believed.
+#[derive(Deserialize)]
+struct Shape {
+    #[serde(rename = "schemaVersion")]
+    schema_version: Option<u64>,
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
+    config: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+    manifests: Option<serde::de::IgnoredAny>,
+    #[serde(rename = "fsLayers")]
+    fs_layers: Option<serde::de::IgnoredAny>,
+}
+
+/// Reads a manifest or index. `content_type` is the header that it came with, if any; it and
+/// the document's own `mediaType` must agree where both name an image type.
+pub fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Document, ManifestError> {
+    if bytes.len() > MANIFEST_MAX {
+        return Err(ManifestError::Large { size: bytes.len() });
+    }
+    let shape: Shape = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+    let media_type = media_type(&shape, content_type)?;
+    if media::is_index(&media_type) {
+        let raw: RawIndex = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+        bounded("entries", raw.manifests.len(), ENTRIES_MAX)?;
+        let entries = raw.manifests.into_iter().map(entry).collect();
+        return Ok(Document::Index(Index {
+            media_type,
+            entries,
+        }));
+    }
+    let raw: RawManifest = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+    bounded("layers", raw.layers.len(), LAYERS_MAX)?;
+    Ok(Document::Manifest(ParsedManifest {
+        media_type,
+        config: raw.config.plain(),
+        layers: raw.layers.into_iter().map(RawDescriptor::plain).collect(),
+    }))
+}
+
+fn entry(mut raw: RawDescriptor) -> IndexEntry {
+    let platform = raw.platform.take();
+    IndexEntry {
+        descriptor: raw.plain(),
+        platform,
+    }
+}
+
+fn bounded(what: &'static str, count: usize, max: usize) -> Result<(), ManifestError> {
+    match count > max {
+        true => Err(ManifestError::Many { what, count, max }),
+        false => Ok(()),
+    }
+}
+
+/// The type that the document has: its own word, the header's, or (both are optional in OCI)
+/// that of its fields.
+fn media_type(shape: &Shape, header: Option<&str>) -> Result<String, ManifestError> {
+    let known = |m: &str| media::is_index(m) || media::is_manifest(m);
+    let header = header
+        .map(|h| h.split(';').next().unwrap_or_default().trim())
+        .filter(|h| known(h) || h.starts_with("application/vnd."));
+    // Schema 1 is signed JSON of another shape, withdrawn by Docker in 2024.
+    if shape.fs_layers.is_some() || shape.schema_version == Some(1) {
+        let named = "application/vnd.docker.distribution.manifest.v1+json";
+        return Err(ManifestError::MediaType(header.unwrap_or(named).into()));
+    }
+    let is_image = shape.config.is_some() || shape.layers.is_some();
+    let is_index = shape.manifests.is_some();
+    if is_image && is_index {
+        return Err(ManifestError::Ambiguous);
+    }
+    let said = match (shape.media_type.as_deref(), header) {
+        (Some(body), Some(header)) if body != header => {
+            return Err(ManifestError::Disagree {
+                body: body.into(),
+                header: header.into(),
+            });
+        }
+        (Some(said), _) | (None, Some(said)) => said,
+        (None, None) if is_index => media::OCI_INDEX,
+        (None, None) if is_image => media::OCI_MANIFEST,
+        (None, None) => return Err(ManifestError::Neither),
+    };
+    if !known(said) {
+        return Err(ManifestError::MediaType(said.into()));
+    }
+    match media::is_index(said) == is_index {
+        true => Ok(said.into()),
+        false => Err(ManifestError::Ambiguous),
+    }
+}
+
+impl Index {
+    /// The entry for `wanted`: one of the very variant first, then one that names none, then any that
+    /// the platform accepts. An entry without a platform is taken only if it is the only entry.
+    pub fn choose(&self, wanted: &Platform) -> Option<&IndexEntry> {
+        let rank = |p: &OciPlatform| match (p.variant(), &wanted.variant) {
+            (Some(a), Some(b)) if a == b => 0,
+            (None, _) => 1,
+            // amd64/v1 before v2 and v3: the host may lack the newer instructions.
+            (Some(v), _) => 2 + v.bytes().last().map_or(0, usize::from),
+        };
+        let fits = |e: &&IndexEntry| e.platform.as_ref().is_some_and(|p| wanted.accepts(p));
+        let best = self.entries.iter().filter(fits);
+        let best = best.min_by_key(|e| e.platform.as_ref().map(rank));
+        match (best, self.entries.as_slice()) {
+            (None, [only]) if only.platform.is_none() => Some(only),
+            (best, _) => best,
+        }
+    }
+
+    /// The platforms on offer, as people write them, without the `unknown/unknown` of attestations.
+    pub fn platforms(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for p in self.entries.iter().filter_map(|e| e.platform.as_ref()) {
+            let mut name = format!("{}/{}", p.os(), p.architecture());
+            if let Some(v) = p.variant() {
+                name.push('/');
+                name.push_str(v);
+            }
+            if name != "unknown/unknown" && !names.contains(&name) {
+                names.push(name);
+            }
+        }
+        names
+    }
+}

@@ -1,0 +1,88 @@
+//! What can be wrong with a layer's bytes.
+
+use std::fmt;
+use std::io;
+
+use corten_spec::Kind;
+
+/// A path of a tar entry, which need not be UTF-8, for messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EntryPath(pub Vec<u8>);
+
+impl fmt::Display for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A hostile name may be long; its head and tail tell it.
+        match self.0.len() {
+            0..=300 => write!(f, "\"{}\"", self.0.escape_ascii()),
+            n => write!(
+                f,
+                "\"{}…{}\" ({n} bytes)",
+                self.0[..200].escape_ascii(),
+                self.0[n - 60..].escape_ascii()
+            ),
+        }
+    }
+}
+
+/// Why a layer is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    #[error("it is packed as {found}, and its media type {media_type} says otherwise")]
+    Packing {
+        media_type: String,
+        found: &'static str,
+    },
+    #[error("media type {0:?} is no layer that can be unpacked")]
+    MediaType(String),
+    #[error("the {packing} stream is truncated")]
+    TruncatedStream { packing: &'static str },
+    #[error("the {packing} stream is corrupt")]
+    Corrupt {
+        packing: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the tar is truncated at byte {offset}")]
+    TruncatedTar { offset: u64 },
+    #[error("the tar header at byte {offset} is bad: {why}")]
+    Header { offset: u64, why: &'static str },
+    /// The layer tries to reach outside, or says something that no tree can hold.
+    #[error("entry {entry} is refused: {why}")]
+    Refused { entry: EntryPath, why: &'static str },
+    #[error("it has more than {limit} {what}")]
+    Limit { what: &'static str, limit: u64 },
+    /// The file system would not have it.
+    #[error("cannot {op} for entry {entry}")]
+    Write {
+        op: &'static str,
+        entry: EntryPath,
+        #[source]
+        source: io::Error,
+    },
+    #[error("entry {entry} needs {needed} bytes, and the file system has {available}")]
+    Space {
+        entry: EntryPath,
+        needed: u64,
+        available: u64,
+    },
+}
+
+impl LayerError {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                Kind::Denied
+            }
+            Self::Write { .. } | Self::Space { .. } => Kind::Internal,
+            Self::MediaType(_) => Kind::Unsupported,
+            _ => Kind::Invalid,
+        }
+    }
+
+    pub(crate) fn refused(entry: &[u8], why: &'static str) -> Self {
+        Self::Refused {
+            entry: EntryPath(entry.to_vec()),
+            why,
+        }
+    }
+}

@@ -1,0 +1,2 @@
+//! folder
+pub(crate) mod attributes {} pub(crate) mod marks {}

@@ -1,0 +1,192 @@
+//! Container rows. What a record means is the engine's affair; the store sees to it
+//! that ids and names are unique and that lookups by prefix are not ambiguous.
+
+use corten_spec::{ContainerId, Name};
+use rusqlite::{Connection, OptionalExtension as _, Row, params};
+
+use crate::error::{Error, Result};
+use crate::metadata::parsed;
+use crate::store::Store;
+
+/// One container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerRow {
+    pub id: ContainerId,
+    pub name: Name,
+    /// The reference it was made from, for people to see. It keeps nothing alive: the snapshot keeps the layers.
+    pub image: String,
+    /// Nanoseconds since the epoch; lists are in this order.
+    pub created_at: i64,
+    /// The engine's own, versioned JSON.
+    pub record: String,
+}
+
+/// The container rows of a store.
+pub struct Containers<'a> {
+    store: &'a Store,
+}
+
+const COLUMNS: &str = "SELECT id, name, image, created_at, record FROM container";
+
+impl<'a> Containers<'a> {
+    pub(crate) fn new(store: &'a Store) -> Self {
+        Self { store }
+    }
+
+    /// Adds a row. To be done before anything else of the container exists, for this row is what owns it:
+    /// a snapshot whose key is no container's id, nor held by a lease, is garbage.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] with the id of the container that has the name (or the id).
+    pub fn insert(&self, row: &ContainerRow) -> Result<()> {
+        let op = "insert a container";
+        self.store.db().write(op, |t| {
+            let taken = t
+                .query_row(
+                    "SELECT id, name FROM container WHERE id = ?1 OR name = ?2",
+                    [row.id.as_str(), row.name.as_str()],
+                    |r| Ok((r.get::<_, String>(0)?, r.get::<_, String>(1)?)),
+                )
+                .optional()
+                .map_err(Error::db(op))?;
+            if let Some((by, name)) = taken {
+                return Err(match name == row.name.as_str() {
+                    true => Error::AlreadyExists {
+                        what: "container name",
+                        name,
+                        by: format!("container {by}"),
+                    },
+                    false => Error::AlreadyExists {
+                        what: "container id",
+                        name: by,
+                        by: format!("container {name}"),
+                    },
+                });
+            }
+            t.execute(
+                "INSERT INTO container (id, name, image, created_at, record) VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![row.id.as_str(), row.name.as_str(), row.image, row.created_at, row.record],
+            )
+            .map_err(Error::db(op))?;
+            Ok(())
+        })
+    }
+
+    /// Finds by whole id, then by name, then by a prefix of the id that only one has.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Ambiguous`].
+    pub fn get(&self, key: &str) -> Result<ContainerRow> {
+        let mut found = self
+            .store
+            .db()
+            .read("look up a container", |c| find(c, key))?;
+        match (found.pop(), found.is_empty()) {
+            (Some(row), true) => Ok(row),
+            (Some(last), false) => Err(Error::Ambiguous {
+                what: "container",
+                name: key.into(),
+                candidates: found
+                    .iter()
+                    .chain([&last])
+                    .map(|r| r.id.short().to_owned())
+                    .collect(),
+            }),
+            (None, _) => Err(Error::NotFound {
+                what: "container",
+                name: key.into(),
+            }),
+        }
+    }
+
+    /// All rows, oldest first.
+    pub fn list(&self) -> Result<Vec<ContainerRow>> {
+        self.store.db().read("list the containers", |c| {
+            select(c, &format!("{COLUMNS} ORDER BY created_at, id"), [])
+        })
+    }
+
+    /// Replaces the record, and only that.
+    pub fn update(&self, id: &ContainerId, record: &str) -> Result<()> {
+        self.change("update a container", id, |c| {
+            c.execute(
+                "UPDATE container SET record = ?2 WHERE id = ?1",
+                [id.as_str(), record],
+            )
+        })
+    }
+
+    /// Gives another name.
+    ///
+    /// # Errors
+    /// [`Error::AlreadyExists`] if another container has it.
+    pub fn rename(&self, id: &ContainerId, name: &Name) -> Result<()> {
+        if let Ok(row) = self.get(name.as_str())
+            && row.name == *name
+            && row.id != *id
+        {
+            return Err(Error::AlreadyExists {
+                what: "container name",
+                name: name.to_string(),
+                by: format!("container {}", row.id),
+            });
+        }
+        self.change("rename a container", id, |c| {
+            c.execute(
+                "UPDATE container SET name = ?2 WHERE id = ?1",
+                [id.as_str(), name.as_str()],
+            )
+        })
+    }
+
+    /// Removes the row: the last step of a removal, as its insertion was the first.
+    pub fn delete(&self, id: &ContainerId) -> Result<()> {
+        self.change("delete a container", id, |c| {
+            c.execute("DELETE FROM container WHERE id = ?1", [id.as_str()])
+        })
+    }
+
+    fn change(
+        &self,
+        op: &'static str,
+        id: &ContainerId,
+        f: impl FnOnce(&Connection) -> rusqlite::Result<usize>,
+    ) -> Result<()> {
+        match self.store.db().read(op, f)? {
+            0 => Err(Error::NotFound {
+                what: "container",
+                name: id.to_string(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
+fn find(c: &Connection, key: &str) -> rusqlite::Result<Vec<ContainerRow>> {
+    for by in ["id = ?1", "name = ?1", "substr(id, 1, length(?1)) = ?1"] {
+        let rows = select(c, &format!("{COLUMNS} WHERE {by} LIMIT 10"), [key])?;
+        if !rows.is_empty() || key.is_empty() {
+            return Ok(rows);
+        }
+    }
+    Ok(Vec::new())
+}
+
+fn select(
+    c: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<ContainerRow>> {
+    let mut q = c.prepare(sql)?;
+    q.query_map(params, read)?.collect()
+}
+
+fn read(r: &Row<'_>) -> rusqlite::Result<ContainerRow> {
+    Ok(ContainerRow {
+        id: parsed(r, 0)?,
+        name: parsed(r, 1)?,
+        image: r.get(2)?,
+        created_at: r.get(3)?,
+        record: r.get(4)?,
+    })
+}
