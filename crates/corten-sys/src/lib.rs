@@ -1,1 +1,3 @@
 //! The kernel, safely: the only unsafe code of the project
+
+pub mod netlink;
