@@ -233,3 +233,137 @@ impl Index {
         names
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn image(media_type: &str) -> String {
+        let d = Digest::of(b"c");
+        format!(
+            r#"{{"schemaVersion":2,"mediaType":"{media_type}","config":{{"mediaType":"{c}","digest":"{d}","size":1}},
+            "layers":[{{"mediaType":"{l}","digest":"{d}","size":7}}]}}"#,
+            c = media::OCI_CONFIG,
+            l = media::OCI_LAYER_GZIP,
+        )
+    }
+
+    fn index(entries: &[Option<&str>]) -> Index {
+        let d = Digest::of(b"m");
+        let entry = |p: &Option<&str>| {
+            let platform = p.map_or(String::new(), |p| {
+                let parts: Vec<&str> = p.split('/').collect();
+                let variant = parts
+                    .get(2)
+                    .map_or(String::new(), |v| format!(r#","variant":"{v}""#));
+                format!(
+                    r#","platform":{{"os":"{}","architecture":"{}"{variant}}}"#,
+                    parts[0], parts[1]
+                )
+            });
+            format!(
+                r#"{{"mediaType":"{}","digest":"{d}","size":1{platform}}}"#,
+                media::OCI_MANIFEST
+            )
+        };
+        let list: Vec<String> = entries.iter().map(entry).collect();
+        let text = format!(r#"{{"schemaVersion":2,"manifests":[{}]}}"#, list.join(","));
+        match parse(text.as_bytes(), Some(media::OCI_INDEX)) {
+            Ok(Document::Index(index)) => index,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn chosen(entries: &[Option<&str>], wanted: &str) -> Option<String> {
+        let index = index(entries);
+        let entry = index.choose(&wanted.parse().unwrap())?;
+        let platform = entry.platform.as_ref();
+        Some(platform.map_or("-".into(), |p| {
+            format!("{}/{:?}", p.architecture(), p.variant())
+        }))
+    }
+
+    #[test]
+    fn both_families_parse() {
+        for m in [media::OCI_MANIFEST, media::DOCKER_MANIFEST] {
+            let Ok(Document::Manifest(parsed)) = parse(image(m).as_bytes(), Some(m)) else {
+                panic!("{m}");
+            };
+            assert_eq!(parsed.media_type, m);
+            assert_eq!(parsed.layers[0].size, 7);
+        }
+        // Some registries serve everything as plain JSON; OCI makes the field optional.
+        let text = image(media::OCI_MANIFEST);
+        assert!(parse(text.as_bytes(), Some("application/json; charset=utf-8")).is_ok());
+        assert!(parse(text.as_bytes(), None).is_ok());
+    }
+
+    #[test]
+    fn a_document_of_two_kinds_is_refused() {
+        let both = image(media::OCI_MANIFEST).replacen('{', r#"{"manifests":[],"#, 1);
+        let err = parse(both.as_bytes(), None).unwrap_err();
+        assert!(matches!(err, ManifestError::Ambiguous));
+        let text = image(media::OCI_MANIFEST);
+        let err = parse(text.as_bytes(), Some(media::OCI_INDEX)).unwrap_err();
+        assert!(matches!(err, ManifestError::Disagree { .. }));
+        let lie = image(media::OCI_INDEX);
+        let err = parse(lie.as_bytes(), Some(media::OCI_INDEX)).unwrap_err();
+        assert!(matches!(err, ManifestError::Ambiguous));
+    }
+
+    #[test]
+    fn other_documents_are_named() {
+        let err = parse(br#"{"schemaVersion":1,"fsLayers":[]}"#, None).unwrap_err();
+        assert!(matches!(err, ManifestError::MediaType(_)));
+        let err = parse(b"{}", None).unwrap_err();
+        assert!(matches!(err, ManifestError::Neither));
+        let err = parse(b"<html>", Some("text/html")).unwrap_err();
+        assert!(matches!(err, ManifestError::Json(_)));
+        let err = parse(&vec![b' '; MANIFEST_MAX + 1], None).unwrap_err();
+        assert!(matches!(err, ManifestError::Large { .. }));
+    }
+
+    #[test]
+    fn the_platform_decides() {
+        let entries = [
+            Some("linux/arm64/v8"),
+            Some("linux/amd64/v3"),
+            Some("linux/amd64"),
+            Some("unknown/unknown"),
+        ];
+        assert_eq!(
+            chosen(&entries, "linux/amd64").as_deref(),
+            Some("amd64/None")
+        );
+        assert_eq!(
+            chosen(&entries, "linux/arm64").as_deref(),
+            Some("arm64/Some(\"v8\")")
+        );
+        assert_eq!(chosen(&entries, "linux/s390x"), None);
+        assert_eq!(
+            index(&entries).platforms(),
+            ["linux/arm64/v8", "linux/amd64/v3", "linux/amd64"]
+        );
+        assert_eq!(chosen(&[None], "linux/amd64").as_deref(), Some("-"));
+        assert_eq!(chosen(&[None, None], "linux/amd64"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = parse(&bytes, None);
+        }
+
+        #[test]
+        fn any_damage_is_survived(at in 0usize..300, byte: u8, cut in 0usize..300) {
+            let mut bytes = image(media::OCI_MANIFEST).into_bytes();
+            let n = bytes.len();
+            bytes[at % n] = byte;
+            bytes.truncate(cut.max(1));
+            if let Ok(Document::Manifest(m)) = parse(&bytes, Some(media::OCI_MANIFEST)) {
+                prop_assert_eq!(m.media_type, media::OCI_MANIFEST);
+            }
+        }
+    }
+}
