@@ -50,7 +50,10 @@ impl Backoff {
             Error::RateLimited { retry_after, .. } => *retry_after,
             Error::Connect { .. } if self.reached => None,
             Error::Cut { .. } | Error::Timeout { .. } => None,
-            Error::Status { status, .. } if matches!(status, 408 | 500 | 502..=504) => None,
+            Error::Status {
+                status: 408 | 500 | 502..=504,
+                ..
+            } => None,
             _ => return None,
         };
         if self.tried >= self.retry.tries || named.is_some_and(|d| d > RETRY_AFTER_MAX) {
