@@ -1,4 +1,5 @@
 //! Removes what nothing needs.
+pub(crate) mod trash;
 use crate::error::Result;
 use crate::store::Store;
 impl Store {
