@@ -18,7 +18,8 @@ mod tar;
 mod unpack;
 
 pub use error::LayerError;
-pub(crate) use error::EntryPath;
+pub(crate) use entry::{join, split};
+pub use error::EntryPath;
 pub(crate) use folder::{Done, Pending, attributes, marks};
 pub(crate) use ingest::{make_tree, rebuild};
 pub use ingest::{Begin, LayerIngest};
