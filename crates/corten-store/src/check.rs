@@ -111,7 +111,8 @@ impl Store {
         let mut hasher = digest.hasher();
         let mut buffer = vec![0; 256 << 10];
         loop {
-            let n = std::io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", &path))?;
+            let n =
+                std::io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", &path))?;
             if n == 0 {
                 break;
             }
@@ -160,13 +161,19 @@ impl Check<'_> {
             if self.repair {
                 self.execute("DELETE FROM lease WHERE id = ?1", id)?;
             }
-            self.note(Defect::DeadLease, format!("lease {id}: {purpose}"), self.repair);
+            self.note(
+                Defect::DeadLease,
+                format!("lease {id}: {purpose}"),
+                self.repair,
+            );
         }
         Ok(())
     }
 
     fn snapshots(&mut self) -> Result<()> {
-        let unowned = self.texts(&format!("SELECT key FROM snapshot WHERE {UNOWNED_SNAPSHOTS}"))?;
+        let unowned = self.texts(&format!(
+            "SELECT key FROM snapshot WHERE {UNOWNED_SNAPSHOTS}"
+        ))?;
         for key in unowned {
             if self.repair {
                 // The folder has no owner then, and is swept up below.
@@ -187,7 +194,8 @@ impl Check<'_> {
     fn blobs(&mut self) -> Result<()> {
         let blobs: Vec<(Digest, i64)> = self.store.db().read("list the blobs", |c| {
             let mut q = c.prepare("SELECT digest, size FROM blob")?;
-            q.query_map([], |r| Ok((parsed(r, 0)?, r.get(1)?)))?.collect()
+            q.query_map([], |r| Ok((parsed(r, 0)?, r.get(1)?)))?
+                .collect()
         })?;
         for (digest, size) in blobs {
             let path = self.store.blob_path(&digest);
@@ -214,7 +222,8 @@ impl Check<'_> {
             if row.is_sound(self.store)? {
                 continue;
             }
-            let mended = self.repair && settle::mend(self.store, std::slice::from_ref(&row)).is_ok();
+            let mended =
+                self.repair && settle::mend(self.store, std::slice::from_ref(&row)).is_ok();
             if !mended {
                 self.layer_is_lost(&row.id)?;
             }
@@ -249,7 +258,11 @@ impl Check<'_> {
             q.query_map([key], |r| r.get(0))?.collect()
         })?;
         for reference in references {
-            if self.found.iter().any(|f| f.what == Defect::BrokenImage && f.where_ == reference) {
+            if self
+                .found
+                .iter()
+                .any(|f| f.what == Defect::BrokenImage && f.where_ == reference)
+            {
                 continue;
             }
             if self.repair {

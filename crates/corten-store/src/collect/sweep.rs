@@ -58,7 +58,14 @@ pub(crate) fn orphans(store: &Store, t: &Transaction<'_>) -> Result<Vec<Orphan>>
     unowned(t, layer, &layers, str::to_owned, Sort::Layer, &mut out)?;
     let snapshot = "SELECT 1 FROM snapshot WHERE key = ?1";
     let snapshots = store.folder("snapshots");
-    unowned(t, snapshot, &snapshots, str::to_owned, Sort::Snapshot, &mut out)?;
+    unowned(
+        t,
+        snapshot,
+        &snapshots,
+        str::to_owned,
+        Sort::Snapshot,
+        &mut out,
+    )?;
     abandoned(&store.folder("ingest"), &mut out)?;
     Ok(out)
 }

@@ -75,7 +75,10 @@ impl Partial {
     }
 
     pub fn len(&self) -> Result<u64> {
-        let m = self.file.metadata().map_err(Error::io("look at", &self.path))?;
+        let m = self
+            .file
+            .metadata()
+            .map_err(Error::io("look at", &self.path))?;
         Ok(m.len())
     }
 

@@ -22,7 +22,10 @@ pub(super) type Folders = Vec<OwnedFd>;
 pub(super) enum Node {
     Folder(Folders),
     /// Lies in this folder of one layer under the name asked for.
-    Other { folder: OwnedFd, stat: Stat },
+    Other {
+        folder: OwnedFd,
+        stat: Stat,
+    },
 }
 
 impl Merged {
@@ -38,7 +41,10 @@ impl Merged {
     /// What is at `path`, through no symlink.
     pub fn get(&self, path: &[u8]) -> Result<Option<Node>> {
         let mut at = dup(&self.root)?;
-        let mut names = path.split(|&b| b == b'/').filter(|n| !n.is_empty()).peekable();
+        let mut names = path
+            .split(|&b| b == b'/')
+            .filter(|n| !n.is_empty())
+            .peekable();
         while let Some(name) = names.next() {
             match child(&at, name)? {
                 Some(Node::Folder(next)) => at = next,

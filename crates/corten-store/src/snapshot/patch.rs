@@ -92,7 +92,10 @@ impl<'a> Patch<'a> {
 
     /// A folder that the layer has only because something lies in it.
     fn implied(&mut self, path: &[u8]) -> Outcome<()> {
-        let moved = |from: &[u8]| path.strip_prefix(from).is_some_and(|r| r.first() == Some(&b'/'));
+        let moved = |from: &[u8]| {
+            path.strip_prefix(from)
+                .is_some_and(|r| r.first() == Some(&b'/'))
+        };
         if self.moved.iter().any(|(from, _)| moved(from)) || self.is_hidden(path)? {
             return Ok(());
         }
