@@ -132,6 +132,16 @@ async fn kill_9_during_pushes() {
     }
 }
 
+async fn until(condition: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("it did not happen within five seconds");
+}
+
 #[tokio::test]
 async fn a_client_that_vanishes_leaves_no_upload_behind() {
     let dir = tempfile::tempdir().unwrap();
@@ -139,13 +149,8 @@ async fn a_client_that_vanishes_leaves_no_upload_behind() {
     let mut stream = TcpStream::connect(ours.address).unwrap();
     let body = "POST /v2/a/blobs/uploads/?digest=sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855 HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n\r\nhalf";
     stream.write_all(body.as_bytes()).unwrap();
-    drop(stream);
     let uploads = dir.path().join("uploads");
-    for _ in 0..200 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-        if files(&uploads).is_empty() {
-            return;
-        }
-    }
-    panic!("still there: {:?}", files(&uploads));
+    until(|| !files(&uploads).is_empty()).await;
+    drop(stream);
+    until(|| files(&uploads).is_empty()).await;
 }

@@ -492,3 +492,56 @@ async fn tokens_are_fetched_kept_and_refused() {
     );
     assert!(!format!("{err} {err:?}").contains("wrong"));
 }
+
+#[tokio::test]
+async fn an_upload_sent_elsewhere_takes_no_credentials_along() {
+    let other = rig(|_| answer("401 Unauthorized", "", "")).await;
+    let elsewhere = other.proxy.address;
+    let rig = rig(move |seen| {
+        if !seen.head.contains("authorization:") {
+            let challenge = "www-authenticate: Basic realm=\"x\"\r\n";
+            return answer("401 Unauthorized", challenge, "");
+        }
+        match seen.line.starts_with("POST") {
+            true => answer(
+                "202 Accepted",
+                &format!("location: http://{elsewhere}/up\r\n"),
+                "",
+            ),
+            false => answer("404 Not Found", "", ""),
+        }
+    })
+    .await;
+    let mut config = config();
+    let me = corten_registry::auth::Credentials::password("me", "pw");
+    config.credentials.insert(rig.proxy.address.to_string(), me);
+    let body = std::io::Cursor::new(rig.bytes.clone());
+    let pushed = Client::new(config)
+        .push_blob(&rig.from, &rig.layer, body)
+        .await;
+    assert!(
+        matches!(pushed, Err(Error::Unauthorized { .. })),
+        "{pushed:?}"
+    );
+    let heads = other.proxy.seen("PUT /up?digest=");
+    assert_eq!(heads.len(), 1);
+    assert!(!heads[0].contains("authorization:"), "{}", heads[0]);
+}
+
+#[tokio::test]
+async fn plain_requests_go_through_a_proxy_as_whole_urls() {
+    let rig = rig(|_| Fault::None).await;
+    let mut config = config();
+    config.plain_http.insert("registry.invalid".into());
+    config.proxy.http = Some(format!("http://me:pw@{}", rig.proxy.address));
+    let from: Reference = "registry.invalid/a:v1".parse().unwrap();
+    let (bytes, ended) = download(&Client::new(config), &from, &rig.layer, 0).await;
+    ended.unwrap();
+    assert!(bytes == rig.bytes);
+    let heads = rig.proxy.seen("GET http://registry.invalid/v2/a/blobs/");
+    assert!(
+        heads[0].contains("proxy-authorization: Basic bWU6cHc="),
+        "{}",
+        heads[0]
+    );
+}

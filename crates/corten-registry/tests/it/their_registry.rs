@@ -125,6 +125,74 @@ async fn with_tls_and_a_password() {
     assert!(matches!(err, Error::Tls { plain: false, .. }), "{err:?}");
 }
 
+/// A proxy that opens one tunnel after another to `target`, whatever it is asked for.
+fn tunnels(
+    target: std::net::SocketAddr,
+    n: usize,
+) -> (std::net::SocketAddr, std::thread::JoinHandle<Vec<String>>) {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let copy = |mut from: TcpStream, mut to: TcpStream| {
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(std::net::Shutdown::Write);
+        })
+    };
+    let serving = std::thread::spawn(move || {
+        let mut asked = Vec::new();
+        for client in listener.incoming().take(n) {
+            let mut client = client.unwrap();
+            let mut reader = BufReader::new(client.try_clone().unwrap());
+            let mut line = String::new();
+            reader.read_line(&mut line).unwrap();
+            asked.push(line.trim().to_owned());
+            while line != "\r\n" {
+                line.clear();
+                reader.read_line(&mut line).unwrap();
+            }
+            client.write_all(b"HTTP/1.1 200 fine\r\n\r\n").unwrap();
+            let server = TcpStream::connect(target).unwrap();
+            copy(client.try_clone().unwrap(), server.try_clone().unwrap());
+            copy(server, client);
+        }
+        asked
+    });
+    (address, serving)
+}
+
+#[tokio::test]
+async fn tls_through_a_proxy_is_a_tunnel() {
+    let dir = tempfile::tempdir().unwrap();
+    self_signed(dir.path());
+    let theirs = Theirs::locked(dir.path());
+    let (proxy, serving) = tunnels(theirs.address, 1);
+    let certs = dir.path().join("certs.d/registry.invalid");
+    std::fs::create_dir_all(&certs).unwrap();
+    // The certificate is for another name.
+    std::fs::write(certs.join("hosts.toml"), "skip_verify = true\n").unwrap();
+    let mut config = config();
+    config.certs_dirs = vec![dir.path().join("certs.d")];
+    config.proxy.https = Some(format!("http://{proxy}"));
+    config.credentials.insert(
+        "registry.invalid".into(),
+        Credentials::password(USER, PASSWORD),
+    );
+    let c = Client::new(config);
+    let r = "registry.invalid/a:v1".parse().unwrap();
+    Image::new("amd64", vec![noise(1, 1000)])
+        .push(&c, &r)
+        .await
+        .unwrap();
+    pull(&c, &r).await;
+    // One connection served it all.
+    assert_eq!(
+        serving.join().unwrap(),
+        ["CONNECT registry.invalid:443 HTTP/1.1"]
+    );
+}
+
 #[tokio::test]
 async fn credentials_from_dockers_file_and_helper() {
     let dir = tempfile::tempdir().unwrap();
