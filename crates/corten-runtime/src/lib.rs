@@ -1,1 +1,35 @@
-//! The OCI Runtime Specification, and runc's command line
+//! The OCI Runtime Specification: from a `config.json` to a process in its own
+//! namespaces, and back to nothing.
+//!
+//! ```text
+//!   spec ──plan──▶ Plan ──prepare──▶ descriptors ──clone3──▶ init ──gate──▶ execve
+//!   (pure)        (data)  (parent)                 (one)    (syscalls only)
+//! ```
+//!
+//! The two types to know are [`Create`] (what is asked for) and [`Created`] (a container whose
+//! init waits at its gate). [`exec`] adds a process to a running container; [`state`], [`kill`],
+//! [`delete`] and the rest find the container by its id in a state folder. [`cli::main`] is all of
+//! this behind runc's command line.
+//!
+//! The library owns the state folder and the container's cgroup. It does not own stdio after the
+//! start, does not reap (new processes are children of the caller) and does not configure networks.
+//! Callers must be single-threaded around [`create`] and [`exec`]: the clone copies one thread.
+
+#![forbid(unsafe_code)]
+
+pub mod cli;
+mod error;
+mod lifecycle;
+mod request;
+pub mod rootfs;
+pub mod seccomp_profile;
+pub mod spec;
+mod state;
+
+pub use error::Error;
+pub use lifecycle::{cgroup, create, delete, exec, kill, list, pause, resume, start, state};
+pub use request::{Create, Created, Exec, Execed, Options, Rootfs, Stdio};
+pub use state::{State, Status};
+
+/// The newest version of the runtime specification whose words this library knows.
+pub const OCI_VERSION: &str = "1.2.1";
