@@ -179,7 +179,7 @@ fn groups_are_listed_for_recovery() {
     let s = Scratch::new("list");
     let parent = s.path.rsplit_once('/').unwrap().0;
     let layout = Layout::probe().unwrap();
-    assert_eq!(layout.list(parent).unwrap(), [s.path.clone()]);
+    assert_eq!(layout.list(parent).unwrap(), std::slice::from_ref(&s.path));
     assert!(layout.list("/corten-test-nowhere").unwrap().is_empty());
 }
 
