@@ -1,1 +1,36 @@
-//! Control groups v1, v2 and hybrid behind one type
+//! Control groups v1, v2 and hybrid behind one type.
+//!
+//! [`Layout`] says how this host mounts them; [`Cgroup`] is one container's
+//! group in every hierarchy at once. Limits are decided first, by pure code
+//! ([`plan`](crate::plan)): an OCI resource list and a few observed values
+//! become a list of writes. Thin code then carries the writes out and names
+//! the value, the file and the group of whatever the kernel refuses.
+//!
+//! ```text
+//! Layout::probe ── Cgroup::create ── apply ── entry ──▶ (the container lives here)
+//!                  Cgroup::open ──── stats, pids, freeze, thaw, kill, oom_events
+//!                                                       └── delete (waits until it is empty)
+//! ```
+//!
+//! This crate keeps nothing on disk, starts no process, and skips no limit: what
+//! cannot be applied is refused by name. It does not speak to systemd.
+
+#![forbid(unsafe_code)]
+
+mod device;
+mod dir;
+mod error;
+mod freeze;
+mod group;
+mod kill;
+mod layout;
+mod oom;
+pub mod plan;
+mod remove;
+pub mod stats;
+
+pub use error::Error;
+pub use group::{Cgroup, Entry};
+pub use layout::{Hierarchy, Layout};
+pub use oom::OomWatch;
+pub use stats::Stats;

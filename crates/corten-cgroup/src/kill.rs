@@ -1,0 +1,128 @@
+//! The processes of a group, and signals to all of them.
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Dir as ReadDir, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::Error;
+use crate::dir::{open_child, read_file};
+use crate::freeze::Freezer;
+use crate::group::Cgroup;
+
+/// A container with its own cgroup namespace can nest groups; nobody nests deeper than this.
+const DEPTH: usize = 64;
+
+impl Cgroup {
+    /// The processes of the group and of all groups below it, ascending.
+    pub fn pids(&self) -> Result<Vec<i32>, Error> {
+        let mut pids = BTreeSet::new();
+        // Every process of ours is in every hierarchy; one answers for all.
+        if let Some(dir) = self.unified().or(self.dirs.first()) {
+            collect(&dir.fd, 0, &mut pids).map_err(|source| Error::Read {
+                file: "cgroup.procs".into(),
+                group: self.path.clone(),
+                source,
+            })?;
+        }
+        Ok(pids.into_iter().collect())
+    }
+
+    /// Sends a signal to every process of the group and below, leaving none out: not
+    /// those that are forked meanwhile. An empty group is no error.
+    pub fn kill(&self, signal: i32) -> Result<(), Error> {
+        let number = Signal::from_named_raw(signal).ok_or(Error::Invalid {
+            setting: "signal".into(),
+            value: signal.to_string(),
+            reason: "no such signal",
+        })?;
+        if number == Signal::KILL
+            && let Some(dir) = self.unified()
+        {
+            match dir.write(&self.path, "cgroup.kill", "1") {
+                Err(Error::Write {
+                    source: Errno::NOENT,
+                    ..
+                }) => {} // before Linux 5.14
+                answer => return answer,
+            }
+        }
+        // Frozen, nobody forks: one pass finds all. v1's frozen tasks die when thawed.
+        let was_frozen = self.is_frozen()?;
+        if !was_frozen {
+            match self.freezer()? {
+                Freezer::V2(_) => self.freeze()?,
+                Freezer::V1(dir) => drop(self.freeze_v1(dir)?),
+            }
+        }
+        let sent = self.signal_each(number);
+        let thawed = match was_frozen && number != Signal::KILL {
+            true => Ok(()),
+            false => self.thaw(),
+        };
+        sent.and(thawed)
+    }
+
+    fn signal_each(&self, signal: Signal) -> Result<(), Error> {
+        for pid in self.pids()? {
+            let Some(target) = Pid::from_raw(pid) else {
+                continue; // 0: a process outside of our pid namespace
+            };
+            let sent = pidfd_open(target, PidfdFlags::empty())
+                .and_then(|fd| pidfd_send_signal(fd, signal));
+            match sent {
+                Ok(()) | Err(Errno::SRCH) => {}
+                Err(source) => {
+                    return Err(Error::Signal {
+                        signal: signal.as_raw(),
+                        pid,
+                        group: self.path.clone(),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn collect(fd: &OwnedFd, depth: usize, pids: &mut BTreeSet<i32>) -> Result<(), Errno> {
+    let text = match read_file(fd.as_fd(), "cgroup.procs") {
+        Ok(text) => text,
+        // Removed meanwhile, or a threaded group, whose threads belong to processes above it.
+        Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    pids.extend(text.lines().filter_map(|l| l.trim().parse::<i32>().ok()));
+    if depth < DEPTH {
+        for name in child_groups(fd)? {
+            match open_child(fd.as_fd(), &name) {
+                Ok(child) => collect(&child, depth + 1, pids)?,
+                Err(Errno::NOENT | Errno::NODEV) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Names of the groups directly below.
+pub(crate) fn child_groups(fd: &OwnedFd) -> Result<Vec<String>, Errno> {
+    // The link count of a group is 2 + its children: most have none, so save the listing.
+    if rustix::fs::fstat(fd)?.st_nlink == 2 {
+        return Ok(Vec::new());
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let listing = openat(fd, ".", flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in ReadDir::new(listing)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy();
+        if entry.file_type().is_dir() && name != "." && name != ".." {
+            names.push(name.into_owned());
+        }
+    }
+    Ok(names)
+}
