@@ -157,7 +157,9 @@ pub fn connect(bundle: &Path, hello: &Hello) -> Result<Attached, Error> {
 impl Attached {
     /// Sends standard input.
     pub fn stdin(&mut self, bytes: &[u8]) -> io::Result<()> {
-        bytes.chunks(MAX_PAYLOAD).try_for_each(|b| self.send(STDIN, b))
+        bytes
+            .chunks(MAX_PAYLOAD)
+            .try_for_each(|b| self.send(STDIN, b))
     }
 
     /// Says that there is no more of it.
@@ -267,7 +269,10 @@ mod tests {
         encode(&mut bytes, STDOUT, &vec![7; MAX_PAYLOAD + 1]);
         let mut decoder = Decoder::default();
         decoder.feed(&bytes);
-        assert_eq!(decoder.next_frame().unwrap().unwrap().payload.len(), MAX_PAYLOAD);
+        assert_eq!(
+            decoder.next_frame().unwrap().unwrap().payload.len(),
+            MAX_PAYLOAD
+        );
         assert_eq!(decoder.next_frame().unwrap().unwrap().payload, [7]);
         decoder.feed(&[STDIN, 0, 1, 0, 1]);
         assert_eq!(decoder.next_frame(), Err(TooLong { len: 65537 }));

@@ -21,6 +21,7 @@ mod bootstrap;
 pub mod client;
 mod command;
 mod error;
+mod listen;
 pub mod log;
 mod metrics;
 pub mod proto;

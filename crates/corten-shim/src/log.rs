@@ -103,7 +103,14 @@ impl Log {
 
 fn record(to: &mut Vec<u8>, time: &str, stream: Stream, full: bool, begun: &[u8], piece: &[u8]) {
     let tag = if full { " F " } else { " P " };
-    for part in [time.as_bytes(), b" ", stream.name().as_bytes(), tag.as_bytes(), begun, piece] {
+    for part in [
+        time.as_bytes(),
+        b" ",
+        stream.name().as_bytes(),
+        tag.as_bytes(),
+        begun,
+        piece,
+    ] {
         to.extend_from_slice(part);
     }
     to.push(b'\n');
@@ -120,7 +127,9 @@ mod tests {
         for line in text.split_inclusive(|b| *b == b'\n') {
             let line = &line[..line.len() - 1];
             let rest = &line[31..];
-            let Some(rest) = rest.strip_prefix(stream.as_bytes()) else { continue };
+            let Some(rest) = rest.strip_prefix(stream.as_bytes()) else {
+                continue;
+            };
             bytes.extend_from_slice(&rest[3..]);
             if rest[1] == b'F' {
                 bytes.push(b'\n');
@@ -154,9 +163,15 @@ mod tests {
             .filter(|l| !l.is_empty())
             .map(|l| String::from_utf8_lossy(&l[31..(31 + 14).min(l.len())]).into_owned())
             .collect();
-        assert_eq!(tags[..4], ["stdout F one", "stderr F err", "stdout F two", "stdout F "]);
+        assert_eq!(
+            tags[..4],
+            ["stdout F one", "stderr F err", "stdout F two", "stdout F "]
+        );
         assert_eq!(tags.len(), 6);
-        assert_eq!(read_back(&log, "stdout"), [b"one\ntwo\n\n".as_slice(), &long].concat());
+        assert_eq!(
+            read_back(&log, "stdout"),
+            [b"one\ntwo\n\n".as_slice(), &long].concat()
+        );
     }
 
     proptest! {

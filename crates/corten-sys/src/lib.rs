@@ -21,6 +21,7 @@ pub mod schedule;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+pub mod spawn;
 pub mod trampoline;
 
 pub use rustix::io::Errno;

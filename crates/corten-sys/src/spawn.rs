@@ -86,11 +86,13 @@ fn environment(more: &[(&str, &OsStr)]) -> Result<Vec<CString>, Errno> {
     let kept = std::env::vars_os().filter(|(k, _)| more.iter().all(|(m, _)| k != OsStr::new(m)));
     let more = more.iter().map(|(k, v)| (k.into(), v.into()));
     kept.chain(more)
-        .map(|(mut pair, value): (std::ffi::OsString, std::ffi::OsString)| {
-            pair.push("=");
-            pair.push(value);
-            c_string(&pair)
-        })
+        .map(
+            |(mut pair, value): (std::ffi::OsString, std::ffi::OsString)| {
+                pair.push("=");
+                pair.push(value);
+                c_string(&pair)
+            },
+        )
         .collect()
 }
 
@@ -186,7 +188,9 @@ pub fn inherited(count: usize) -> Result<Vec<OwnedFd>, Errno> {
     }
     // SAFETY: open, as just seen; and only the first caller gets here, before this process has opened
     // any descriptor of its own, so nobody else owns them.
-    Ok(numbers.map(|n| unsafe { OwnedFd::from_raw_fd(n) }).collect())
+    Ok(numbers
+        .map(|n| unsafe { OwnedFd::from_raw_fd(n) })
+        .collect())
 }
 
 /// Gives the allocator's free pages back to the kernel. For a resident process after

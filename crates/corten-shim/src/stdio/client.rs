@@ -147,10 +147,6 @@ impl Client {
         // Without any stream to send, a client that has stopped writing wants nothing more.
         self.gone || (self.read_closed && !self.hello.stdout && !self.hello.stderr)
     }
-
-    pub fn hang_up(&mut self) {
-        self.gone = true;
-    }
 }
 
 impl AsFd for Client {

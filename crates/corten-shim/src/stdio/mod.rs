@@ -15,6 +15,9 @@ mod input;
 mod logger;
 pub mod open;
 mod output;
+pub mod prepare;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
@@ -242,7 +245,10 @@ impl Io {
                 self.read_source(i, scratch);
             }
         }
-        let behind = self.outputs.iter().any(|o| o.sinks.iter().any(Sink::is_behind))
+        let behind = self
+            .outputs
+            .iter()
+            .any(|o| o.sinks.iter().any(Sink::is_behind))
             || self.clients.iter().any(Client::is_behind);
         let open = self.outputs.iter().any(|o| o.source.is_some());
         match (behind || (open && self.awaits_client), open) {

@@ -70,11 +70,7 @@ pub fn parse(uri: &str) -> Result<Target, OpenError> {
 }
 
 /// The sinks of stdout and stderr. Both may be one logger, which is then started once.
-pub fn sinks(
-    uris: [&str; 2],
-    id: &str,
-    namespace: &str,
-) -> Result<[Option<Sink>; 2], OpenError> {
+pub fn sinks(uris: [&str; 2], id: &str, namespace: &str) -> Result<[Option<Sink>; 2], OpenError> {
     let targets = [parse(uris[0])?, parse(uris[1])?];
     if let Target::Binary(logger) = &targets[0] {
         let started = logger.start(id, namespace);
@@ -146,9 +142,9 @@ fn open_file(path: &Path) -> Result<OwnedFd, Errno> {
 pub fn input_fifo(uri: &str) -> Result<Option<Fifo>, OpenError> {
     match parse(uri)? {
         Target::Null | Target::Attach => Ok(None),
-        Target::Path(path) | Target::File(path) => {
-            Fifo::open(path).map(Some).map_err(|errno| failed(uri, errno))
-        }
+        Target::Path(path) | Target::File(path) => Fifo::open(path)
+            .map(Some)
+            .map_err(|errno| failed(uri, errno)),
         Target::Binary(_) => Err(OpenError::Uri { uri: uri.into() }),
     }
 }
@@ -163,7 +159,10 @@ pub fn pipe(ours: End, owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), Errno> {
     let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
     // So that a process of that user can open /proc/self/fd/N again.
     if owner != (0, 0) {
-        let (uid, gid) = (rustix::fs::Uid::from_raw(owner.0), rustix::fs::Gid::from_raw(owner.1));
+        let (uid, gid) = (
+            rustix::fs::Uid::from_raw(owner.0),
+            rustix::fs::Gid::from_raw(owner.1),
+        );
         rustix::fs::fchown(&read, Some(uid), Some(gid))?;
         rustix::fs::fchown(&write, Some(uid), Some(gid))?;
     }
@@ -197,9 +196,21 @@ mod tests {
         assert_eq!(parse("").unwrap(), Target::Null);
         assert_eq!(parse("attach:").unwrap(), Target::Attach);
         assert_eq!(parse("/run/x").unwrap(), Target::Path("/run/x".into()));
-        assert_eq!(parse("fifo:///run/x").unwrap(), Target::Path("/run/x".into()));
-        assert_eq!(parse("file:///var/log/x").unwrap(), Target::File("/var/log/x".into()));
-        for bad in ["relative", "http://x", "file://relative", "binary://relative", "fifo://"] {
+        assert_eq!(
+            parse("fifo:///run/x").unwrap(),
+            Target::Path("/run/x".into())
+        );
+        assert_eq!(
+            parse("file:///var/log/x").unwrap(),
+            Target::File("/var/log/x".into())
+        );
+        for bad in [
+            "relative",
+            "http://x",
+            "file://relative",
+            "binary://relative",
+            "fifo://",
+        ] {
             assert!(matches!(parse(bad), Err(OpenError::Uri { .. })), "{bad}");
         }
     }

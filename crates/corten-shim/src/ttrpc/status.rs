@@ -136,7 +136,10 @@ impl From<corten_runtime::Error> for Status {
         if let Some(failure) = &mut status.failure {
             failure.step = error.step().into();
             failure.errno = error.errno().unwrap_or(0);
-            failure.path = error.path().map(|p| p.display().to_string()).unwrap_or_default();
+            failure.path = error
+                .path()
+                .map(|p| p.display().to_string())
+                .unwrap_or_default();
             failure.exit_code = error.exit_code().into();
         }
         status
