@@ -184,7 +184,7 @@ fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
         Err(source) => {
             return Err(Error::Cleanup {
                 id: flags.id.clone(),
-                source,
+                source: Box::new(source),
             });
         }
     }

@@ -53,7 +53,7 @@ pub enum Error {
     #[error("cannot remove the container {id}")]
     Cleanup {
         id: String,
-        source: corten_runtime::Error,
+        source: Box<corten_runtime::Error>,
     },
 }
 
@@ -78,7 +78,7 @@ impl Error {
     /// What failed in the container's set-up, as data: step, errno, path, exit code.
     pub fn failure(&self) -> Option<&Failure> {
         match self {
-            Self::Call { status, .. } => status.failure.as_ref(),
+            Self::Call { status, .. } => status.failure.as_deref(),
             _ => None,
         }
     }

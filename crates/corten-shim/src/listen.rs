@@ -13,7 +13,7 @@ pub fn bind_in(folder: &Path, name: &str) -> io::Result<UnixListener> {
     let folder = open(folder, flags, Mode::empty())?;
     let path = format!("/proc/self/fd/{}/{name}", folder.as_raw_fd());
     match std::fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
         _ => UnixListener::bind(&path),
     }
 }

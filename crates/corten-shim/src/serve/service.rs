@@ -53,7 +53,7 @@ impl Shim {
         let stream = frame.header.stream;
         let responder = Responder { connection, stream };
         // Clients number their streams with odd numbers; the rest is not ttrpc.
-        if stream % 2 == 0 {
+        if stream.is_multiple_of(2) {
             if let Some(connection) = self.connections.get_mut(&connection) {
                 connection.hang_up();
             }

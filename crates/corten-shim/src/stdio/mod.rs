@@ -179,7 +179,8 @@ impl Io {
         };
         client.flush();
         let behind = self.input.as_ref().is_some_and(Input::is_behind);
-        if !client.read_closed && !(client.hello.stdin && behind) {
+        let must_wait = client.hello.stdin && behind;
+        if !client.read_closed && !must_wait {
             client.receive(scratch);
             self.take_frames(id, scratch);
         }

@@ -52,7 +52,7 @@ pub struct Status {
     pub code: i32,
     pub message: String,
     /// What failed, as data; only our own shim sends it.
-    pub failure: Option<Failure>,
+    pub failure: Option<Box<Failure>>,
 }
 
 impl Status {
@@ -76,7 +76,7 @@ impl Status {
         Self {
             code: code_of(kind) as i32,
             message,
-            failure: Some(failure),
+            failure: Some(Box::new(failure)),
         }
     }
 
@@ -112,7 +112,9 @@ impl From<ttrpc::Status> for Status {
         let detail = status.details.iter().find(|d| d.type_url == FAILURE);
         Self {
             code: status.code,
-            failure: detail.and_then(|d| Failure::decode(d.value.as_slice()).ok()),
+            failure: detail
+                .and_then(|d| Failure::decode(d.value.as_slice()).ok())
+                .map(Box::new),
             message: status.message,
         }
     }
