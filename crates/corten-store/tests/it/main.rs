@@ -2,5 +2,11 @@
 
 #![forbid(unsafe_code)]
 
+mod disk;
 mod fixture;
+mod hostile;
+mod ingest;
 mod overlay;
+mod peers;
+mod process;
+mod rows;
