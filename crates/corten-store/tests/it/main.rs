@@ -4,6 +4,7 @@
 
 mod disk;
 mod fixture;
+mod generated;
 mod hostile;
 mod ingest;
 mod overlay;

@@ -13,7 +13,7 @@ use rustix::fs::{CWD, FileType, Mode, XattrFlags};
 use crate::fixture::{Sandbox, run};
 
 /// Unpacks layers with umoci; returns the root folder.
-fn umoci(folder: &Path, layers: &[Vec<u8>]) -> PathBuf {
+pub fn umoci(folder: &Path, layers: &[Vec<u8>]) -> PathBuf {
     let layout = folder.join("layout");
     let image = format!("{}:t", layout.display());
     let umoci = || Command::new("umoci");
@@ -33,7 +33,7 @@ fn umoci(folder: &Path, layers: &[Vec<u8>]) -> PathBuf {
     root
 }
 
-fn view_of(path: &Path) -> String {
+pub fn view_of(path: &Path) -> String {
     view::of(&OwnedFd::from(File::open(path).unwrap())).unwrap()
 }
 
