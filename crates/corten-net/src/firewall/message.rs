@@ -44,6 +44,11 @@ const SET_KEY_LENGTH: u16 = 5;
 const SET_DATA_TYPE: u16 = 6;
 const SET_DATA_LENGTH: u16 = 7;
 const SET_ID: u16 = 10;
+const SET_USERDATA: u16 = 13;
+/// `NFTNL_UDATA_SET_KEYBYTEORDER` with `BYTEORDER_HOST_ENDIAN`: without it nft lists the names of
+/// links as empty. Type, length, native u32.
+const UDATA_KEY_BYTEORDER: u8 = 0;
+const BYTEORDER_HOST: u32 = 1;
 const ELEMENTS_TABLE: u16 = 1;
 const ELEMENTS_SET: u16 = 2;
 const ELEMENTS: u16 = 3;
@@ -297,6 +302,11 @@ pub fn new_set(table: &str, set: &Set, id: u32) -> Message {
         m.attr_be32(SET_DATA_LENGTH, data_length);
     }
     m.attr_be32(SET_ID, id);
+    if set.key == [Datatype::Ifname] {
+        let mut userdata = vec![UDATA_KEY_BYTEORDER, 4];
+        userdata.extend_from_slice(&BYTEORDER_HOST.to_ne_bytes());
+        m.attr(SET_USERDATA, &userdata);
+    }
     m
 }
 

@@ -16,13 +16,7 @@ use rustix::io::Errno;
 
 use crate::Error;
 use crate::link::octets;
-
-/// Whom a thing belongs to: a container, by one of its links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Owner {
-    pub container_id: String,
-    pub ifname: String,
-}
+use crate::owner::Owner;
 
 /// A port of the host, rewritten to one of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use corten_spec::cni::Protocol;
 
 use super::message::Element;
-use super::{Owner, Published, table};
+use super::{Published, table};
 use crate::link::{address_of, octets};
+use crate::owner::Owner;
 
 /// Keys and values are fields of whole words of four bytes.
 fn push_port(bytes: &mut Vec<u8>, port: u16) {
@@ -33,7 +34,7 @@ pub fn to_element(port: &Published) -> Element {
     Element {
         key,
         data,
-        comment: format!("{} {}", port.owner.container_id, port.owner.ifname),
+        comment: port.owner.to_string(),
     }
 }
 
@@ -52,18 +53,11 @@ pub fn read(element: &Element, v4: bool, on_address: bool) -> Option<Published> 
     let port = port_at(rest, 4)?;
     let target = address_of(element.data.get(..size)?)?;
     let target_port = port_at(&element.data, size)?;
-    let (container_id, ifname) = element
-        .comment
-        .split_once(' ')
-        .unwrap_or((&element.comment, ""));
     Some(Published {
         host: SocketAddr::new(address, port),
         protocol,
         target: SocketAddr::new(target, target_port),
-        owner: Owner {
-            container_id: container_id.into(),
-            ifname: ifname.into(),
-        },
+        owner: Owner::parse(&element.comment)?,
     })
 }
 
@@ -87,10 +81,7 @@ mod tests {
                 host: host.parse().unwrap(),
                 protocol: Protocol::Udp,
                 target: target.parse().unwrap(),
-                owner: Owner {
-                    container_id: "c1".into(),
-                    ifname: "eth0".into(),
-                },
+                owner: Owner::new("c1", "eth0", "n"),
             };
             let v4 = port.host.is_ipv4();
             let on_address = !port.host.ip().is_unspecified();

@@ -155,6 +155,10 @@ pub fn get_link(name: &str) -> Message {
     m
 }
 
+pub fn get_link_at(index: u32) -> Message {
+    Message::new(RTM_GETLINK, 0).header(&ifinfo(index, false))
+}
+
 pub fn list_links(master: Option<u32>) -> Message {
     let mut m = Message::new(RTM_GETLINK, 0).header(&ifinfo(0, false));
     if let Some(master) = master {
@@ -215,6 +219,12 @@ pub fn new_veth(v: &NewVeth<'_>) -> Vec<Message> {
 
 pub fn set_up(index: u32) -> Message {
     Message::new(RTM_SETLINK, 0).header(&ifinfo(index, true))
+}
+
+pub fn set_down(index: u32) -> Message {
+    let mut header = ifinfo(index, false);
+    header[12..16].copy_from_slice(&IFF_UP.to_ne_bytes());
+    Message::new(RTM_SETLINK, 0).header(&header)
 }
 
 /// Sets a bridge's port up, in one message with its hairpin mode.
@@ -399,7 +409,8 @@ pub fn parse_mac(text: &str) -> Option<Mac> {
     let mut mac = [0; 6];
     let mut parts = text.split(':');
     for byte in &mut mac {
-        let part = parts.next().filter(|p| p.len() == 2)?;
+        let hex = |p: &&str| p.len() == 2 && p.bytes().all(|b| b.is_ascii_hexdigit());
+        let part = parts.next().filter(hex)?;
         *byte = u8::from_str_radix(part, 16).ok()?;
     }
     let valid = parts.next().is_none() && mac[0] & 1 == 0 && mac != [0; 6];

@@ -47,6 +47,19 @@ impl Links {
         }
     }
 
+    /// The link of this index, if there is one.
+    pub fn by_index(&mut self, index: u32) -> Result<Option<Link>, Error> {
+        let mut found = None;
+        let asked = self.socket.query(message::get_link_at(index), |r| {
+            found = found.take().or(message::read_link(&r));
+        });
+        match asked {
+            Ok(()) => Ok(found),
+            Err(e) if e.errno() == Some(Errno::NODEV) => Ok(None),
+            Err(e) => Err(failed(format!("look for link {index}"))(e)),
+        }
+    }
+
     /// All links, or those enslaved to `master`.
     pub fn list(&mut self, master: Option<u32>) -> Result<Vec<Link>, Error> {
         let links: Vec<Link> = self
@@ -85,6 +98,19 @@ impl Links {
         self.socket
             .request(message::set_port_up(name, hairpin))
             .map_err(failed(format!("set bridge port {name} up")))
+    }
+
+    /// Lets a change of carrier take effect now. The kernel does that in a work queue, and until
+    /// then drops what is sent through the link (a first SYN comes again after a second). Since
+    /// Linux 6.9 asking for a link does the work at once; before, this is only a question.
+    pub fn settle(&mut self, index: u32) -> Result<(), Error> {
+        self.by_index(index).map(drop)
+    }
+
+    pub fn set_down(&mut self, link: &Link) -> Result<(), Error> {
+        self.socket
+            .request(message::set_down(link.index))
+            .map_err(failed(format!("set link {} down", link.name)))
     }
 
     /// Deletes the link; one that has gone is a success.
