@@ -5,8 +5,14 @@ use std::fmt;
 
 /// What sort of defect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Defect { Orphan }
-impl fmt::Display for Defect { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str("orphan") } }
+pub enum Defect {
+    Orphan,
+}
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("orphan")
+    }
+}
 
 /// Something that is not as the rows say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,5 +25,7 @@ pub struct Finding {
 }
 impl Store {
     /// Names everything that is on disk and not in the rows, or the other way round, and with `repair` puts it right.
-    pub fn check(&self, _repair: bool) -> Result<Vec<Finding>> { unimplemented!() }
+    pub fn check(&self, _repair: bool) -> Result<Vec<Finding>> {
+        unimplemented!()
+    }
 }

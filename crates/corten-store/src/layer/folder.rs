@@ -1,2 +1,3 @@
 //! folder
-pub(crate) mod attributes {} pub(crate) mod marks {}
+pub(crate) mod attributes {}
+pub(crate) mod marks {}

@@ -13,15 +13,23 @@ pub enum Begin {
     Ingest(LayerIngest),
 }
 /// A layer on its way in.
-pub struct LayerIngest { offset: u64 }
+pub struct LayerIngest {
+    offset: u64,
+}
 impl LayerIngest {
     /// Bytes of the compressed blob that are on disk already. May be all of them: then `run` wants an empty reader.
-    pub fn offset(&self) -> u64 { self.offset }
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
     /// Takes the rest of the compressed bytes.
-    pub fn run<R: Read>(self, _rest: R) -> Result<LayerId> { unimplemented!() }
+    pub fn run<R: Read>(self, _rest: R) -> Result<LayerId> {
+        unimplemented!()
+    }
 }
 impl Store {
     /// Starts or resumes a layer. Blocks while another thread or process has the same layer in hand.
-    pub fn begin_layer(&self, _lease: &Lease, _desc: &LayerDesc) -> Result<Begin> { unimplemented!() }
+    pub fn begin_layer(&self, _lease: &Lease, _desc: &LayerDesc) -> Result<Begin> {
+        unimplemented!()
+    }
 }
 pub(crate) fn rebuild() {}

@@ -1,3 +1,5 @@
 //! settle
-use crate::{Store, LayerId, Result};
-pub(crate) fn settle(_s: &Store, _ids: &[LayerId]) -> Result<Vec<LayerId>> { unimplemented!() }
+use crate::{LayerId, Result, Store};
+pub(crate) fn settle(_s: &Store, _ids: &[LayerId]) -> Result<Vec<LayerId>> {
+    unimplemented!()
+}
