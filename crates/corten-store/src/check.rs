@@ -5,14 +5,8 @@ use std::fmt;
 
 /// What sort of defect.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Defect {
-    Orphan,
-}
-impl fmt::Display for Defect {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("orphan")
-    }
-}
+pub enum Defect { Orphan }
+impl fmt::Display for Defect { fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result { f.write_str("orphan") } }
 
 /// Something that is not as the rows say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +19,5 @@ pub struct Finding {
 }
 impl Store {
     /// Names everything that is on disk and not in the rows, or the other way round, and with `repair` puts it right.
-    pub fn check(&self, _repair: bool) -> Result<Vec<Finding>> {
-        unimplemented!()
-    }
+    pub fn check(&self, _repair: bool) -> Result<Vec<Finding>> { unimplemented!() }
 }

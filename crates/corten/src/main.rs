@@ -1,1 +1,40 @@
-fn main() {}
+//! One static binary with many names. The name that it was called by is looked at before
+//! anything else is done, so that none pays for the others: `corten-oci` never builds the
+//! argument tree of `corten`, and the shim never starts a runtime that it does not use.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod demo;
+mod failure;
+mod hint;
+mod init;
+mod output;
+mod session;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+/// The other names, each with its program.
+const NAMES: [&str; 6] = [
+    "corten-oci",
+    "containerd-shim-corten-v2",
+    "bridge",
+    "host-local",
+    "loopback",
+    "portmap",
+];
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_default();
+    let name = name.to_string_lossy();
+    let name = name.rsplit('/').next().unwrap_or_default();
+    match name {
+        "corten-oci" => corten_runtime::cli::main(args.collect::<Vec<OsString>>()),
+        "containerd-shim-corten-v2" => corten_shim::main(args.collect()),
+        "bridge" | "host-local" | "loopback" | "portmap" => corten_net::plugin::main(name),
+        init::NAME => init::main(args.collect()),
+        _ => cli::main(),
+    }
+}

@@ -94,6 +94,38 @@ impl RawDescriptor {
     }
 }
 
+/// What a manifest says of its relation to another one, for the referrers list.
+#[derive(Debug)]
+pub struct Relation {
+    pub subject: Digest,
+    /// The manifest's own type, or (for images that name none) its configuration's.
+    pub artifact_type: Option<String>,
+    /// A JSON object, or null.
+    pub annotations: serde_json::Value,
+}
+
+/// Reads the `subject` of a manifest that [`parse`] has accepted; `None` where it has none.
+pub fn relation(bytes: &[u8]) -> Result<Option<Relation>, ManifestError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Raw {
+        subject: Option<RawDescriptor>,
+        artifact_type: Option<String>,
+        config: Option<RawDescriptor>,
+        #[serde(default)]
+        annotations: serde_json::Value,
+    }
+    let raw: Raw = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+    Ok(raw.subject.map(|subject| Relation {
+        subject: subject.digest,
+        artifact_type: raw
+            .artifact_type
+            .filter(|t| !t.is_empty())
+            .or(raw.config.map(|c| c.media_type)),
+        annotations: raw.annotations,
+    }))
+}
+
 #[derive(Deserialize)]
 struct RawManifest {
     config: RawDescriptor,

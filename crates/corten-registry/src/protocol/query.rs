@@ -16,8 +16,14 @@ pub fn encode(value: &str) -> String {
     out
 }
 
-/// Decodes `%XX` (and `+` as a space, as forms have it). A malformed escape or what is no UTF-8 gives `None`.
+/// Decodes `%XX` and `+`, which stands for a space in queries and forms. A malformed escape or what
+/// is no UTF-8 gives `None`.
 pub fn decode(value: &str) -> Option<String> {
+    decode_path(&value.replace('+', " "))
+}
+
+/// Decodes `%XX` only, as in paths and user information.
+pub fn decode_path(value: &str) -> Option<String> {
     let mut out = Vec::with_capacity(value.len());
     let mut bytes = value.bytes();
     while let Some(b) = bytes.next() {
@@ -28,7 +34,6 @@ pub fn decode(value: &str) -> Option<String> {
                 let lo = char::from(hex[1]).to_digit(16)?;
                 u8::try_from(hi * 16 + lo).ok()?
             }
-            b'+' => b' ',
             b => b,
         });
     }

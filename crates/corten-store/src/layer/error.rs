@@ -27,11 +27,6 @@ impl fmt::Display for EntryPath {
 /// Why a layer is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    #[error("it is packed as {found}, and its media type {media_type} says otherwise")]
-    Packing {
-        media_type: String,
-        found: &'static str,
-    },
     #[error("media type {0:?} is no layer that can be unpacked")]
     MediaType(String),
     #[error("the {packing} stream is truncated")]
@@ -39,6 +34,13 @@ pub enum LayerError {
     #[error("the {packing} stream is corrupt")]
     Corrupt {
         packing: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    /// Whoever feeds the tar reader failed.
+    #[error("the tar stream broke at byte {offset}")]
+    Read {
+        offset: u64,
         #[source]
         source: io::Error,
     },
@@ -83,6 +85,26 @@ impl LayerError {
         Self::Refused {
             entry: EntryPath(entry.to_vec()),
             why,
+        }
+    }
+
+    /// Is the disk full?
+    pub(crate) fn is_full(&self) -> bool {
+        match self {
+            Self::Space { .. } => true,
+            Self::Write { source, .. } => matches!(
+                source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            ),
+            _ => false,
+        }
+    }
+
+    /// How many bytes the entry would have needed, where that is known.
+    pub(crate) fn needed(&self) -> Option<u64> {
+        match self {
+            Self::Space { needed, .. } => Some(*needed),
+            _ => None,
         }
     }
 }

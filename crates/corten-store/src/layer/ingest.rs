@@ -1,9 +1,35 @@
-//! The ingest.
-use super::*;
-use crate::error::Result;
+//! One layer on its way in: begin or resume, run, commit.
+//!
+//! ```text
+//!  begin ──(row, blob and tree are there)──► Present
+//!    │
+//!    └─ lock ingest/HEX ─► run ─► every check passed ─► fsync blob ─► [transaction: rename blob, rename tree, rows]
+//!                           │
+//!                           ├─ the reader failed ─► tree removed, partial blob kept for the next begin
+//!                           └─ the bytes are bad, or the disk is full ─► tree and partial blob removed
+//! ```
+
+use std::fs::{DirBuilder, File};
+use std::io::{self, BufRead as _, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::thread;
+
+use corten_spec::digest::Hasher;
+use corten_spec::{Digest, media};
+
+use super::folder::attributes::{self, Attributes};
+use super::folder::{Contents, Done, Tree};
+use super::pipe::{Pipe, Sender, pipe};
+use super::unpack::{Packing, Unpacked, check_media_type};
+use super::{LayerDesc, LayerError, LayerId, entry, tar};
+use crate::content::partial::Partial;
+use crate::content::tee::{Fault, Tee};
+use crate::error::{Error, Result};
 use crate::metadata::Lease;
-use crate::store::Store;
-use std::io::Read;
+use crate::metadata::layer::{self as rows, NewLayer};
+use crate::store::{Store, open_folder};
 
 /// Whether there is anything to do for a layer.
 pub enum Begin {
@@ -12,24 +38,296 @@ pub enum Begin {
     /// Its bytes are wanted, from [`LayerIngest::offset`] on.
     Ingest(LayerIngest),
 }
-/// A layer on its way in.
+
+/// A layer on its way in. Dropped without a run, it leaves an earlier try's bytes as they were.
 pub struct LayerIngest {
+    store: Store,
+    lease: Lease,
+    desc: LayerDesc,
+    partial: Partial,
+    /// The blob itself, where that is in the store and only the tree is wanted.
+    whole: Option<File>,
     offset: u64,
 }
+
+impl Store {
+    /// Starts or resumes a layer. Waits while another thread or process has the same blob in hand, and then finds it
+    /// present, as a rule. So nobody should hold two ingests and begin a third that is one of them.
+    ///
+    /// # Errors
+    /// [`LayerError::MediaType`] inside [`Error::Layer`] if it is no layer.
+    pub fn begin_layer(&self, lease: &Lease, desc: &LayerDesc) -> Result<Begin> {
+        check_media_type(&desc.media_type).map_err(|e| layer_error(&desc.digest, e))?;
+        let id = LayerId::of_diff(&desc.diff_id);
+        if rows::hold(self, lease, &id, &desc.digest)? {
+            return Ok(Begin::Present(id));
+        }
+        let partial = Partial::lock(self, &desc.digest)?;
+        if rows::hold(self, lease, &id, &desc.digest)? {
+            return Ok(Begin::Present(id));
+        }
+        // What a killed process was unpacking.
+        self.remove_tree(&partial.tree())?;
+        let whole = match lease.hold_blob(&desc.digest)? {
+            true => open_whole(&self.blob_path(&desc.digest), desc.size)?,
+            false => None,
+        };
+        let mut offset = match whole {
+            Some(_) => desc.size,
+            None => partial.len()?,
+        };
+        if offset > desc.size {
+            rustix::fs::ftruncate(partial.file(), 0)
+                .map_err(Error::io("truncate", partial.path()))?;
+            offset = 0;
+        }
+        Ok(Begin::Ingest(LayerIngest {
+            store: self.clone(),
+            lease: lease.clone(),
+            desc: desc.clone(),
+            partial,
+            whole,
+            offset,
+        }))
+    }
+}
+
+/// A blob that lost its tail in a crash is as good as none.
+fn open_whole(path: &Path, size: u64) -> Result<Option<File>> {
+    match File::open(path) {
+        Ok(f) => {
+            let length = f.metadata().map_err(Error::io("look at", path))?.len();
+            Ok((length == size).then_some(f))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("open", path)(e)),
+    }
+}
+
 impl LayerIngest {
     /// Bytes of the compressed blob that are on disk already. May be all of them: then `run` wants an empty reader.
     pub fn offset(&self) -> u64 {
         self.offset
     }
-    /// Takes the rest of the compressed bytes.
-    pub fn run<R: Read>(self, _rest: R) -> Result<LayerId> {
-        unimplemented!()
+
+    /// Takes the compressed bytes from [`offset`](Self::offset) on, and blocks until the layer is in the store or has failed.
+    /// Dropping or failing the reader is how to stop it.
+    ///
+    /// # Errors
+    /// [`Error::Source`]: the reader failed or ended early; what came is kept, and the next `begin_layer` goes on from there.
+    /// [`Error::Mismatch`]: size, digest or diff id is not as described. [`Error::Layer`]: the bytes cannot be unpacked,
+    /// and which entry it is. [`Error::NoSpace`]. After these nothing of the layer is left.
+    pub fn run<R: Read>(self, rest: R) -> Result<LayerId> {
+        match self.unpack(rest).and_then(|done| self.commit(done)) {
+            Ok(id) => Ok(id),
+            Err(e) => {
+                self.store.remove_tree(&self.partial.tree())?;
+                if !matches!(e, Error::Source { .. }) && self.whole.is_none() {
+                    self.partial.discard()?;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    fn unpack<R: Read>(&self, rest: R) -> Result<Done> {
+        let folder = self.partial.tree();
+        let limits = self.store.limits();
+        let tree = Tree::new(make_tree(&folder)?, &folder.join("replaced"), limits);
+        let file = self.whole.as_ref().unwrap_or(self.partial.file());
+        let mut tee = Tee::new(file, self.offset, rest, &self.desc.digest, self.desc.size);
+        let (sender, pipe) = pipe();
+        let (fed, written) = thread::scope(|s| {
+            let writer = thread::Builder::new()
+                .name("layer".into())
+                .spawn_scoped(s, move || write_tree(tar::Reader::new(pipe, limits), tree))
+                .map_err(Error::io("start a thread to write", &folder))?;
+            let fed = feed(&mut tee, sender, self.desc.diff_id.hasher());
+            match writer.join() {
+                Ok(written) => Ok((fed, written)),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })?;
+        if let Err(e) = &written
+            && e.is_full()
+        {
+            return Err(Error::NoSpace {
+                path: self.store.root().into(),
+                needed: e.needed(),
+            });
+        }
+        self.check_blob(tee)?;
+        match (fed, written) {
+            // A writer that fails closes the pipe; one that does not, has seen its end.
+            (Err(e), _) | (_, Err(e)) => Err(layer_error(&self.desc.digest, e)),
+            (Ok(diff_id), Ok(done)) => {
+                let found = diff_id.map_or_else(|| "none".into(), |d| d.to_string());
+                self.check("diff id", &self.desc.diff_id, found)?;
+                Ok(done)
+            }
+        }
+    }
+
+    /// Did all bytes come, and are they the right ones? Told before anything that is wrong with what is in them: a
+    /// corrupt stream is most often another blob than the one that was asked for.
+    fn check_blob<R: Read>(&self, mut tee: Tee<'_, R>) -> Result<()> {
+        // Where the tar was given up early, the rest is read for the digest alone. A failure of it is found below.
+        let _ = tee.drain();
+        match tee.fault() {
+            Some(Fault::Source(source)) => Err(Error::Source {
+                digest: self.desc.digest.clone(),
+                kept: tee.taken(),
+                source,
+            }),
+            Some(Fault::File(e)) => Err(Error::io("copy through", self.partial.path())(e)),
+            Some(Fault::Long) => Err(Error::Mismatch {
+                what: "size",
+                subject: self.desc.digest.clone(),
+                expected: self.desc.size.to_string(),
+                found: "more".into(),
+            }),
+            None => self.check("digest", &self.desc.digest, tee.digest().to_string()),
+        }
+    }
+
+    fn check(&self, what: &'static str, expected: &Digest, found: String) -> Result<()> {
+        let expected = expected.to_string();
+        if found == expected {
+            return Ok(());
+        }
+        Err(Error::Mismatch {
+            what,
+            subject: self.desc.digest.clone(),
+            expected,
+            found,
+        })
+    }
+
+    /// Everything was checked: names and rows for it.
+    fn commit(&self, done: Done) -> Result<LayerId> {
+        let id = LayerId::of_diff(&self.desc.diff_id);
+        let tree = self.partial.tree();
+        self.store.remove_tree(&tree.join("replaced"))?;
+        if self.whole.is_none() {
+            rustix::fs::fsync(self.partial.file())
+                .map_err(Error::io("sync", self.partial.path()))?;
+        }
+        self.store.db().write("add a layer", |t| {
+            let blob = &self.desc.digest;
+            if self.whole.is_none() {
+                self.store
+                    .publish_blob(t, &self.partial, blob, self.desc.size)?;
+            }
+            let layer = NewLayer {
+                id: &id,
+                base: None,
+                below: None,
+                done: &done,
+            };
+            rows::publish(&self.store, t, &tree, &layer)?;
+            rows::add_blob(t, &id, blob)?;
+            self.lease.add_blob(t, blob)?;
+            self.lease.add_layer(t, &id)
+        })?;
+        // Another blob may have had the same tar in it, and been first.
+        self.store.remove_tree(&tree)?;
+        Ok(id)
     }
 }
-impl Store {
-    /// Starts or resumes a layer. Blocks while another thread or process has the same layer in hand.
-    pub fn begin_layer(&self, _lease: &Lease, _desc: &LayerDesc) -> Result<Begin> {
-        unimplemented!()
+
+/// Unpacks a layer of the store again, from one of its blobs.
+///
+/// # Errors
+/// [`Error::Damaged`] where no blob of it is left.
+pub(crate) fn rebuild(store: &Store, lease: &Lease, id: &LayerId) -> Result<()> {
+    let lost = || Error::Damaged {
+        what: "layer",
+        name: id.to_string(),
+        why: "its folder is lost, and so is its blob: pull the image again".into(),
+    };
+    let diff_id = id.diff_id().ok_or_else(lost)?;
+    for (digest, size) in rows::blobs(store, id)? {
+        let desc = LayerDesc {
+            digest,
+            size,
+            media_type: media::OCI_LAYER.into(),
+            diff_id: diff_id.clone(),
+        };
+        match store.begin_layer(lease, &desc)? {
+            Begin::Present(_) => return Ok(()),
+            Begin::Ingest(ingest) if ingest.whole.is_some() => {
+                return ingest.run(io::empty()).map(|_| ());
+            }
+            Begin::Ingest(_) => {}
+        }
+    }
+    Err(lost())
+}
+
+/// The folder to work in, with an empty tree in it.
+pub(crate) fn make_tree(folder: &Path) -> Result<OwnedFd> {
+    let root = folder.join("fs");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&root)
+        .map_err(Error::io("create folder", &root))?;
+    let fd = open_folder(&root).map_err(Error::io("open folder", &root))?;
+    attributes::set_open(&fd, &Attributes::IMPLIED)
+        .and_then(|()| rustix::fs::futimens(&fd, &attributes::times((0, 0))))
+        .map_err(Error::io("set the attributes of", &root))?;
+    Ok(fd)
+}
+
+/// The inflating side. `None`: the writer stopped listening.
+fn feed<R: Read>(
+    tee: &mut Tee<'_, R>,
+    mut sender: Sender,
+    mut diff_id: Hasher,
+) -> Result<Option<Digest>, LayerError> {
+    // A fault of the tee itself is looked at by whoever owns it.
+    let Ok(head) = tee.fill_buf() else {
+        return Ok(None);
+    };
+    let packing = Packing::of(head);
+    let mut unpacked =
+        Unpacked::new(tee, packing).map_err(|e| Unpacked::<&[u8]>::fault(packing, e))?;
+    loop {
+        let Ok(mut buffer) = sender.buffer() else {
+            return Ok(None);
+        };
+        let n = unpacked
+            .read(&mut buffer)
+            .map_err(|e| Unpacked::<&[u8]>::fault(packing, e))?;
+        if n == 0 {
+            break;
+        }
+        diff_id.update(&buffer[..n]);
+        if sender.send(buffer, n).is_err() {
+            return Ok(None);
+        }
+    }
+    Ok(sender.end().is_ok().then(|| diff_id.finish()))
+}
+
+/// The writing side.
+fn write_tree(mut tar: tar::Reader<Pipe>, mut tree: Tree) -> Result<Done, LayerError> {
+    while let Some(entry) = tar.next()? {
+        tree.apply(entry::action(entry)?, &mut tar)?;
+    }
+    tar.drain()?;
+    tree.finish()
+}
+
+impl Contents for tar::Reader<Pipe> {
+    fn chunk(&mut self) -> Result<Option<&[u8]>, LayerError> {
+        tar::Reader::chunk(self)
     }
 }
-pub(crate) fn rebuild() {}
+
+fn layer_error(digest: &Digest, source: LayerError) -> Error {
+    Error::Layer {
+        digest: digest.clone(),
+        source,
+    }
+}

@@ -13,12 +13,14 @@ mod entry;
 mod error;
 mod folder;
 mod ingest;
+mod pipe;
 mod tar;
 mod unpack;
 
 pub use error::LayerError;
-pub(crate) use folder::{attributes, marks};
-pub(crate) use ingest::rebuild;
+pub(crate) use error::EntryPath;
+pub(crate) use folder::{Done, Pending, attributes, marks};
+pub(crate) use ingest::{make_tree, rebuild};
 pub use ingest::{Begin, LayerIngest};
 
 use std::fmt;
@@ -54,8 +56,13 @@ impl LayerId {
         Self(format!("{}-{}", diff_id.algorithm().as_str(), diff_id.hex()).into())
     }
 
-    /// The patch of `layer` on a stack that hashes to `below`.
-    pub(crate) fn patch(layer: &Self, below: &Digest) -> Self {
+    /// Of a layer that is no patch.
+    pub(crate) fn diff_id(&self) -> Option<Digest> {
+        self.0.replacen('-', ":", 1).parse().ok()
+    }
+
+    /// The patch of `layer` on the stack `below`.
+    pub(crate) fn patch(layer: &Self, below: &str) -> Self {
         let both = Digest::of(format!("{layer} on {below}").as_bytes());
         Self(format!("patch-{}", both.hex()).into())
     }

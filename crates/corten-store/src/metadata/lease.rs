@@ -1,5 +1,7 @@
 //! Leases: what work in flight needs, before an image, container or snapshot owns it.
 
+use std::sync::Arc;
+
 use corten_spec::Digest;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
@@ -9,9 +11,12 @@ use crate::metadata::owner::Owner;
 use crate::metadata::{Db, now};
 use crate::store::Store;
 
-/// A process's claim on blobs, layers and snapshots, against [`Store::collect`]. Ends
-/// when dropped, and when its process does, however that happens.
-pub struct Lease {
+/// A process's claim on blobs, layers and snapshots, against [`Store::collect`]. Ends when its last clone is
+/// dropped, and when its process ends, however that happens.
+#[derive(Clone)]
+pub struct Lease(Arc<Held>);
+
+struct Held {
     store: Store,
     id: i64,
 }
@@ -27,25 +32,20 @@ impl Lease {
             .map_err(Error::db("take a lease"))?;
             Ok(t.last_insert_rowid())
         })?;
-        Ok(Self {
+        Ok(Self(Arc::new(Held {
             store: store.clone(),
             id,
-        })
-    }
-
-    /// The same claim from another thread or struct: rows are added to this one's lease.
-    pub(crate) fn id(&self) -> LeaseId {
-        LeaseId(self.id)
+        })))
     }
 
     /// Keeps a blob that is there. `false`: it is not there.
     pub fn hold_blob(&self, digest: &Digest) -> Result<bool> {
-        self.store.db().write("hold a blob", |t| {
+        self.0.store.db().write("hold a blob", |t| {
             let there = blob_size(t, digest)
                 .map_err(Error::db("hold a blob"))?
                 .is_some();
             if there {
-                self.id().hold_blob(t, digest)?;
+                self.add_blob(t, digest)?;
             }
             Ok(there)
         })
@@ -53,47 +53,43 @@ impl Lease {
 
     /// Keeps the snapshot `key`, made or yet to be made, that no container row owns: of a build step, say.
     pub fn hold_snapshot(&self, key: &str) -> Result<()> {
-        self.store.db().write("hold a snapshot", |t| {
+        self.0.store.db().write("hold a snapshot", |t| {
             t.execute(
                 "INSERT OR IGNORE INTO lease_snapshot (lease, key) VALUES (?1, ?2)",
-                params![self.id, key],
+                params![self.0.id, key],
             )
             .map_err(Error::db("hold a snapshot"))?;
             Ok(())
         })
     }
-}
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // Nobody is left to tell; a row that stays is void as soon as this process is gone.
-        let _ = self.store.db().read("end a lease", |c| {
-            c.execute("DELETE FROM lease WHERE id = ?1", [self.id])
-        });
-    }
-}
-
-/// A lease by number, for those who work under it and must not end it.
-#[derive(Clone, Copy)]
-pub(crate) struct LeaseId(i64);
-
-impl LeaseId {
-    pub fn hold_blob(self, t: &Transaction<'_>, digest: &Digest) -> Result<()> {
+    /// As part of a transaction that has seen the blob's row.
+    pub(crate) fn add_blob(&self, t: &Transaction<'_>, digest: &Digest) -> Result<()> {
         t.execute(
             "INSERT OR IGNORE INTO lease_blob (lease, blob) VALUES (?1, ?2)",
-            params![self.0, digest.to_string()],
+            params![self.0.id, digest.to_string()],
         )
         .map_err(Error::db("hold a blob"))?;
         Ok(())
     }
 
-    pub fn hold_layer(self, t: &Transaction<'_>, layer: &LayerId) -> Result<()> {
+    /// As part of a transaction that has seen the layer's row.
+    pub(crate) fn add_layer(&self, t: &Transaction<'_>, layer: &LayerId) -> Result<()> {
         t.execute(
             "INSERT OR IGNORE INTO lease_layer (lease, layer) VALUES (?1, ?2)",
-            params![self.0, layer.as_str()],
+            params![self.0.id, layer.as_str()],
         )
         .map_err(Error::db("hold a layer"))?;
         Ok(())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Nobody is left to tell; a row that stays is void as soon as this process is gone.
+        let _ = self.store.db().read("end a lease", |c| {
+            c.execute("DELETE FROM lease WHERE id = ?1", [self.id])
+        });
     }
 }
 

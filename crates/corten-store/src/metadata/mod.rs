@@ -16,9 +16,10 @@ mod schema;
 pub use container::{ContainerRow, Containers};
 pub use image::{ImageRecord, LayerRef, Target};
 pub use lease::Lease;
+pub(crate) use lease::{blob_size, dead as dead_leases};
 
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -64,10 +65,6 @@ impl Db {
         Ok(db)
     }
 
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     fn version(&self) -> Result<i64> {
         self.read("read its version", |c| {
             c.query_row("PRAGMA user_version", [], |r| r.get(0))
@@ -107,7 +104,22 @@ impl Db {
         op: &'static str,
         f: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T> {
-        f(&self.lock()).map_err(Error::db(op))
+        f(&self.lock()).map_err(|e| self.full(Error::db(op)(e)))
+    }
+
+    /// SQLite has a code of its own for a full disk.
+    fn full(&self, e: Error) -> Error {
+        match e {
+            Error::Database { source, .. }
+                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) =>
+            {
+                Error::NoSpace {
+                    path: self.path.clone(),
+                    needed: None,
+                }
+            }
+            other => other,
+        }
     }
 
     /// Runs one transaction that holds the write lock from its start. An error rolls it back.
@@ -120,9 +132,12 @@ impl Db {
         let transaction = connection
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(Error::db(op))?;
-        let out = f(&transaction)?;
-        transaction.commit().map_err(Error::db(op))?;
-        Ok(out)
+        f(&transaction)
+            .and_then(|out| {
+                transaction.commit().map_err(Error::db(op))?;
+                Ok(out)
+            })
+            .map_err(|e| self.full(e))
     }
 
     /// As [`Db::write`], and the log is on the platter when this returns: for transactions after which

@@ -22,11 +22,12 @@ CREATE TABLE blob (
     digest TEXT PRIMARY KEY, size INTEGER NOT NULL, added INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- A folder under layers/. `base`: this one is a patch, and lies on that layer. `form`: how it is kept ('tree').
+-- A folder under layers/. `base`: this one is a patch, lies on that layer, and was made for the stack `below` it (ids, bottom
+-- first, a comma between). `form`: how it is kept ('tree').
 -- `pending`: what only the layers below can tell (snapshot/settle.rs); null where nothing is.
 -- `boot`: written in this boot and not flushed since; a power cut may have hollowed it out.
 CREATE TABLE layer (
-    id TEXT PRIMARY KEY, base TEXT REFERENCES layer(id), form TEXT NOT NULL,
+    id TEXT PRIMARY KEY, base TEXT REFERENCES layer(id), below TEXT, form TEXT NOT NULL,
     names_root INTEGER NOT NULL, opaque_root INTEGER NOT NULL,
     pending BLOB, size INTEGER NOT NULL, entries INTEGER NOT NULL, boot TEXT, added INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
@@ -40,7 +41,7 @@ CREATE TABLE layer_blob (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX layer_blob_blob ON layer_blob(blob);
 
--- On the stack `below` (a hash of its ids), a pending layer becomes `result`: itself, or a patch.
+-- On the stack `below`, a pending layer becomes `result`: itself, or a patch.
 CREATE TABLE settled (
     layer TEXT NOT NULL REFERENCES layer(id) ON DELETE CASCADE, below TEXT NOT NULL,
     result TEXT NOT NULL REFERENCES layer(id) ON DELETE CASCADE,

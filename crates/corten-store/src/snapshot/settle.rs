@@ -1,5 +1,3 @@
 //! settle
-use crate::{LayerId, Result, Store};
-pub(crate) fn settle(_s: &Store, _ids: &[LayerId]) -> Result<Vec<LayerId>> {
-    unimplemented!()
-}
+use crate::{Store, LayerId, Result};
+pub(crate) fn settle(_s: &Store, _ids: &[LayerId]) -> Result<Vec<LayerId>> { unimplemented!() }

@@ -29,8 +29,13 @@ use corten_testkit::{Image, Result, Sandbox};
 
 const SOON: Duration = Duration::from_secs(20);
 
+/// `CORTEN_BIN` puts another engine under the same tests: one with docker's command line shows
+/// whether a test asks for docker's behaviour or for ours.
 fn sandbox() -> Result<Sandbox> {
-    Sandbox::new(env!("CARGO_BIN_EXE_corten"))
+    match std::env::var_os("CORTEN_BIN") {
+        Some(other) => Sandbox::new(other),
+        None => Sandbox::new(env!("CARGO_BIN_EXE_corten")),
+    }
 }
 
 /// A sandbox with the busybox image in it.

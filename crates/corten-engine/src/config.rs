@@ -1,0 +1,127 @@
+//! `config.toml`: what an administrator sets once. Absent is fine; a word that is not known is
+//! an error, since a misspelt setting is a setting that is not applied.
+
+use std::fs;
+use std::io;
+
+use corten_spec::Cidr;
+use serde::Deserialize;
+
+use crate::error::Error;
+use crate::paths::Paths;
+
+/// The settings, defaults filled in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub network: Network,
+}
+
+/// The default network, `bridge`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Network {
+    /// The bridge's interface name.
+    pub bridge: String,
+    /// At most one per family; the first address of each is the bridge's own.
+    pub subnets: Vec<Cidr>,
+    /// The nftables table (family inet).
+    pub table: String,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct File {
+    network: FileNetwork,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct FileNetwork {
+    bridge: Option<String>,
+    subnets: Option<Vec<Cidr>>,
+    table: Option<String>,
+}
+
+impl Config {
+    /// Reads `ETC/config.toml`.
+    pub fn load(paths: &Paths) -> Result<Self, Error> {
+        let path = paths.etc().join("config.toml");
+        let file = match fs::read_to_string(&path) {
+            Ok(text) => toml::from_str(&text).map_err(|source| Error::Config {
+                path,
+                source: Box::new(source),
+            })?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => File::default(),
+            Err(e) => return Err(Error::io("read", path)(e)),
+        };
+        Ok(Self {
+            network: file.network.over(Network::of(paths.instance())),
+        })
+    }
+}
+
+impl FileNetwork {
+    fn over(self, default: Network) -> Network {
+        Network {
+            bridge: self.bridge.unwrap_or(default.bridge),
+            subnets: self.subnets.unwrap_or(default.subnets),
+            table: self.table.unwrap_or(default.table),
+        }
+    }
+}
+
+impl Network {
+    /// The default engine's network, or one that an engine with another run folder will hardly
+    /// share with its neighbours: a /22 out of 10.92.0.0 to 10.123.255.255, and a /64, by hash.
+    fn of(instance: Option<&str>) -> Self {
+        let Some(hex) = instance else {
+            return Self {
+                bridge: "corten0".into(),
+                subnets: cidrs(["10.79.0.0/16", "fdc0:47e4:5e2f::/64"]),
+                table: "corten".into(),
+            };
+        };
+        // `Paths` made it of hexadecimal digits.
+        let n = u32::from_str_radix(hex, 16).unwrap_or_default();
+        let (second, third) = (92 + (n >> 8) % 32, (n & 0x3f) * 4);
+        Self {
+            bridge: format!("ct{hex}"),
+            subnets: cidrs([
+                &format!("10.{second}.{third}.0/22"),
+                &format!("fdc0:47e5:{:x}:{:x}::/64", n >> 16, n & 0xffff),
+            ]),
+            table: format!("corten_{hex}"),
+        }
+    }
+}
+
+/// Of texts that are right by construction (a test reads them all).
+fn cidrs(texts: [&str; 2]) -> Vec<Cidr> {
+    texts.iter().filter_map(|t| t.parse().ok()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn engines_apart_share_no_name() {
+        let main = Network::of(None);
+        let other = Network::of(Some("0badcafe"));
+        assert_ne!(main.bridge, other.bridge);
+        assert_ne!(main.table, other.table);
+        assert!(
+            other.bridge.len() <= 15,
+            "an interface name is at most 15 characters"
+        );
+        let texts: Vec<String> = other.subnets.iter().map(ToString::to_string).collect();
+        assert_eq!(texts, ["10.122.248.0/22", "fdc0:47e5:bad:cafe::/64"]);
+        assert_eq!(main.subnets.len(), 2);
+    }
+
+    #[test]
+    fn a_misspelt_setting_is_an_error() {
+        assert!(toml::from_str::<File>("[network]\nbrige = \"x\"").is_err());
+        let file: File = toml::from_str("[network]\nbridge = \"x\"").unwrap();
+        assert_eq!(file.network.over(Network::of(None)).bridge, "x");
+    }
+}

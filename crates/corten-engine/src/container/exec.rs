@@ -1,0 +1,162 @@
+//! Another process in a running container, and streams to the first.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use corten_shim::Attached;
+use corten_shim::client::Client;
+use rustix::fs::{Mode, OFlags};
+use serde_json::{Value, json};
+
+use super::record::Container;
+use super::{spec, user};
+use crate::Engine;
+use crate::error::Error;
+use crate::rootfs;
+
+/// What `exec` asks for; what is left out is as the container's own process has it.
+#[derive(Clone, Debug, Default)]
+pub struct ExecOptions {
+    pub command: Vec<String>,
+    pub env: Vec<String>,
+    pub workdir: Option<String>,
+    pub user: Option<String>,
+    pub tty: bool,
+    pub stdin: bool,
+    pub privileged: bool,
+    /// Nobody listens: no streams are made.
+    pub detach: bool,
+}
+
+/// A process that was announced to the supervisor, and is not started yet.
+pub struct ExecSession {
+    shim: Client,
+    id: String,
+    attached: Option<Attached>,
+}
+
+impl Engine {
+    /// Announces a process and attaches to it.
+    pub fn exec(&self, container: &Container, options: &ExecOptions) -> Result<ExecSession, Error> {
+        let status = self.status(container)?;
+        let (true, Some(mut shim)) = (status.is_running(), self.supervisor(&container.id)?) else {
+            return Err(Error::ContainerState {
+                name: container.name.to_string(),
+                status: status.as_str(),
+                action: "exec",
+            });
+        };
+        let process = self.exec_process(container, options)?;
+        let id = exec_id()?;
+        let stdio = corten_shim::client::ExecStdio {
+            stdin: options.stdin && !options.detach,
+            output: !options.detach,
+            terminal: options.tty,
+        };
+        shim.exec(&id, &process.to_string(), stdio)?;
+        let attached = match options.detach {
+            true => None,
+            false => Some(self.attach(container, &id, options.stdin)?),
+        };
+        Ok(ExecSession { shim, id, attached })
+    }
+
+    /// Streams to the stdio of a process of the container: init's with an empty `exec_id`.
+    pub fn attach(
+        &self,
+        container: &Container,
+        exec_id: &str,
+        stdin: bool,
+    ) -> Result<Attached, Error> {
+        Ok(corten_shim::attach::connect(
+            &self.paths.bundle(&container.id),
+            exec_id,
+            stdin,
+        )?)
+    }
+
+    /// A connection to the container's supervisor, to resize and signal while streams are open.
+    pub fn control(&self, container: &Container) -> Result<Option<Client>, Error> {
+        self.supervisor(&container.id)
+    }
+
+    /// The container's own process, changed as asked.
+    fn exec_process(&self, container: &Container, options: &ExecOptions) -> Result<Value, Error> {
+        let path = self.paths.bundle(&container.id).join("config.json");
+        let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
+        let config: Value =
+            serde_json::from_slice(&bytes).map_err(|source| Error::Document { path, source })?;
+        let mut process = config["process"].clone();
+        process["args"] = json!(options.command);
+        process["terminal"] = json!(options.tty);
+        let mut env: Vec<String> =
+            serde_json::from_value(process["env"].clone()).unwrap_or_default();
+        if options.tty && !env.iter().any(|e| e.starts_with("TERM=")) {
+            env.push("TERM=xterm".into());
+        }
+        for entry in &options.env {
+            spec::set(&mut env, entry);
+        }
+        if let Some(asked) = &options.user {
+            let root = self.root_of(container)?;
+            let passwd = rootfs::read_text(root.as_fd(), "/etc/passwd")?;
+            let group = rootfs::read_text(root.as_fd(), "/etc/group")?;
+            let user = user::resolve(asked, &passwd, &group)?;
+            process["user"] =
+                json!({ "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids });
+            spec::set(&mut env, &format!("HOME={}", user.home));
+        }
+        process["env"] = json!(env);
+        if let Some(dir) = &options.workdir {
+            process["cwd"] = json!(dir);
+        }
+        if options.privileged {
+            let all = super::capability::effective(&super::options::Security {
+                privileged: true,
+                ..Default::default()
+            })?;
+            process["capabilities"] =
+                json!({ "bounding": all, "effective": all, "permitted": all });
+        }
+        Ok(process)
+    }
+
+    /// The root as init sees it, through its /proc entry.
+    fn root_of(&self, container: &Container) -> Result<OwnedFd, Error> {
+        let pid = container.record.run.as_ref().map_or(0, |r| r.pid);
+        let path = format!("/proc/{pid}/root");
+        rustix::fs::open(
+            path.as_str(),
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(|e| Error::io("open", path)(e.into()))
+    }
+}
+
+impl ExecSession {
+    /// Starts the process; returns when its program has been executed.
+    pub fn start(&mut self) -> Result<u32, Error> {
+        Ok(self.shim.start(&self.id)?)
+    }
+
+    /// The streams, to be taken once.
+    pub fn take_streams(&mut self) -> Option<Attached> {
+        self.attached.take()
+    }
+
+    /// The supervisor's name for the process.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Waits for the end, takes the process off the supervisor's list, and returns the exit status.
+    pub fn finish(mut self) -> Result<u32, Error> {
+        let exit = self.shim.wait(&self.id)?;
+        self.shim.delete(&self.id)?;
+        Ok(exit.status)
+    }
+}
+
+fn exec_id() -> Result<String, Error> {
+    Ok(super::random_id()?.as_str()[..16].to_owned())
+}

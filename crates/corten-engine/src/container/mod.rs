@@ -1,0 +1,144 @@
+//! Containers: what one is, where it stands, and the steps of its life.
+//!
+//! ```text
+//!   create ─► Created ─ start ─► Running ─ exit ─► Exited ─ rm ─► gone
+//!                ▲                  │  supervisor lost  │
+//!                └───── start ──────┴──► Lost ──────────┘ (start and rm clean up first)
+//! ```
+//!
+//! The row in the database is made first and removed last, so whatever a crash leaves has an
+//! owner with a name. The state itself is nowhere written down: it is read off the supervisor, and
+//! off the exit record that it leaves ([`status`]).
+
+mod capability;
+mod create;
+mod exec;
+mod inspect;
+pub mod logs;
+mod name;
+pub mod options;
+pub mod record;
+mod remove;
+mod spec;
+mod start;
+mod status;
+mod stop;
+mod user;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+
+use corten_spec::{ContainerId, Kind};
+use corten_store::ContainerRow;
+use rustix::fs::FlockOperation;
+use rustix::rand::{GetRandomFlags, getrandom};
+
+pub use exec::{ExecOptions, ExecSession};
+pub use record::Container;
+pub use start::Prepared;
+pub use status::Status;
+pub use stop::signal;
+
+use crate::Engine;
+use crate::error::Error;
+use crate::image::{ImageConfig, MAX_CONFIG};
+use record::Record;
+
+impl Engine {
+    /// Every container, newest first.
+    pub fn containers(&self) -> Result<Vec<Container>, Error> {
+        let rows = self.store.containers().list()?;
+        let mut all = rows.into_iter().map(parse).collect::<Result<Vec<_>, _>>()?;
+        all.sort_by_key(|c| std::cmp::Reverse(c.created_at));
+        Ok(all)
+    }
+
+    /// A container by name, id or unique prefix of an id.
+    pub fn container(&self, name: &str) -> Result<Container, Error> {
+        match self.store.containers().get(name) {
+            Ok(row) => parse(row),
+            Err(e) if e.kind() == Kind::NotFound => {
+                Err(Error::ContainerMissing { name: name.into() })
+            }
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// What the container runs: entrypoint and command together.
+    pub fn command_line(&self, container: &Container) -> Result<Vec<String>, Error> {
+        let bytes = self
+            .store
+            .read_blob(&container.record.image_config, MAX_CONFIG)?;
+        spec::command_line(
+            &container.record.options,
+            &ImageConfig::parse(&container.image, &bytes)?,
+        )
+    }
+
+    /// Keeps other processes from starting, cleaning up or removing this container while we do.
+    pub(crate) fn lock(&self, id: &ContainerId) -> Result<File, Error> {
+        let path = self.paths.lock(id);
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(Error::io("open", &path))?;
+        rustix::fs::flock(&file, FlockOperation::LockExclusive)
+            .map_err(|e| Error::io("lock", path)(e.into()))?;
+        Ok(file)
+    }
+
+    /// Writes a container's record back.
+    pub(crate) fn update(&self, container: &Container) -> Result<(), Error> {
+        let row = row(container)?;
+        Ok(self.store.containers().update(&row.id, &row.record)?)
+    }
+}
+
+/// A name for a volume that nobody named: 64 hexadecimal digits.
+pub fn anonymous_volume() -> Result<String, Error> {
+    random_id().map(|id| id.to_string())
+}
+
+fn random_id() -> Result<ContainerId, Error> {
+    let mut random = [0u8; 32];
+    getrandom(&mut random, GetRandomFlags::empty())
+        .map_err(|e| Error::io("read", "/dev/urandom")(e.into()))?;
+    Ok(ContainerId::from_random(&random))
+}
+
+fn row(container: &Container) -> Result<ContainerRow, Error> {
+    let record = serde_json::to_string(&container.record).map_err(|source| Error::Document {
+        path: container.id.as_str().into(),
+        source,
+    })?;
+    Ok(ContainerRow {
+        id: container.id.clone(),
+        name: container.name.clone(),
+        image: container.image.clone(),
+        created_at: container.created_at,
+        record,
+    })
+}
+
+fn parse(row: ContainerRow) -> Result<Container, Error> {
+    let record: Record = serde_json::from_str(&row.record).map_err(|source| Error::Document {
+        path: row.id.as_str().into(),
+        source,
+    })?;
+    if record.version > record::VERSION {
+        return Err(Error::RecordVersion {
+            name: row.name.to_string(),
+            version: record.version,
+        });
+    }
+    Ok(Container {
+        id: row.id,
+        name: row.name,
+        image: row.image,
+        created_at: row.created_at,
+        record,
+    })
+}

@@ -1,0 +1,130 @@
+//! Release: after a run, give back what the run held. Remove: give back the rest. Both may be
+//! done again after a crash in their middle, by any process, and find less to do.
+
+use std::time::Duration;
+
+use corten_spec::Kind;
+use corten_store::Snapshotter as _;
+
+use super::options::MountSource;
+use super::record::Container;
+use super::status::Status;
+use crate::error::Error;
+use crate::{Engine, remove_tree, volume};
+
+/// SIGKILL cannot be refused; a process that is still there after this hangs in the kernel.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+impl Engine {
+    /// Gives back what the last run held: supervisor, processes, cgroup, address, ports, bundle.
+    /// Refused while the container runs.
+    pub fn release(&self, container: &Container) -> Result<(), Error> {
+        let _lock = self.lock(&container.id)?;
+        if self.status(container)?.is_running() {
+            return Err(Error::ContainerState {
+                name: container.name.to_string(),
+                status: "running",
+                action: "clean-up",
+            });
+        }
+        self.release_locked(container)
+    }
+
+    /// What the supervisor asks for when a container has exited and nobody waits for it.
+    pub fn exited(&self, name: &str) -> Result<(), Error> {
+        let container = match self.container(name) {
+            Err(Error::ContainerMissing { .. }) => return Ok(()),
+            found => found?,
+        };
+        self.release(&container)?;
+        match container.record.options.auto_remove {
+            true => self.remove(&container, false, true),
+            false => Ok(()),
+        }
+    }
+
+    pub(crate) fn release_locked(&self, container: &Container) -> Result<(), Error> {
+        let id = &container.id;
+        if let Some(mut shim) = self.supervisor(id)? {
+            // It may be on its way out by itself; what it leaves is found below.
+            let _gone = shim.delete("").and_then(|_| shim.shutdown());
+        }
+        match corten_runtime::delete(&self.paths.runtime_state(), id, true) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        self.remove_cgroup(&self.paths.cgroup(id))?;
+        self.detach_network(id, container.record.options.network.mode)?;
+        remove_tree(&self.paths.bundle(id))
+    }
+
+    /// Removes a container. A running one only with `force`, which kills it. `volumes`: with
+    /// those that have no name of their own.
+    pub fn remove(&self, container: &Container, force: bool, volumes: bool) -> Result<(), Error> {
+        let removed = || {
+            let status = self.status(container)?;
+            if status.is_running() {
+                if !force {
+                    return Err(Error::ContainerState {
+                        name: container.name.to_string(),
+                        status: "running",
+                        action: "removal",
+                    });
+                }
+                self.kill_and_wait(container)?;
+            }
+            if !self.paths.container(&container.id).exists() {
+                // A crash between row and folder, or between folder and row.
+                return self.discard(container);
+            }
+            let _lock = self.lock(&container.id)?;
+            if !matches!(status, Status::Created) || self.paths.bundle(&container.id).exists() {
+                self.release_locked(container)?;
+            }
+            if volumes {
+                self.remove_anonymous_volumes(container)?;
+            }
+            self.discard(container)
+        };
+        removed().map_err(|e: Error| e.of_container(container.name.as_str(), "removed"))
+    }
+
+    pub(crate) fn kill_and_wait(&self, container: &Container) -> Result<(), Error> {
+        let Some(mut shim) = self.supervisor(&container.id)? else {
+            return Ok(());
+        };
+        match shim.kill("", rustix::process::Signal::KILL.as_raw(), true) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        match shim.wait_timeout("", KILL_PATIENCE) {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(Error::Stuck {
+                name: container.name.to_string(),
+            }),
+            // The supervisor went away: the cgroup is killed by the release.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Snapshot, folder, row, in this order.
+    pub(crate) fn discard(&self, container: &Container) -> Result<(), Error> {
+        match self.store.snapshotter().remove(container.id.as_str()) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        remove_tree(&self.paths.container(&container.id))?;
+        Ok(self.store.containers().delete(&container.id)?)
+    }
+
+    fn remove_anonymous_volumes(&self, container: &Container) -> Result<(), Error> {
+        for mount in &container.record.options.mounts {
+            if let MountSource::Volume(name) = &mount.source
+                && volume::is_anonymous(name)
+            {
+                volume::remove(&self.paths, name)?;
+            }
+        }
+        Ok(())
+    }
+}

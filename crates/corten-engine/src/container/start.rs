@@ -1,0 +1,359 @@
+//! Start, in two steps as the OCI runtime has it: [`Engine::prepare`] makes everything up to an
+//! init that waits, [`Prepared::start`] lets it go. In between the caller may attach, so that no
+//! byte of output is missed. Whatever fails, what was made is given back.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use corten_runtime::seccomp_profile::docker_default;
+use corten_shim::Attached;
+use corten_shim::client::{Client, CreateRequest, Forward, SpawnRequest};
+use corten_spec::oci::runtime::{Arch, Capability};
+use corten_spec::{ContainerId, Kind};
+use corten_store::{LayerId, RootMount, Snapshotter as _};
+use serde_json::{Value, json};
+
+use super::options::{MountSource, NetworkMode, Options};
+use super::record::{Container, Run};
+use super::spec::{self, Facts};
+use super::user::{self, User};
+use crate::error::Error;
+use crate::image::{ImageConfig, MAX_CONFIG};
+use crate::network::{Files, HeldPort, hold_ports};
+use crate::{Engine, clock, make_private, rootfs, volume};
+
+/// A container whose init waits to be let go. Dropped, it is taken down again.
+pub struct Prepared<'e> {
+    engine: &'e Engine,
+    container: Container,
+    shim: Client,
+    /// Other processes keep away until the start is decided.
+    lock: Option<File>,
+    started: bool,
+}
+
+impl Engine {
+    /// Makes a container ready to run. One that runs is refused.
+    pub fn prepare(&self, container: &Container) -> Result<Prepared<'_>, Error> {
+        let name = container.name.as_str();
+        let lock = self.lock(&container.id)?;
+        let status = self.status(container)?;
+        if status.is_running() {
+            return Err(Error::ContainerState {
+                name: name.into(),
+                status: status.as_str(),
+                action: "start",
+            });
+        }
+        if self.paths.bundle(&container.id).exists() {
+            self.release_locked(container)?;
+        }
+        match self.set_up(container.clone(), lock) {
+            Ok(prepared) => Ok(prepared),
+            Err((e, _lock)) => {
+                let undone = self.release_locked(container);
+                Err(match undone {
+                    Ok(()) => e.of_container(name, "started"),
+                    Err(second) => Error::Undo {
+                        name: name.into(),
+                        first: e.to_string(),
+                        source: Box::new(second),
+                    },
+                })
+            }
+        }
+    }
+
+    /// The lock comes back with an error, so that the undoing is still under it.
+    fn set_up(&self, mut container: Container, lock: File) -> Result<Prepared<'_>, (Error, File)> {
+        match self.set_up_locked(&mut container) {
+            Ok(shim) => Ok(Prepared {
+                engine: self,
+                container,
+                shim,
+                lock: Some(lock),
+                started: false,
+            }),
+            Err(e) => Err((e, lock)),
+        }
+    }
+
+    fn set_up_locked(&self, container: &mut Container) -> Result<Client, Error> {
+        let id = container.id.clone();
+        let options = container.record.options.clone();
+        let mount = self.ensure_snapshot(container)?;
+        let folder = self.paths.container(&id);
+        forget_exit(&self.paths.exit_record(&id))?;
+
+        let bytes = self
+            .store
+            .read_blob(&container.record.image_config, MAX_CONFIG)?;
+        let image = ImageConfig::parse(&container.image, &bytes)?;
+        let hostname = hostname(&options, &id)?;
+        let files = Files::of(&folder);
+        files.write(&hostname, &options.network, &[])?;
+        let user = self.look_inside(&options, &image, &mount)?;
+
+        let facts = self.facts(&id, &options, user, hostname.clone(), &files)?;
+        let document = spec::plan(&options, &image, &facts)?;
+        let bundle = self.write_bundle(&id, &document)?;
+
+        let held = hold_ports(&options.network.ports)?;
+        let mut run = Run {
+            started_at: clock::now(),
+            ports: held.iter().map(|h| h.mapping.clone()).collect(),
+            ..Run::default()
+        };
+        run.ports.dedup();
+        // What is about to exist has its owner on disk first.
+        container.record.run = Some(run.clone());
+        self.update(container)?;
+
+        let mut shim = self.spawn(&id, &bundle, &held)?;
+        run.pid = shim.create(&self.create_request(container, &mount, &held)?)?;
+        self.attach_network(&id, &options.network, &mut run)?;
+        if !run.addresses.is_empty() {
+            files.write(&hostname, &options.network, &run.addresses)?;
+        }
+        container.record.run = Some(run);
+        self.update(container)?;
+        Ok(shim)
+    }
+
+    /// The snapshot's mount; made here if a crash came between the row and it.
+    pub(crate) fn ensure_snapshot(&self, container: &Container) -> Result<RootMount, Error> {
+        let snapshots = self.store.snapshotter();
+        let key = container.id.as_str();
+        match snapshots.mounts(key) {
+            Err(e) if e.kind() == Kind::NotFound => {}
+            found => return Ok(found?),
+        }
+        let layers: Vec<LayerId> = (container.record.layers.iter())
+            .map(|l| l.parse())
+            .collect::<Result<_, _>>()
+            .map_err(|_| Error::ImageBroken {
+                image: container.image.clone(),
+                reason: "the container's record names a layer by no valid id",
+            })?;
+        Ok(snapshots.prepare(key, &layers)?)
+    }
+
+    /// Mounts the root where nobody sees it, to read who the user is, to make the working folder
+    /// and to fill new volumes.
+    fn look_inside(
+        &self,
+        options: &Options,
+        image: &ImageConfig,
+        mount: &RootMount,
+    ) -> Result<User, Error> {
+        let root = corten_runtime::rootfs::assemble(&[runtime_mount(mount)])?;
+        let asked = options.process.user.as_ref().unwrap_or(&image.user);
+        let passwd = rootfs::read_text(root.as_fd(), "/etc/passwd")?;
+        let group = rootfs::read_text(root.as_fd(), "/etc/group")?;
+        let user = user::resolve(asked, &passwd, &group)?;
+        rootfs::make_folders(root.as_fd(), &spec::workdir(options, image))?;
+        for request in &options.mounts {
+            if let MountSource::Volume(name) = &request.source {
+                volume::ensure(&self.paths, name)?;
+                volume::fill(&self.paths, name, root.as_fd(), &request.target)?;
+            }
+        }
+        Ok(user)
+    }
+
+    fn facts(
+        &self,
+        id: &ContainerId,
+        options: &Options,
+        user: User,
+        hostname: String,
+        files: &Files,
+    ) -> Result<Facts, Error> {
+        let mut volumes = BTreeMap::new();
+        for request in &options.mounts {
+            if let MountSource::Volume(name) = &request.source {
+                volumes.insert(name.clone(), self.paths.volume(name));
+            }
+        }
+        Ok(Facts {
+            hostname,
+            cgroup: self.paths.cgroup(id),
+            user,
+            files: vec![
+                ("/etc/resolv.conf", files.resolv_conf.clone()),
+                ("/etc/hostname", files.hostname.clone()),
+                ("/etc/hosts", files.hosts.clone()),
+            ],
+            volumes,
+            executable: executable()?,
+            swap_accounting: crate::system::swap_accounting(),
+            host_devices: match options.security.privileged {
+                true => crate::system::host_devices()?,
+                false => vec![],
+            },
+            default_seccomp: default_seccomp,
+        })
+    }
+
+    fn write_bundle(&self, id: &ContainerId, document: &Value) -> Result<PathBuf, Error> {
+        let bundle = self.paths.bundle(id);
+        make_private(&self.paths.bundles())?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&bundle)
+            .map_err(Error::io("make folder", &bundle))?;
+        let path = bundle.join("config.json");
+        let text = serde_json::to_vec(document).map_err(|source| Error::Document {
+            path: path.clone(),
+            source,
+        })?;
+        fs::write(&path, text).map_err(Error::io("write", path))?;
+        Ok(bundle)
+    }
+
+    fn spawn(
+        &self,
+        id: &ContainerId,
+        bundle: &std::path::Path,
+        held: &[HeldPort],
+    ) -> Result<Client, Error> {
+        make_private(&self.paths.runtime_state())?;
+        let inherit = held
+            .iter()
+            .map(|h| h.socket.try_clone())
+            .collect::<Result<Vec<OwnedFd>, _>>()
+            .map_err(Error::io("duplicate", "a socket"))?;
+        Ok(corten_shim::client::spawn(SpawnRequest {
+            bundle,
+            id,
+            namespace: "corten",
+            state_root: &self.paths.runtime_state(),
+            inherit,
+        })?)
+    }
+
+    fn create_request(
+        &self,
+        container: &Container,
+        mount: &RootMount,
+        held: &[HeldPort],
+    ) -> Result<CreateRequest, Error> {
+        let (id, options) = (&container.id, &container.record.options);
+        let mut exit_command = vec![executable()?.into_os_string()];
+        for word in [
+            "--root".as_ref(),
+            self.paths.root().as_os_str(),
+            "--run".as_ref(),
+            self.paths.run().as_os_str(),
+        ] {
+            exit_command.push(word.to_owned());
+        }
+        exit_command.extend(["system", "exited", id.as_str()].map(Into::into));
+        Ok(CreateRequest {
+            rootfs: vec![runtime_mount(mount)],
+            terminal: options.process.tty,
+            open_stdin: options.process.open_stdin,
+            log_path: Some(self.paths.log(id)),
+            exit_record: Some(self.paths.exit_record(id)),
+            exit_command,
+            forwards: forwards(container, held),
+        })
+    }
+
+    /// The container's supervisor, if one answers.
+    pub(crate) fn supervisor(&self, id: &ContainerId) -> Result<Option<Client>, Error> {
+        match corten_shim::client::connect(&self.paths.bundle(id)) {
+            Ok(client) => Ok(Some(client)),
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unavailable) => Ok(None),
+            Err(e) => Err(e.into()),
+        }
+    }
+}
+
+impl Prepared<'_> {
+    pub fn container(&self) -> &Container {
+        &self.container
+    }
+
+    /// A stream to the container's stdio. Called before [`Self::start`], it misses nothing.
+    pub fn attach(&mut self, stdin: bool) -> Result<Attached, Error> {
+        self.engine.attach(&self.container, "", stdin)
+    }
+
+    /// Lets init go. Returns when its program has been executed.
+    pub fn start(mut self) -> Result<Client, Error> {
+        match self.shim.start("") {
+            Ok(_pid) => {
+                self.started = true;
+                self.lock = None;
+                let bundle = self.engine.paths.bundle(&self.container.id);
+                Ok(corten_shim::client::connect(&bundle)?)
+            }
+            Err(e) => Err(Error::from(e).of_container(self.container.name.as_str(), "started")),
+        }
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        if !self.started {
+            // Best effort: there is nobody left to tell, and `system check` finds what stays.
+            let _given_back = self.engine.release_locked(&self.container);
+        }
+    }
+}
+
+fn hostname(options: &Options, id: &ContainerId) -> Result<String, Error> {
+    match (&options.process.hostname, options.network.mode) {
+        (Some(name), _) => Ok(name.clone()),
+        (None, NetworkMode::Host) => Ok(rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned()),
+        (None, _) => Ok(id.short().into()),
+    }
+}
+
+fn executable() -> Result<PathBuf, Error> {
+    std::env::current_exe().map_err(Error::io("find", "/proc/self/exe"))
+}
+
+/// A start begins a new history: the last exit is forgotten.
+fn forget_exit(path: &std::path::Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// The store's recipe in the runtime's words.
+fn runtime_mount(mount: &RootMount) -> corten_runtime::rootfs::Mount {
+    corten_runtime::rootfs::Mount {
+        fstype: mount.fstype.clone(),
+        source: mount.source.clone(),
+        options: mount.options.clone(),
+    }
+}
+
+/// What reaches a held socket, and where it is to go: the container's address of a family that it has.
+fn forwards(container: &Container, held: &[HeldPort]) -> Vec<Forward> {
+    let _ = (container, held);
+    vec![]
+}
+
+/// Docker's default policy, for the capabilities that the container has.
+fn default_seccomp(capabilities: &[String]) -> Result<Value, Error> {
+    let document = |source| Error::Document {
+        path: "the default seccomp policy".into(),
+        source,
+    };
+    let known: Vec<Capability> = serde_json::from_value(json!(capabilities)).map_err(document)?;
+    let arch = match std::env::consts::ARCH {
+        "aarch64" => Arch::ScmpArchAarch64,
+        _ => Arch::ScmpArchX86_64,
+    };
+    serde_json::to_value(docker_default(&known, arch)).map_err(document)
+}

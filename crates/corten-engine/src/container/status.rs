@@ -1,0 +1,79 @@
+//! Where a container stands, found out by asking: its supervisor if one answers, else the exit
+//! record, else the traces of a run that ended without one.
+
+use std::fs;
+use std::io;
+
+use super::record::{Container, ExitRecord};
+use crate::Engine;
+use crate::error::Error;
+
+/// The state of a container, with what belongs to it.
+#[derive(Clone, Debug)]
+pub enum Status {
+    /// Never run.
+    Created,
+    /// Its supervisor answers and its init lives (or is about to be started).
+    Running {
+        pid: u32,
+    },
+    Exited(ExitRecord),
+    /// It ran, and its supervisor ended without leaving an exit record: killed, or the host went down.
+    Lost,
+}
+
+impl Status {
+    /// Docker's word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running { .. } => "running",
+            Self::Exited(_) => "exited",
+            Self::Lost => "dead",
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        matches!(self, Self::Running { .. })
+    }
+}
+
+impl Engine {
+    pub fn status(&self, container: &Container) -> Result<Status, Error> {
+        if let Some(pid) = self.running_pid(container)? {
+            return Ok(Status::Running { pid });
+        }
+        Ok(
+            match (self.exit_record(container)?, &container.record.run) {
+                (Some(exit), _) => Status::Exited(exit),
+                (None, Some(_)) => Status::Lost,
+                (None, None) => Status::Created,
+            },
+        )
+    }
+
+    /// What the supervisor wrote when init had exited.
+    pub fn exit_record(&self, container: &Container) -> Result<Option<ExitRecord>, Error> {
+        let path = self.paths.exit_record(&container.id);
+        match fs::read(&path) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(record) => Ok(Some(record)),
+                Err(source) => Err(Error::Document { path, source }),
+            },
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::io("read", path)(e)),
+        }
+    }
+
+    /// Init's pid if a supervisor answers for a container that has not exited.
+    fn running_pid(&self, container: &Container) -> Result<Option<u32>, Error> {
+        let Some(mut shim) = self.supervisor(&container.id)? else {
+            return Ok(None);
+        };
+        match shim.state("") {
+            Ok(state) if !state.has_exited() => Ok(Some(state.pid)),
+            // It is going away, or has no task (yet, or any more).
+            _ => Ok(None),
+        }
+    }
+}

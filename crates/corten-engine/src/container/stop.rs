@@ -1,0 +1,164 @@
+//! Signals, stopping and waiting.
+
+use std::time::Duration;
+
+use corten_spec::Kind;
+
+use super::record::{Container, ExitRecord};
+use super::status::Status;
+use crate::Engine;
+use crate::error::Error;
+use crate::image::ImageConfig;
+
+/// signal(7) for x86 and Arm, by number less one.
+const SIGNALS: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+const SIGTERM: i32 = 15;
+const SIGKILL: i32 = 9;
+
+/// `TERM`, `SIGTERM`, `term` or `15`; real-time signals as `RTMIN+n`, `RTMAX-n` or by number.
+pub fn signal(text: &str) -> Option<i32> {
+    if let Ok(n) = text.parse::<i32>() {
+        return (1..=64).contains(&n).then_some(n);
+    }
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+    if let Some(i) = SIGNALS.iter().position(|s| *s == name) {
+        return Some(i as i32 + 1);
+    }
+    // glibc keeps 32 and 33 for itself, so the first for programs is 34.
+    let number = match name.strip_prefix("RTMIN") {
+        Some("") => 34,
+        Some(n) => 34 + n.strip_prefix('+')?.parse::<i32>().ok()?,
+        None => match name.strip_prefix("RTMAX")? {
+            "" => 64,
+            n => 64 - n.strip_prefix('-')?.parse::<i32>().ok()?,
+        },
+    };
+    (34..=64).contains(&number).then_some(number)
+}
+
+impl Engine {
+    /// Sends a signal to the container's init.
+    pub fn kill(&self, container: &Container, signal: i32) -> Result<(), Error> {
+        let status = self.status(container)?;
+        let refused = |status: &Status| Error::ContainerState {
+            name: container.name.to_string(),
+            status: status.as_str(),
+            action: "signal",
+        };
+        if !status.is_running() {
+            return Err(refused(&status));
+        }
+        let Some(mut shim) = self.supervisor(&container.id)? else {
+            return Err(refused(&Status::Lost));
+        };
+        Ok(shim.kill("", signal, false)?)
+    }
+
+    /// Asks init to end by the image's stop signal, and makes it after `patience`. A container
+    /// that does not run is stopped already.
+    pub fn stop(&self, container: &Container, patience: Duration) -> Result<(), Error> {
+        if !self.status(container)?.is_running() {
+            return Ok(());
+        }
+        let Some(mut shim) = self.supervisor(&container.id)? else {
+            return Ok(());
+        };
+        let gone = |e: &corten_shim::Error| {
+            matches!(
+                e.kind(),
+                Kind::NotFound | Kind::Conflict | Kind::Unavailable
+            )
+        };
+        for (signal, patience) in [
+            (self.stop_signal(container)?, patience),
+            (SIGKILL, Duration::from_secs(10)),
+        ] {
+            match shim.kill("", signal, signal == SIGKILL) {
+                Err(e) if gone(&e) => break,
+                sent => sent?,
+            }
+            match shim.wait_timeout("", patience) {
+                Ok(Some(_)) => break,
+                Ok(None) if signal == SIGKILL => {
+                    return Err(Error::Stuck {
+                        name: container.name.to_string(),
+                    });
+                }
+                Ok(None) => {}
+                Err(e) if gone(&e) => break,
+                Err(e) => return Err(e.into()),
+            }
+        }
+        drop(shim);
+        self.after_exit(container)
+    }
+
+    /// Releases a container that has exited, and removes it where it was started so.
+    pub fn after_exit(&self, container: &Container) -> Result<(), Error> {
+        match self.exited(container.id.as_str()) {
+            // The supervisor's own clean-up ran between our look and our try.
+            Err(e) if e.kind() == Kind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    fn stop_signal(&self, container: &Container) -> Result<i32, Error> {
+        let bytes = self
+            .store
+            .read_blob(&container.record.image_config, crate::image::MAX_CONFIG)?;
+        let config = ImageConfig::parse(&container.image, &bytes)?;
+        Ok(config
+            .stop_signal
+            .as_deref()
+            .and_then(signal)
+            .unwrap_or(SIGTERM))
+    }
+
+    /// Waits for the container's end and returns its exit status. One that has ended answers at once.
+    pub fn wait(&self, container: &Container) -> Result<ExitRecord, Error> {
+        if let Some(mut shim) = self.supervisor(&container.id)? {
+            // An error means that the supervisor is gone, and its record tells.
+            let _exit = shim.wait("");
+        }
+        match self.status(container)? {
+            Status::Exited(exit) => Ok(exit),
+            other => Err(Error::ContainerState {
+                name: container.name.to_string(),
+                status: other.as_str(),
+                action: "waiting",
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::signal;
+
+    #[test]
+    fn names_and_numbers() {
+        for text in ["TERM", "SIGTERM", "sigterm", "15"] {
+            assert_eq!(signal(text), Some(15), "{text}");
+        }
+        assert_eq!(signal("SYS"), Some(31));
+        assert_eq!(signal("RTMIN+3"), Some(37));
+        assert_eq!(signal("SIGRTMAX-1"), Some(63));
+        for bad in [
+            "0",
+            "65",
+            "-9",
+            "",
+            "SIG",
+            "RTMIN+99",
+            "TERMINATE",
+            "RTMIN-",
+        ] {
+            assert_eq!(signal(bad), None, "{bad}");
+        }
+    }
+}

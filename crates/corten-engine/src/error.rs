@@ -1,0 +1,179 @@
+//! The engine's errors: what could not be done, to what; the cause below as source.
+
+use std::io;
+use std::path::PathBuf;
+
+use corten_spec::{IdError, Kind, ReferenceError};
+
+/// Why the engine could not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("no image named {name:?} here")]
+    ImageMissing { name: String },
+    #[error("image {name:?} is used by container {container}")]
+    ImageInUse { name: String, container: String },
+    #[error("image {image:?} names no command, and none was given")]
+    NoCommand { image: String },
+    #[error("{what} of image {image:?} cannot be read")]
+    ImageDocument {
+        what: &'static str,
+        image: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("image {image:?} is broken: {reason}")]
+    ImageBroken { image: String, reason: &'static str },
+    #[error("image {image:?} has a layer of type {media_type:?}, which cannot be unpacked")]
+    LayerType { image: String, media_type: String },
+    #[error("no container named {name:?}")]
+    ContainerMissing { name: String },
+    #[error("container {name} is {status}, and that allows no {action}")]
+    ContainerState {
+        name: String,
+        status: &'static str,
+        action: &'static str,
+    },
+    #[error("container {name} cannot be {action}")]
+    Container {
+        name: String,
+        action: &'static str,
+        #[source]
+        source: Box<Error>,
+    },
+    /// A step failed, and so did giving back what the steps before it had made.
+    #[error("container {name} failed ({first}), and not all of it could be given back")]
+    Undo {
+        name: String,
+        first: String,
+        #[source]
+        source: Box<Error>,
+    },
+    #[error("processes of container {name} do not end, even by SIGKILL")]
+    Stuck { name: String },
+    #[error("no volume named {name:?}")]
+    VolumeMissing { name: String },
+    #[error("{name:?} is no capability of Linux")]
+    Capability { name: String },
+    #[error("no user or group {name:?} in the container's {file}")]
+    UserMissing { name: String, file: &'static str },
+    #[error("user or group number {text} is not between 0 and 2147483647")]
+    UserNumber { text: String },
+    #[error("{what} {path:?} does not exist")]
+    PathMissing { what: &'static str, path: PathBuf },
+    #[error("port {address}/{protocol} of the host cannot be published")]
+    Port {
+        address: String,
+        protocol: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("cannot {doing} {path:?}")]
+    Io {
+        doing: &'static str,
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path:?} is not what it should be")]
+    Document {
+        path: PathBuf,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("configuration {path:?} cannot be used")]
+    Config {
+        path: PathBuf,
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    #[error("record of container {name} has version {version}, which this corten does not know")]
+    RecordVersion { name: String, version: u32 },
+    #[error("not an image reference")]
+    Reference(#[from] ReferenceError),
+    #[error("not an id or name")]
+    Id(#[from] IdError),
+    #[error("pull of {reference} failed")]
+    Pull {
+        reference: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+        kind: Kind,
+    },
+    #[error("the store failed")]
+    Store(#[from] corten_store::Error),
+    #[error("the network failed")]
+    Net(#[from] corten_net::Error),
+    #[error("the supervisor failed")]
+    Shim(#[from] corten_shim::Error),
+    #[error("the root filesystem cannot be put together")]
+    Runtime(#[from] corten_runtime::Error),
+    #[error("the control group failed")]
+    Cgroup(#[from] corten_cgroup::Error),
+}
+
+impl Error {
+    /// The sort of failure, for exit codes and status codes.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::ImageMissing { .. }
+            | Self::ContainerMissing { .. }
+            | Self::VolumeMissing { .. }
+            | Self::PathMissing { .. } => Kind::NotFound,
+            Self::ImageInUse { .. } | Self::ContainerState { .. } => Kind::Conflict,
+            Self::NoCommand { .. }
+            | Self::ImageDocument { .. }
+            | Self::ImageBroken { .. }
+            | Self::Capability { .. }
+            | Self::UserMissing { .. }
+            | Self::UserNumber { .. }
+            | Self::Config { .. }
+            | Self::Reference(_)
+            | Self::Id(_) => Kind::Invalid,
+            Self::RecordVersion { .. } | Self::LayerType { .. } => Kind::Unsupported,
+            Self::Stuck { .. } => Kind::Busy,
+            Self::Port { source, .. } => match source.kind() {
+                io::ErrorKind::AddrInUse => Kind::Busy,
+                io::ErrorKind::AddrNotAvailable => Kind::Invalid,
+                io::ErrorKind::PermissionDenied => Kind::Denied,
+                _ => Kind::Internal,
+            },
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => Kind::NotFound,
+                io::ErrorKind::PermissionDenied => Kind::Denied,
+                _ => Kind::Internal,
+            },
+            Self::Document { .. } => Kind::Internal,
+            Self::Container { source, .. } | Self::Undo { source, .. } => source.kind(),
+            Self::Pull { kind, .. } => *kind,
+            Self::Store(e) => e.kind(),
+            Self::Net(e) => e.kind(),
+            Self::Shim(e) => e.kind(),
+            Self::Runtime(e) => e.kind(),
+            Self::Cgroup(e) => e.kind(),
+        }
+    }
+
+    /// Wraps a failed file operation.
+    pub fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io {
+            doing,
+            path,
+            source,
+        }
+    }
+
+    /// Says which container, and what was to be done with it.
+    pub fn of_container(self, name: &str, action: &'static str) -> Self {
+        match self {
+            e @ (Self::Container { .. }
+            | Self::ContainerState { .. }
+            | Self::ContainerMissing { .. }) => e,
+            source => Self::Container {
+                name: name.into(),
+                action,
+                source: Box::new(source),
+            },
+        }
+    }
+}

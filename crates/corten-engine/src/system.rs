@@ -1,0 +1,119 @@
+//! What this engine and this host are.
+
+use std::fs;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::Path;
+
+use corten_cgroup::Layout;
+use corten_store::Snapshotter as _;
+use serde_json::{Value, json};
+
+use crate::Engine;
+use crate::error::Error;
+
+/// Facts for `system info`.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct Info {
+    pub version: &'static str,
+    pub root: String,
+    pub run: String,
+    pub snapshotter: &'static str,
+    pub cgroup: &'static str,
+    pub containers: usize,
+    pub running: usize,
+    pub images: usize,
+    pub kernel: String,
+    pub architecture: &'static str,
+    pub cpus: usize,
+    /// Bytes.
+    pub memory: u64,
+    pub bridge: String,
+    pub subnets: Vec<String>,
+}
+
+impl Engine {
+    pub fn info(&self) -> Result<Info, Error> {
+        let containers = self.containers()?;
+        let mut running = 0;
+        for container in &containers {
+            running += usize::from(self.status(container)?.is_running());
+        }
+        Ok(Info {
+            version: env!("CARGO_PKG_VERSION"),
+            root: self.paths.root().display().to_string(),
+            run: self.paths.run().display().to_string(),
+            snapshotter: self.store.snapshotter().name(),
+            cgroup: match Layout::probe()? {
+                Layout::V1 { .. } => "v1",
+                Layout::V2 { .. } => "v2",
+                Layout::Hybrid { .. } => "hybrid",
+            },
+            containers: containers.len(),
+            running,
+            images: self.store.images()?.len(),
+            kernel: rustix::system::uname()
+                .release()
+                .to_string_lossy()
+                .into_owned(),
+            architecture: std::env::consts::ARCH,
+            cpus: std::thread::available_parallelism().map_or(1, usize::from),
+            memory: rustix::system::sysinfo().totalram,
+            bridge: self.config.network.bridge.clone(),
+            subnets: self
+                .config
+                .network
+                .subnets
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+        })
+    }
+}
+
+/// The device nodes of the host's /dev, in the runtime spec's form, for a privileged container.
+/// Terminals, shared memory and queues are left out: the container has its own.
+pub(crate) fn host_devices() -> Result<Vec<Value>, Error> {
+    let mut found = Vec::new();
+    collect_devices(Path::new("/dev"), &mut found)?;
+    Ok(found)
+}
+
+fn collect_devices(folder: &Path, found: &mut Vec<Value>) -> Result<(), Error> {
+    const OWN: [&str; 7] = ["pts", "shm", "fd", "mqueue", "console", "ptmx", "hugepages"];
+    for entry in fs::read_dir(folder).map_err(Error::io("read", folder))? {
+        let entry = entry.map_err(Error::io("read", folder))?;
+        let name = entry.file_name();
+        if OWN.iter().any(|o| name == *o) {
+            continue;
+        }
+        let path = entry.path();
+        let kind = entry.file_type().map_err(Error::io("read", &path))?;
+        if kind.is_dir() {
+            collect_devices(&path, found)?;
+        } else if kind.is_char_device() || kind.is_block_device() {
+            let meta = entry.metadata().map_err(Error::io("read", &path))?;
+            let rdev = meta.rdev();
+            found.push(json!({
+                "path": path,
+                "type": if kind.is_char_device() { "c" } else { "b" },
+                "major": rustix::fs::major(rdev),
+                "minor": rustix::fs::minor(rdev),
+                "fileMode": meta.mode() & 0o7777,
+                "uid": meta.uid(),
+                "gid": meta.gid(),
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Does the kernel count swap per cgroup? (v1 needs `swapaccount=1` at boot.)
+pub(crate) fn swap_accounting() -> bool {
+    let v1 = Path::new("/sys/fs/cgroup/memory");
+    match v1.exists() {
+        true => v1.join("memory.memsw.limit_in_bytes").exists(),
+        // On v2 the root group has no limit files; each child has them if swap is built in.
+        false => Path::new("/proc/swaps").exists(),
+    }
+}

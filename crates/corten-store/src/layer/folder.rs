@@ -1,3 +1,0 @@
-//! folder
-pub(crate) mod attributes {}
-pub(crate) mod marks {}

@@ -1,0 +1,40 @@
+//! `corten attach`.
+
+use std::process::ExitCode;
+
+use super::Global;
+use crate::failure::Failure;
+use crate::session::Session;
+
+/// Connect this terminal to a running container
+#[derive(clap::Args)]
+pub struct Args {
+    /// Do not pass stdin to the container
+    #[arg(long)]
+    no_stdin: bool,
+    /// The container, by name or id
+    container: String,
+}
+
+pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
+    let engine = global.engine()?;
+    let container = engine.container(&args.container)?;
+    let status = engine.status(&container)?;
+    let (true, Some(shim)) = (status.is_running(), engine.control(&container)?) else {
+        return Err(corten_engine::Error::ContainerState {
+            name: container.name.to_string(),
+            status: status.as_str(),
+            action: "attach",
+        }
+        .into());
+    };
+    let process = &container.record.options.process;
+    let stdin = process.open_stdin && !args.no_stdin;
+    let streams = engine.attach(&container, "", stdin)?;
+    let ended = Session::new(streams, process.tty, stdin)?.run(shim)?;
+    if ended.detached {
+        return Ok(ExitCode::SUCCESS);
+    }
+    let exit = engine.wait(&container)?;
+    Ok(ExitCode::from(exit.exit_status.min(255) as u8))
+}

@@ -1,0 +1,252 @@
+//! The command line: one file a command, docker's verbs and flags. A flag that is not honoured
+//! is not here.
+
+mod attach;
+mod container_flags;
+mod exec;
+mod image;
+mod inspect;
+mod kill;
+mod logs;
+mod ps;
+mod pull;
+mod registry;
+mod rm;
+mod run;
+mod start;
+mod stop;
+mod system;
+pub mod value;
+mod wait;
+
+use std::error::Error as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use corten_engine::{Engine, Paths, paths};
+
+use crate::failure::{Failure, OURS};
+use crate::{demo, output};
+
+/// The container engine of one Linux host: pull an image, mount it, run it.
+///
+/// Corten needs no daemon: a command does its work and leaves; each running container has a small
+/// supervisor of its own.
+#[derive(Parser)]
+#[command(
+    name = "corten",
+    version,
+    subcommand_required = true,
+    arg_required_else_help = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Global options")]
+pub struct Global {
+    /// State folder: images, containers, volumes. Survives a reboot
+    #[arg(long, global = true, value_name = "DIR", default_value = paths::DEFAULT_ROOT, env = "CORTEN_ROOT", hide_env = true)]
+    pub root: PathBuf,
+    /// Run folder: sockets, state of running containers. Empty after a reboot
+    #[arg(long, global = true, value_name = "DIR", default_value = paths::DEFAULT_RUN, env = "CORTEN_RUN", hide_env = true)]
+    pub run: PathBuf,
+    /// Least importance of what is logged on stderr
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", value_parser = ["error", "warn", "info", "debug", "trace"])]
+    pub log_level: String,
+    /// Print JSON where a command lists or inspects
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Pull(pull::Args),
+    Images(image::ListArgs),
+    Rmi(image::RemoveArgs),
+    #[command(subcommand)]
+    Image(image::Command),
+    Run(run::RunArgs),
+    Create(run::CreateArgs),
+    Start(start::Args),
+    Ps(ps::Args),
+    Inspect(inspect::Args),
+    Logs(logs::Args),
+    Exec(exec::Args),
+    Attach(attach::Args),
+    Stop(stop::Args),
+    Kill(kill::Args),
+    Wait(wait::Args),
+    Rm(rm::Args),
+    #[command(subcommand)]
+    Registry(registry::Command),
+    #[command(subcommand)]
+    System(system::Command),
+    Demo(demo::Args),
+    /// Print the version
+    Version,
+}
+
+/// Parses our arguments and does what they say.
+pub fn main() -> ExitCode {
+    let parsed = Cli::command()
+        .try_get_matches()
+        .and_then(|m| Cli::from_arg_matches(&m));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    match cli.run() {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Help goes to stdout as it is; an error becomes our three lines.
+fn usage(e: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{
+        DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion,
+    };
+    if matches!(
+        e.kind(),
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand
+    ) {
+        let shown = e.print();
+        let fine = shown.is_ok() && e.kind() != DisplayHelpOnMissingArgumentOrSubcommand;
+        return ExitCode::from(if fine { 0 } else { OURS });
+    }
+    let text = e.render().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let mut message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+    // Clap names what is missing on the lines below.
+    if message.ends_with(':') {
+        let names: Vec<&str> = text
+            .lines()
+            .skip(1)
+            .map(str::trim)
+            .take_while(|l| !l.is_empty())
+            .collect();
+        message = format!("{message} {}", names.join(" "));
+    }
+    let cause = e.source().map(ToString::to_string);
+    if let Some(cause) = &cause {
+        message = message
+            .strip_suffix(cause.as_str())
+            .unwrap_or(&message)
+            .trim_end_matches(": ")
+            .to_owned();
+    }
+    let tip = text.lines().find_map(|l| l.trim().strip_prefix("tip: "));
+    let help = "'--help' after the command shows what it takes";
+    let mut lines = format!("error: {message}\n");
+    if let Some(cause) = cause {
+        lines.push_str(&format!("caused by: {cause}\n"));
+    }
+    lines.push_str(&format!("hint: {}\n", tip.unwrap_or(help)));
+    eprint!("{lines}");
+    ExitCode::from(OURS)
+}
+
+impl Cli {
+    fn run(self) -> Result<ExitCode, Failure> {
+        let global = self.global;
+        let done = |()| ExitCode::SUCCESS;
+        match self.command {
+            Command::Pull(args) => pull::run(&global.engine()?, args).map(done),
+            Command::Images(args) => image::list(&global, args).map(done),
+            Command::Rmi(args) => image::remove(&global, args).map(done),
+            Command::Image(command) => image::run(&global, command).map(done),
+            Command::Run(args) => run::run(&global, args),
+            Command::Create(args) => run::create(&global, args).map(done),
+            Command::Start(args) => start::run(&global, args),
+            Command::Ps(args) => ps::run(&global, args).map(done),
+            Command::Inspect(args) => inspect::run(&global, args).map(done),
+            Command::Logs(args) => logs::run(&global, args).map(done),
+            Command::Exec(args) => exec::run(&global, args),
+            Command::Attach(args) => attach::run(&global, args),
+            Command::Stop(args) => stop::run(&global, args).map(done),
+            Command::Kill(args) => kill::run(&global, args).map(done),
+            Command::Wait(args) => wait::run(&global, args).map(done),
+            Command::Rm(args) => rm::run(&global, args).map(done),
+            Command::Registry(command) => registry::run(&global, command).map(done),
+            Command::System(command) => system::run(&global, command),
+            Command::Demo(args) => demo::run(&global, args).map(done),
+            Command::Version => {
+                match global.json {
+                    true => output::json(&serde_json::json!({
+                        "Version": env!("CARGO_PKG_VERSION"),
+                        "OciVersion": corten_runtime::OCI_VERSION,
+                    }))?,
+                    false => output::line(format!("corten {}", env!("CARGO_PKG_VERSION")))?,
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+        }
+    }
+}
+
+impl Global {
+    pub fn paths(&self) -> Result<Paths, Failure> {
+        let etc =
+            std::env::var_os("CORTEN_ETC").map_or_else(|| paths::DEFAULT_ETC.into(), PathBuf::from);
+        let absolute = |p: &PathBuf| std::path::absolute(p);
+        Ok(Paths::new(
+            absolute(&self.root)?,
+            absolute(&self.run)?,
+            absolute(&etc)?,
+        ))
+    }
+
+    /// Opens the engine; root is asked for here, since everything below needs it.
+    pub fn engine(&self) -> Result<Engine, Failure> {
+        self.start_log();
+        if !rustix::process::geteuid().is_root() {
+            return Err(Failure::new(
+                "corten must run as root",
+                "use sudo; rootless containers come later",
+            ));
+        }
+        Ok(Engine::open(self.paths()?)?)
+    }
+
+    /// Logging costs its start-up only where somebody asked for more than the default.
+    pub fn start_log(&self) {
+        if self.log_level == "warn" && std::env::var_os("CORTEN_LOG").is_none() {
+            return;
+        }
+        let filter = std::env::var("CORTEN_LOG").unwrap_or_else(|_| self.log_level.clone());
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .finish();
+        // A second call in one process keeps the first one's settings.
+        let _already = tracing::subscriber::set_global_default(subscriber);
+    }
+}
+
+/// Runs `action` for each name, prints the name for each that worked, and fails with the last error after
+/// having tried all, as docker does.
+pub fn each(
+    names: &[String],
+    mut action: impl FnMut(&str) -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    let mut failed = None;
+    for name in names {
+        match action(name) {
+            Ok(()) => output::line(name)?,
+            Err(e) => {
+                if let Some(earlier) = failed.replace(e) {
+                    earlier.report();
+                }
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}

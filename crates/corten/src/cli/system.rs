@@ -1,0 +1,132 @@
+//! `corten system`.
+
+use std::os::unix::fs::symlink;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::Global;
+use crate::failure::Failure;
+use crate::output;
+
+/// Look at the engine itself
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Show what this engine and this host are
+    Info,
+    /// Look for what crashes have left; exit 1 if something is left
+    Check {
+        /// Remove it
+        #[arg(long)]
+        repair: bool,
+    },
+    /// Remove containers that do not run, and layers that nothing uses
+    Prune,
+    /// Lay the links by which containerd, podman and CNI runtimes call this executable
+    Install {
+        /// Folder for corten-oci and containerd-shim-corten-v2
+        #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
+        bin: PathBuf,
+        /// Folder for the CNI plugins (bridge, host-local, loopback, portmap); none are laid without it
+        #[arg(long, value_name = "DIR")]
+        cni: Option<PathBuf>,
+    },
+    /// What a supervisor runs when its container has ended and nobody waits
+    #[command(hide = true)]
+    Exited { container: String },
+}
+
+pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Info => info(global)?,
+        Command::Check { repair } => return check(global, repair),
+        Command::Prune => prune(global)?,
+        Command::Install { bin, cni } => install(&bin, cni.as_deref())?,
+        Command::Exited { container } => global.engine()?.exited(&container)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn info(global: &Global) -> Result<(), Failure> {
+    let info = global.engine()?.info()?;
+    if global.json {
+        return Ok(output::json(&info)?);
+    }
+    let lines = [
+        ("version", info.version.to_owned()),
+        ("root", info.root),
+        ("run", info.run),
+        ("snapshotter", info.snapshotter.to_owned()),
+        ("cgroups", info.cgroup.to_owned()),
+        (
+            "containers",
+            format!("{} ({} running)", info.containers, info.running),
+        ),
+        ("images", info.images.to_string()),
+        (
+            "bridge",
+            format!("{} ({})", info.bridge, info.subnets.join(", ")),
+        ),
+        ("kernel", format!("{} {}", info.kernel, info.architecture)),
+        ("processors", info.cpus.to_string()),
+        ("memory", output::size(info.memory)),
+    ];
+    for (key, value) in lines {
+        output::line(format!("{:<13}{value}", format!("{key}:")))?;
+    }
+    Ok(())
+}
+
+fn check(global: &Global, repair: bool) -> Result<ExitCode, Failure> {
+    let found = global.engine()?.check(repair)?;
+    if global.json {
+        output::json(&found)?;
+    } else {
+        for f in &found {
+            let mark = if f.repaired { "repaired" } else { "found" };
+            output::line(format!("{mark}: {}: {}", f.what, f.place))?;
+        }
+    }
+    Ok(match found.iter().all(|f| f.repaired) {
+        true => ExitCode::SUCCESS,
+        false => {
+            eprintln!("hint: 'corten system check --repair' removes what can be removed");
+            ExitCode::from(1)
+        }
+    })
+}
+
+fn prune(global: &Global) -> Result<(), Failure> {
+    let pruned = global.engine()?.prune()?;
+    if global.json {
+        return Ok(output::json(&pruned)?);
+    }
+    for id in &pruned.containers {
+        output::line(id)?;
+    }
+    Ok(output::line(format!(
+        "freed: {}",
+        output::size(pruned.freed)
+    ))?)
+}
+
+fn install(bin: &std::path::Path, cni: Option<&std::path::Path>) -> Result<(), Failure> {
+    #[derive(Debug, thiserror::Error)]
+    #[error("cannot lay the link {0}")]
+    struct Link(String, #[source] std::io::Error);
+    let executable = std::env::current_exe()?;
+    let bins = ["corten-oci", "containerd-shim-corten-v2"].map(|n| bin.join(n));
+    let plugins = ["bridge", "host-local", "loopback", "portmap"].map(|n| cni.map(|d| d.join(n)));
+    for link in bins.into_iter().chain(plugins.into_iter().flatten()) {
+        if std::fs::read_link(&link).is_ok_and(|to| to == executable) {
+            continue;
+        }
+        symlink(&executable, &link).map_err(|e| {
+            Failure::hinted(
+                Link(link.display().to_string(), e),
+                "remove what is there, or name another folder",
+            )
+        })?;
+        output::line(link.display())?;
+    }
+    Ok(())
+}

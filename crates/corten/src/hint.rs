@@ -1,0 +1,145 @@
+//! From an error to an exit code, and to what a person can do about it: one table each.
+
+use corten_engine::Error;
+use corten_registry::client::{Error as Pull, Hint};
+use corten_spec::Kind;
+
+use crate::failure::{NO_PROGRAM, NOT_EXECUTABLE, OURS};
+
+/// As docker's: 127 and 126 where the container's program is missing or not executable, else 125.
+pub fn exit_code(error: &Error) -> u8 {
+    match find::<corten_shim::Error>(error).and_then(corten_shim::Error::exit_code) {
+        Some(127) => NO_PROGRAM,
+        Some(126) => NOT_EXECUTABLE,
+        _ => OURS,
+    }
+}
+
+/// What to do, where there is something.
+pub fn of(error: &Error) -> Option<String> {
+    if let Some(hint) = find::<Pull>(error).and_then(Pull::hint) {
+        return Some(pull(&hint));
+    }
+    match innermost(error) {
+        Error::ImageMissing { name } => Some(format!(
+            "'corten images' lists what is here; 'corten pull {name}' gets it"
+        )),
+        Error::ImageInUse { .. } => {
+            Some("remove the container first, or use 'corten rmi --force'".into())
+        }
+        Error::ImageDocument { .. } | Error::ImageBroken { .. } | Error::LayerType { .. } => {
+            Some("pull it again; if that does not help, the image was built wrong".into())
+        }
+        Error::NoCommand { .. } => {
+            Some("name one after the image, as in 'corten run IMAGE sh'".into())
+        }
+        Error::ContainerMissing { .. } => Some("'corten ps --all' lists what is here".into()),
+        Error::ContainerState {
+            status: "running", ..
+        } => Some("stop it first, or use --force where the command has it".into()),
+        Error::ContainerState { .. } => {
+            Some("'corten start' runs it again; 'corten ps --all' shows its state".into())
+        }
+        Error::VolumeMissing { .. }
+        | Error::Undo { .. }
+        | Error::Stuck { .. }
+        | Error::Document { .. } => {
+            Some("'corten system check --repair' looks for what is left and mends it".into())
+        }
+        Error::Capability { .. } => {
+            Some("names are those of capabilities(7), with or without CAP_".into())
+        }
+        Error::UserMissing { .. } => Some("use a number, or a name that the image knows".into()),
+        Error::UserNumber { .. } => {
+            Some("use a smaller number, or a name that the image knows".into())
+        }
+        Error::PathMissing { path, .. } => {
+            Some(format!("make it first: mkdir -p {}", path.display()))
+        }
+        Error::Port { .. } if error.kind() == Kind::Busy => {
+            Some("choose another host port, or stop what listens there ('ss -ltnp' tells)".into())
+        }
+        Error::Port { .. } => Some("publish on an address of this host".into()),
+        Error::Config { path, .. } => Some(format!("correct {}", path.display())),
+        Error::RecordVersion { .. } => Some("use the newer corten that wrote it".into()),
+        Error::Reference(_) => {
+            Some("an image is named [HOST[:PORT]/]PATH[:TAG][@DIGEST], such as busybox:1.36".into())
+        }
+        Error::Id(_) => Some("see 'corten ps --all' for names and ids".into()),
+        _ => by_kind(error),
+    }
+}
+
+fn by_kind(error: &Error) -> Option<String> {
+    if exit_code(error) == NO_PROGRAM {
+        return Some("check the command's spelling, and that the image has it".into());
+    }
+    if exit_code(error) == NOT_EXECUTABLE {
+        return Some(
+            "it must be an executable file for this architecture, with the x bit set".into(),
+        );
+    }
+    let store = find::<corten_store::Error>(error);
+    if matches!(store, Some(corten_store::Error::NoSpace { .. })) {
+        return Some(
+            "free space there ('corten system prune' removes what nothing uses), then try again"
+                .into(),
+        );
+    }
+    match error.kind() {
+        Kind::Denied => Some("corten needs root".into()),
+        Kind::AlreadyExists => {
+            Some("choose another name, or remove what has it ('corten rm')".into())
+        }
+        Kind::Busy | Kind::Unavailable => Some("try again".into()),
+        Kind::Unsupported => Some("'corten system info' tells what this host can do".into()),
+        Kind::Invalid | Kind::NotFound | Kind::Conflict | Kind::Internal => None,
+    }
+}
+
+fn pull(hint: &Hint) -> String {
+    match hint {
+        Hint::CheckName => "check the name and the tag".into(),
+        Hint::Login { host, user: None } => format!(
+            "put credentials for {host} into ~/.docker/config.json ('docker login', 'skopeo login')"
+        ),
+        Hint::Login {
+            host,
+            user: Some(user),
+        } => format!("correct the password of {user} for {host} in ~/.docker/config.json"),
+        Hint::Platforms(all) => format!("choose one of these with --platform: {}", all.join(", ")),
+        Hint::TrustCa { host } => format!(
+            "if the host is right, name its authority as 'ca' in /etc/corten/certs.d/{host}/hosts.toml"
+        ),
+        Hint::PlainHttp { host } => format!(
+            "if plain HTTP is meant, put server = \"http://{host}\" into /etc/corten/certs.d/{host}/hosts.toml"
+        ),
+        Hint::RetryLater(None) => "try again; what has arrived is kept".into(),
+        Hint::RetryLater(Some(after)) => format!(
+            "try again in {} s; what has arrived is kept",
+            after.as_secs()
+        ),
+        Hint::CheckHost { host } => format!("check that {host} is right and can be reached"),
+        Hint::FixFile(path) => format!("correct {}", path.display()),
+    }
+}
+
+/// The engine's own error at the bottom of its wrappers.
+fn innermost(error: &Error) -> &Error {
+    match error {
+        Error::Container { source, .. } => innermost(source),
+        e => e,
+    }
+}
+
+/// The first error of a type in the chain.
+fn find<E: std::error::Error + 'static>(error: &Error) -> Option<&E> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(e) = next {
+        if let Some(found) = e.downcast_ref::<E>() {
+            return Some(found);
+        }
+        next = e.source();
+    }
+    None
+}
