@@ -1,5 +1,7 @@
 //! A person at a terminal, and programs in a pipe.
 
+use std::time::Duration;
+
 use corten_testkit::fixture::hostile::noise;
 use corten_testkit::{Result, Sandbox, Terminal};
 
@@ -32,7 +34,8 @@ fn a_shell_on_a_terminal_and_its_size() -> Result<()> {
     shell.expect("/dev/pts/0", SOON)?;
     shell.expect("console", SOON)?;
     // Ctrl-C belongs to the program inside, not to corten.
-    shell.send("sleep 1000\n")?;
+    shell.send("echo sle''eping; sleep 1000\n")?;
+    shell.expect("sleeping", SOON)?;
     shell.send("\x03")?;
     shell.expect(PROMPT, SOON)?;
     shell.send("exit 5\n")?;
@@ -86,7 +89,10 @@ fn detach_keys_leave_it_running_and_attach_comes_back() -> Result<()> {
     shell.expect(PROMPT, SOON)?;
     shell.send("here=still\n")?;
     shell.expect(PROMPT, SOON)?;
-    shell.send("\x10\x11")?;
+    // Ctrl-P Ctrl-Q, as fingers do it.
+    shell.send("\x10")?;
+    std::thread::sleep(Duration::from_millis(50));
+    shell.send("\x11")?;
     assert_eq!(shell.wait(SOON)?, 0);
     let mut again = terminal(&sandbox, &["attach", "box"])?;
     again.send("echo $here the''re\n")?;
