@@ -415,6 +415,12 @@ impl Setup {
             .map(str::to_owned)
             .to_vec();
         let bare = Bare { name, place, argv };
+        let version = bare
+            .place
+            .run(&[runtime.to_owned(), "--version".to_owned()])?;
+        if version.stdout.is_empty() {
+            return Err(failure(format!("{runtime} says nothing to --version")));
+        }
         bare.place.run(&bare.argv)?;
         Ok(bare)
     }
