@@ -128,7 +128,9 @@ fn check_root(root: &Path) -> Result<()> {
     };
     let bytes = root.as_os_str().as_bytes();
     if bytes.iter().any(|b| b":,\\\"".contains(b)) {
-        return bad("its path has one of : , \\ \" which the options of an overlay mount cannot carry");
+        return bad(
+            "its path has one of : , \\ \" which the options of an overlay mount cannot carry",
+        );
     }
     if std::str::from_utf8(bytes).is_err() {
         return bad("its path is not UTF-8");

@@ -274,6 +274,36 @@ mod tests {
         assert!(bad.helper("a.b").is_err());
     }
 
+    /// A helper that is a shell script.
+    fn script(dir: &std::path::Path, text: &str) -> Helper {
+        use std::os::unix::fs::PermissionsExt;
+        let path = dir.join("helper");
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o700)).unwrap();
+        Helper {
+            program: path.to_str().unwrap().into(),
+            server: "a.b".into(),
+        }
+    }
+
+    #[test]
+    fn a_helper_is_asked_by_its_protocol() {
+        let dir = tempfile::tempdir().unwrap();
+        let get = |text: &str| script(dir.path(), text).get();
+        let echo =
+            r#"read s; echo "{\"ServerURL\":\"$s\",\"Username\":\"$1-$s\",\"Secret\":\"pw\"}""#;
+        let found = get(echo).unwrap();
+        assert_eq!(found, Some(Credentials::password("get-a.b", "pw")));
+        let found = get(r#"echo '{"Username":"<token>","Secret":"idt"}'"#).unwrap();
+        assert_eq!(found, Some(Credentials::Identity(Secret::new("idt"))));
+        let absent = "echo credentials not found in native keychain; exit 1";
+        assert_eq!(get(absent).unwrap(), None);
+        let err = get("echo hunter2; exit 3").unwrap_err().to_string();
+        assert!(err.contains('3') && !err.contains("hunter2"), "{err}");
+        let err = get("echo hunter2").unwrap_err().to_string();
+        assert!(!err.contains("hunter2"), "{err}");
+    }
+
     #[test]
     fn errors_show_no_secret() {
         let err = DockerConfig::parse(br#"{"auths":{"a":{"auth":{"hunter2":1}}}}"#).unwrap_err();

@@ -29,7 +29,7 @@ pub(super) struct Endpoint {
     /// What `/NAME/…` is appended to: `/v2`, mostly.
     prefix: String,
     pub capabilities: Capabilities,
-    pub tls: Arc<TlsProfile>,
+    tls: Arc<TlsProfile>,
     pub headers: HeaderMap,
     pub dial_timeout: Option<Duration>,
     /// For a mirror: the registry that it stands for, sent as `?ns=` so that one mirror can serve several.
@@ -85,8 +85,25 @@ impl Endpoint {
         }
     }
 
+    /// Is this place on the endpoint itself?
+    pub fn owns(&self, place: &Place) -> bool {
+        self.place("").same_origin(place)
+    }
+
+    /// How TLS is done with a place that this endpoint has sent us to.
+    pub fn tls_for(&self, place: &Place) -> Arc<TlsProfile> {
+        match self.owns(place) {
+            true => self.tls.clone(),
+            false => TlsProfile::system(),
+        }
+    }
+
     pub fn undecided(&self) -> bool {
         self.scheme.load(Ordering::Relaxed) == UNDECIDED
+    }
+
+    pub fn undecide(&self) {
+        self.scheme.store(UNDECIDED, Ordering::Relaxed);
     }
 
     /// What was found out about an undecided endpoint.
@@ -107,18 +124,20 @@ pub(super) fn endpoints(
         true => "registry-1.docker.io",
         false => registry,
     };
+    let is_itself = |url: &str| {
+        Place::parse(url).is_some_and(|p| [registry, host].contains(&p.authority().as_str()))
+    };
     let mut out = Vec::new();
     let own = match file {
         Some(file) => {
             for mirror in file.mirrors {
-                let itself = Place::parse(&mirror.url).is_some_and(|p| p.authority() == registry);
+                let itself = is_itself(&mirror.url);
                 out.push(Arc::new(Endpoint::new(mirror, registry, !itself)?));
             }
             match file.server {
                 Some(server) => {
-                    let same = Place::parse(&server.url)
-                        .is_some_and(|p| [registry, host].contains(&p.authority().as_str()));
-                    out.push(Arc::new(Endpoint::new(server, registry, !same)?));
+                    let itself = is_itself(&server.url);
+                    out.push(Arc::new(Endpoint::new(server, registry, !itself)?));
                     return Ok(out);
                 }
                 None => Some(file.defaults),

@@ -4,7 +4,7 @@
 //!  resolve, blob, push   one operation: which mirror, how often, from where on
 //!      │
 //!      ▼
-//!  session               one request: authentication, redirects, plain HTTP on loopback ──► auth
+//!  session ──► login     one request: authentication, redirects, plain HTTP on loopback
 //!      │
 //!      ▼
 //!  transport             one exchange: connection pool, proxy, TCP, TLS, bounds on waiting
@@ -20,6 +20,7 @@ mod connect;
 mod endpoint;
 mod error;
 mod hosts;
+mod login;
 mod place;
 pub mod proxy;
 mod push;

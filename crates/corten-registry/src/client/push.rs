@@ -90,11 +90,16 @@ impl<R: Read + Seek + Send + 'static> Upload<'_, R> {
         let answer = self
             .send(Method::HEAD, path, None, Bytes::new(), None)
             .await?;
-        match answer.status {
-            StatusCode::OK => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(status::refusal(answer, Subject::Upload, self.reference.repository()).await),
-        }
+        let there = match answer.status {
+            StatusCode::OK => true,
+            StatusCode::NOT_FOUND => false,
+            _ => {
+                let repository = self.reference.repository();
+                return Err(status::refusal(answer, Subject::Upload, repository).await);
+            }
+        };
+        answer.discard().await;
+        Ok(there)
     }
 
     /// How far the registry got; an upload that it has forgotten starts anew.
@@ -108,22 +113,19 @@ impl<R: Read + Seek + Send + 'static> Upload<'_, R> {
                 None,
             )
             .await?;
-        if !answer.status.is_success() {
-            return Ok(0);
-        }
+        let known = answer.status.is_success();
         let got = answer.header(RANGE).and_then(header::upload_range);
-        // A registry writes `0-0` for one byte as for none: sending the first byte's chunk again is refused
-        // with 416, so such an upload is begun anew.
-        let Some(span) = got.filter(|s| s.end > 1 && s.end <= self.descriptor.size) else {
-            return Ok(0);
-        };
-        *at = Some(
-            answer
-                .header(LOCATION)
-                .and_then(|l| answer.place.join(l))
-                .unwrap_or(place),
-        );
-        Ok(span.end)
+        let next = answer.header(LOCATION).and_then(|l| answer.place.join(l));
+        answer.discard().await;
+        // `0-0` stands for one byte and for none, and a chunk in the wrong place is refused: such an
+        // upload is begun anew.
+        match got.filter(|s| known && s.end > 1 && s.end <= self.descriptor.size) {
+            None => Ok(0),
+            Some(span) => {
+                *at = Some(next.unwrap_or(place));
+                Ok(span.end)
+            }
+        }
     }
 
     async fn finish(&self, place: Place, chunk: Bytes) -> Result<(), Error> {

@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -42,6 +42,13 @@ impl TlsProfile {
             skip_verify,
             built: Mutex::new(None),
         }
+    }
+
+    /// The system's roots and no certificate of ours: for token servers, and hosts that a redirect names.
+    pub fn system() -> Arc<Self> {
+        static SYSTEM: LazyLock<Arc<TlsProfile>> =
+            LazyLock::new(|| Arc::new(TlsProfile::new(Vec::new(), Vec::new(), false)));
+        SYSTEM.clone()
     }
 
     pub fn id(&self) -> u64 {

@@ -7,6 +7,7 @@ use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,19 +24,21 @@ const DEPTH: usize = 48;
 impl Store {
     /// Removes a tree, if it is there, so that at no instant half of it has its name.
     pub(crate) fn remove_tree(&self, path: &Path) -> Result<u64> {
-        match fs::symlink_metadata(path) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(0),
-            Err(e) => Err(Error::io("look at", path)(e)),
-            Ok(_) => empty(self, &put(self, path)?),
+        match put(self, path)? {
+            Some(trashed) => empty(self, &trashed),
+            None => Ok(0),
         }
     }
 }
 
-/// Moves something into the trash; returns its new path.
-pub(crate) fn put(store: &Store, path: &Path) -> Result<PathBuf> {
+/// Moves something into the trash, if it is there; returns its new path.
+pub(crate) fn put(store: &Store, path: &Path) -> Result<Option<PathBuf>> {
     let to = store.folder("trash").join(unique());
-    fs::rename(path, &to).map_err(Error::io("move to the trash", path))?;
-    Ok(to)
+    match fs::rename(path, &to) {
+        Ok(()) => Ok(Some(to)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(Error::io("move to the trash", path)(e)),
+    }
 }
 
 /// Removes one thing in the trash; returns the bytes of blocks freed. Others may be at the same thing.
@@ -47,7 +50,6 @@ pub(crate) fn empty(store: &Store, path: &Path) -> Result<u64> {
         let Some(name) = path.file_name() else {
             return Ok(());
         };
-        use std::os::unix::ffi::OsStrExt as _;
         let mut todo = vec![CString::new(name.as_bytes())?];
         while let Some(name) = todo.pop() {
             remove(fd.as_fd(), fd.as_fd(), &name, 0, &mut todo, freed)?;

@@ -32,7 +32,8 @@ impl Store {
                 found: found.to_string(),
             });
         }
-        let there = fs::metadata(self.blob_path(digest)).is_ok_and(|m| m.len() == bytes.len() as u64);
+        let there =
+            fs::metadata(self.blob_path(digest)).is_ok_and(|m| m.len() == bytes.len() as u64);
         if there && lease.hold_blob(digest)? {
             return Ok(());
         }
@@ -89,9 +90,9 @@ impl Store {
 
     /// Is the blob here now? Only [`Lease::hold_blob`] says that it will stay.
     pub fn has_blob(&self, digest: &Digest) -> Result<bool> {
-        let size = self.db().read("look up a blob", |c| {
-            crate::metadata::blob_size(c, digest)
-        })?;
+        let size = self
+            .db()
+            .read("look up a blob", |c| crate::metadata::blob_size(c, digest))?;
         Ok(size.is_some())
     }
 
@@ -110,7 +111,12 @@ impl Store {
         self.insert_blob(t, digest, size)
     }
 
-    pub(crate) fn insert_blob(&self, t: &Transaction<'_>, digest: &Digest, size: u64) -> Result<()> {
+    pub(crate) fn insert_blob(
+        &self,
+        t: &Transaction<'_>,
+        digest: &Digest,
+        size: u64,
+    ) -> Result<()> {
         t.execute(
             "INSERT INTO blob (digest, size, added) VALUES (?1, ?2, ?3) ON CONFLICT (digest) DO UPDATE SET size = excluded.size",
             params![digest.to_string(), int(size), now()],

@@ -25,7 +25,14 @@ pub(crate) struct Partial {
 impl Partial {
     /// Waits for the lock.
     pub fn lock(store: &Store, digest: &Digest) -> Result<Self> {
-        let name = format!("{}-{}", digest.algorithm().as_str(), digest.hex());
+        Self::lock_name(
+            store,
+            &format!("{}-{}", digest.algorithm().as_str(), digest.hex()),
+        )
+    }
+
+    /// The same for work that has a name and no bytes.
+    pub fn lock_name(store: &Store, name: &str) -> Result<Self> {
         let path = store.folder("ingest").join(name);
         loop {
             let file = OpenOptions::new()
@@ -68,7 +75,10 @@ impl Partial {
     }
 
     pub fn len(&self) -> Result<u64> {
-        let m = self.file.metadata().map_err(Error::io("look at", &self.path))?;
+        let m = self
+            .file
+            .metadata()
+            .map_err(Error::io("look at", &self.path))?;
         Ok(m.len())
     }
 

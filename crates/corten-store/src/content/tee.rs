@@ -111,8 +111,12 @@ impl<'a, R: Read> Tee<'a, R> {
                 Err(e) => return Err(self.fail(Fault::Source(e))),
             },
             left => {
-                let room = (self.buffer.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
-                match self.file.read_at(&mut self.buffer[at..at + room], self.taken) {
+                let room =
+                    (self.buffer.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
+                match self
+                    .file
+                    .read_at(&mut self.buffer[at..at + room], self.taken)
+                {
                     Ok(0) => {
                         let e = io::ErrorKind::UnexpectedEof.into();
                         return Err(self.fail(Fault::File(e)));

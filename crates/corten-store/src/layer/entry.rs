@@ -167,7 +167,10 @@ mod tests {
             Action::HideContents(b"".into())
         );
         assert_eq!(file(".wh..wh.plnk/1.2").unwrap(), Action::Nothing);
-        assert_eq!(file(".wh..hidden").unwrap(), Action::Hide(b".hidden".into()));
+        assert_eq!(
+            file(".wh..hidden").unwrap(),
+            Action::Hide(b".hidden".into())
+        );
     }
 
     #[test]

@@ -121,9 +121,10 @@ impl LayerIngest {
         match self.unpack(rest).and_then(|done| self.commit(done)) {
             Ok(id) => Ok(id),
             Err(e) => {
-                self.store.remove_tree(&self.partial.tree())?;
+                // Should this fail too, it leaves what `collect` removes; the first failure is the one to tell.
+                let _ = self.store.remove_tree(&self.partial.tree());
                 if !matches!(e, Error::Source { .. }) && self.whole.is_none() {
-                    self.partial.discard()?;
+                    let _ = self.partial.discard();
                 }
                 Err(e)
             }

@@ -17,11 +17,12 @@ mod pipe;
 mod tar;
 mod unpack;
 
+pub(crate) use entry::{join, split};
+pub use error::EntryPath;
 pub use error::LayerError;
-pub(crate) use error::EntryPath;
 pub(crate) use folder::{Done, Pending, attributes, marks};
-pub(crate) use ingest::{make_tree, rebuild};
 pub use ingest::{Begin, LayerIngest};
+pub(crate) use ingest::{make_tree, rebuild};
 
 use std::fmt;
 use std::str::FromStr;

@@ -158,10 +158,7 @@ mod tests {
         let t = text();
         for packed in [gzip(&t), zstd::encode_all(&t[..], 1).unwrap()] {
             let trailing = [packed, b"more, which is neither".to_vec()].concat();
-            assert!(matches!(
-                unpack(&trailing),
-                Err(LayerError::Corrupt { .. })
-            ));
+            assert!(matches!(unpack(&trailing), Err(LayerError::Corrupt { .. })));
         }
     }
 

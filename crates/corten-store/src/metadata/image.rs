@@ -178,9 +178,9 @@ fn lookup(c: &Connection, name: &str) -> rusqlite::Result<Vec<ImageRecord>> {
 }
 
 fn same_repository(stored: &str, wanted: &Reference) -> bool {
-    stored.parse::<Reference>().is_ok_and(|r| {
-        r.registry() == wanted.registry() && r.repository() == wanted.repository()
-    })
+    stored
+        .parse::<Reference>()
+        .is_ok_and(|r| r.registry() == wanted.registry() && r.repository() == wanted.repository())
 }
 
 fn select(

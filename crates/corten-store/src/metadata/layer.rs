@@ -1,6 +1,5 @@
 //! Layer rows.
 
-use std::fs;
 use std::path::Path;
 
 use corten_spec::Digest;
@@ -178,9 +177,7 @@ pub(crate) fn publish(
         return Ok(());
     }
     let place = store.layer_path(new.id);
-    if fs::symlink_metadata(&place).is_ok() {
-        trash::put(store, &place)?;
-    }
+    trash::put(store, &place)?;
     rename(tree, &place)?;
     let pending = new.done.pending.encode();
     t.execute(

@@ -84,9 +84,18 @@ mod tests {
         let me = Owner::this_process().unwrap();
         assert!(me.is_alive().unwrap());
         for other in [
-            Owner { started: me.started - 1, ..me.clone() },
-            Owner { boot: "earlier".into(), ..me.clone() },
-            Owner { pid: i64::from(u32::MAX), ..me },
+            Owner {
+                started: me.started - 1,
+                ..me.clone()
+            },
+            Owner {
+                boot: "earlier".into(),
+                ..me.clone()
+            },
+            Owner {
+                pid: i64::from(u32::MAX),
+                ..me
+            },
         ] {
             assert!(!other.is_alive().unwrap());
         }

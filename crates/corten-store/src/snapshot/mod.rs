@@ -6,6 +6,7 @@
 pub mod conformance;
 mod merged;
 mod overlay;
+mod patch;
 pub(crate) mod settle;
 
 pub use overlay::Overlay;

@@ -1,15 +1,227 @@
-//! overlay
-use super::*;
-use crate::store::Store;
+//! The overlay snapshotter: `snapshots/KEY/{fs,work}` over the layers' folders.
+
+use std::fs::DirBuilder;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use rusqlite::{OptionalExtension as _, Transaction, params};
+
+use super::{RootMount, Snapshotter, Usage, check_key, settle};
+use crate::collect::{trash, usage};
+use crate::error::{Error, Result};
+use crate::layer::LayerId;
+use crate::layer::attributes::{self, Attributes};
+use crate::metadata::layer::{self as rows, LayerRow};
+use crate::metadata::{int, now};
+use crate::store::{Store, open_folder};
+
+const NAME: &str = "overlay";
+
+/// An overlay without a lower folder is refused, so a snapshot of no layers has an empty one.
+const NO_LAYERS: &str = "lower";
+
+/// What the kernel takes (OVL_MAX_STACK).
+const MOST_LAYERS: usize = 500;
+
 /// Snapshots as folders under the kernel's overlay filesystem. Cheap to clone.
 #[derive(Clone)]
-pub struct Overlay { store: Store }
-impl Overlay { pub(crate) fn new(store: Store) -> Self { Self { store } } }
+pub struct Overlay {
+    store: Store,
+}
+
+impl Overlay {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    fn folder(&self, key: &str) -> PathBuf {
+        self.store.folder("snapshots").join(key)
+    }
+
+    /// The row first, as the owner of all that follows.
+    fn insert(&self, key: &str, layers: &[LayerId]) -> Result<()> {
+        let op = "insert a snapshot";
+        self.store.db().write(op, |t| {
+            if exists(t, key)? {
+                return Err(Error::AlreadyExists {
+                    what: "snapshot key",
+                    name: key.into(),
+                    by: "a snapshot".into(),
+                });
+            }
+            t.execute(
+                "INSERT INTO snapshot (key, driver, added) VALUES (?1, ?2, ?3)",
+                params![key, NAME, now()],
+            )
+            .map_err(Error::db(op))?;
+            let mut q = t
+                .prepare("INSERT INTO snapshot_layer (key, position, layer) VALUES (?1, ?2, ?3)")
+                .map_err(Error::db(op))?;
+            for (position, layer) in layers.iter().enumerate() {
+                // The layer was there a moment ago; it may have been collected since.
+                if rows::get(t, layer).map_err(Error::db(op))?.is_none() {
+                    return Err(rows::missing(layer));
+                }
+                q.execute(params![key, int(position as u64), layer.as_str()])
+                    .map_err(Error::db(op))?;
+            }
+            // What a power cut may have left of an earlier one.
+            trash::put(&self.store, &self.folder(key)).map(|_| ())
+        })
+    }
+
+    fn make(&self, key: &str, stack: &[LayerRow]) -> Result<()> {
+        let folder = self.folder(key);
+        let root = self.root_attributes(stack)?;
+        let mut names = vec!["", "fs", "work"];
+        if stack.is_empty() {
+            names.push(NO_LAYERS);
+        }
+        for path in names.iter().map(|name| folder.join(name)) {
+            DirBuilder::new()
+                .mode(0o700)
+                .create(&path)
+                .map_err(Error::io("create folder", &path))?;
+        }
+        let path = folder.join("fs");
+        let fd = open_folder(&path).map_err(Error::io("open folder", &path))?;
+        attributes::set_open(&fd, &root)
+            .and_then(|()| rustix::fs::futimens(&fd, &attributes::times(root.mtime)))
+            .map_err(Error::io("set the attributes of", &path))
+    }
+
+    /// The root of an overlay looks as its upper folder does, so that takes the looks of the topmost layer that says any.
+    fn root_attributes(&self, stack: &[LayerRow]) -> Result<Attributes> {
+        let Some(layer) = stack.iter().find(|l| l.names_root) else {
+            return Ok(Attributes::IMPLIED);
+        };
+        let path = self.store.layer_tree(&layer.id);
+        let read = || Attributes::of(open_folder(&path)?.as_fd(), b"").map_err(io::Error::from);
+        read().map_err(Error::io("read the attributes of", &path))
+    }
+
+    fn recipe(&self, key: &str, stack: &[LayerRow]) -> RootMount {
+        let folder = self.folder(key);
+        let mut lower: Vec<String> = stack
+            .iter()
+            .map(|l| text(&self.store.layer_tree(&l.id)))
+            .collect();
+        if lower.is_empty() {
+            lower.push(text(&folder.join(NO_LAYERS)));
+        }
+        RootMount {
+            fstype: NAME.into(),
+            source: NAME.into(),
+            options: vec![
+                format!("lowerdir={}", lower.join(":")),
+                format!("upperdir={}", text(&folder.join("fs"))),
+                format!("workdir={}", text(&folder.join("work"))),
+            ],
+        }
+    }
+
+    /// The settled layers of a snapshot, bottom first.
+    fn layers(&self, key: &str) -> Result<Vec<LayerId>> {
+        check_key(key)?;
+        let (known, layers) = self.store.db().read("look up a snapshot", |c| {
+            let known = c
+                .query_row("SELECT 1 FROM snapshot WHERE key = ?1", [key], |_| Ok(()))
+                .optional()?;
+            let mut q =
+                c.prepare("SELECT layer FROM snapshot_layer WHERE key = ?1 ORDER BY position")?;
+            let layers = q
+                .query_map([key], |r| crate::metadata::parsed(r, 0))?
+                .collect::<rusqlite::Result<Vec<LayerId>>>()?;
+            Ok((known.is_some(), layers))
+        })?;
+        match known {
+            true => Ok(layers),
+            false => Err(missing(key)),
+        }
+    }
+}
+
 impl Snapshotter for Overlay {
-    fn name(&self) -> &'static str { "overlay" }
-    fn prepare(&self, _key: &str, _layers: &[LayerId]) -> Result<RootMount> { unimplemented!() }
-    fn mounts(&self, _key: &str) -> Result<RootMount> { unimplemented!() }
-    fn remove(&self, _key: &str) -> Result<()> { unimplemented!() }
-    fn usage(&self, _key: &str) -> Result<Usage> { unimplemented!() }
-    fn list(&self) -> Result<Vec<String>> { unimplemented!() }
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn prepare(&self, key: &str, layers: &[LayerId]) -> Result<RootMount> {
+        check_key(key)?;
+        let layers = settle::settle(&self.store, layers)?;
+        let stack = settle::trees(&self.store, &layers)?;
+        if stack.len() > MOST_LAYERS {
+            return Err(Error::Invalid {
+                what: "snapshot",
+                text: key.into(),
+                why: "it has more than 500 layers, which is all that an overlay can have",
+            });
+        }
+        settle::mend(&self.store, &stack)?;
+        self.insert(key, &layers)?;
+        match self.make(key, &stack) {
+            Ok(()) => Ok(self.recipe(key, &stack)),
+            Err(e) => {
+                // The first failure is the one to tell; what this leaves has no owner, and is collected.
+                let _ = self.remove(key);
+                Err(e)
+            }
+        }
+    }
+
+    fn mounts(&self, key: &str) -> Result<RootMount> {
+        let stack = settle::trees(&self.store, &self.layers(key)?)?;
+        settle::mend(&self.store, &stack)?;
+        Ok(self.recipe(key, &stack))
+    }
+
+    fn remove(&self, key: &str) -> Result<()> {
+        check_key(key)?;
+        let folder = self.folder(key);
+        let trashed = self.store.db().write("remove a snapshot", |t| {
+            if !exists(t, key)? {
+                return Err(missing(key));
+            }
+            t.execute("DELETE FROM snapshot WHERE key = ?1", [key])
+                .map_err(Error::db("remove a snapshot"))?;
+            trash::put(&self.store, &folder)
+        })?;
+        match trashed {
+            Some(path) => trash::empty(&self.store, &path).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    fn usage(&self, key: &str) -> Result<Usage> {
+        self.layers(key)?;
+        usage::of(&self.folder(key).join("fs"))
+    }
+
+    fn list(&self) -> Result<Vec<String>> {
+        self.store.db().read("list the snapshots", |c| {
+            let mut q = c.prepare("SELECT key FROM snapshot WHERE driver = ?1 ORDER BY key")?;
+            q.query_map([NAME], |r| r.get(0))?.collect()
+        })
+    }
+}
+
+fn exists(t: &Transaction<'_>, key: &str) -> Result<bool> {
+    t.query_row("SELECT 1 FROM snapshot WHERE key = ?1", [key], |_| Ok(()))
+        .optional()
+        .map(|row| row.is_some())
+        .map_err(Error::db("look up a snapshot"))
+}
+
+fn missing(key: &str) -> Error {
+    Error::NotFound {
+        what: "snapshot",
+        name: key.into(),
+    }
+}
+
+/// The store's root was checked to be UTF-8, and we make all names below it.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }

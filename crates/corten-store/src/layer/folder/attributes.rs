@@ -84,22 +84,12 @@ pub(crate) fn set_named(
     rustix::fs::chownat(folder, name, uid(a.uid), gid(a.gid), nofollow)?;
     if kind != FileType::Symlink {
         // It was made by us under this name, so it is no symlink.
-        rustix::fs::chmodat(
-            folder,
-            name,
-            Mode::from_raw_mode(a.mode),
-            AtFlags::empty(),
-        )?;
+        rustix::fs::chmodat(folder, name, Mode::from_raw_mode(a.mode), AtFlags::empty())?;
     }
     if !a.xattrs.is_empty() {
         let path = marks::path_in(folder, name);
         for (name, value) in &a.xattrs {
-            rustix::fs::lsetxattr(
-                path.as_slice(),
-                name.as_slice(),
-                value,
-                XattrFlags::empty(),
-            )?;
+            rustix::fs::lsetxattr(path.as_slice(), name.as_slice(), value, XattrFlags::empty())?;
         }
     }
     rustix::fs::utimensat(folder, name, &times(a.mtime), nofollow)

@@ -75,11 +75,7 @@ impl Tree {
     }
 
     /// Does what one entry says. `contents` are the stored bytes of a file.
-    pub fn apply(
-        &mut self,
-        action: Action,
-        contents: &mut dyn Contents,
-    ) -> Result<(), LayerError> {
+    pub fn apply(&mut self, action: Action, contents: &mut dyn Contents) -> Result<(), LayerError> {
         match action {
             Action::Nothing => Ok(()),
             Action::Hide(path) => self.hide(&path),
@@ -125,7 +121,9 @@ impl Tree {
                     .and_then(marks::make_opaque)
                     .map_err(write("mark opaque", path))?;
                 // Nothing of the hidden folder is inherited, were this one only implied.
-                self.done.pending.name_folder(&super::entry::join(&parent, name));
+                self.done
+                    .pending
+                    .name_folder(&super::entry::join(&parent, name));
             }
             // Whatever else this layer has there hides what is below by being there.
             Some(_) => return Ok(()),
@@ -159,11 +157,7 @@ impl Tree {
             return self.link(&e);
         }
         let (parent, name) = split(&e.path);
-        let real = self
-            .walk
-            .enter(parent, &e.path, &mut self.done)?
-            .1
-            .to_vec();
+        let real = self.walk.enter(parent, &e.path, &mut self.done)?.1.to_vec();
         let path = super::entry::join(&real, name);
         match e.kind {
             Type::Folder => self.folder(&e, &path)?,
@@ -214,11 +208,8 @@ impl Tree {
         contents: &mut dyn Contents,
     ) -> Result<(), LayerError> {
         let (parent, name) = split(path);
-        let flags = OFlags::WRONLY
-            | OFlags::CREATE
-            | OFlags::EXCL
-            | OFlags::NOFOLLOW
-            | OFlags::CLOEXEC;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = loop {
             let folder = self.parent(parent, &e.path)?;
             match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600)) {
@@ -278,11 +269,7 @@ impl Tree {
             },
         };
         let (parent, name) = split(&e.path);
-        let real = self
-            .walk
-            .enter(parent, &e.path, &mut self.done)?
-            .1
-            .to_vec();
+        let real = self.walk.enter(parent, &e.path, &mut self.done)?.1.to_vec();
         let path = super::entry::join(&real, name);
         let folder = self.parent(&real, &e.path)?;
         let there = marks::stat(folder, name).map_err(write("look at", &e.path))?;
@@ -296,7 +283,10 @@ impl Tree {
         }
         match target {
             Some((_, s)) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {
-                return Err(LayerError::refused(&e.path, "it is a hard link to a folder"));
+                return Err(LayerError::refused(
+                    &e.path,
+                    "it is a hard link to a folder",
+                ));
             }
             Some((from, _)) => {
                 let folder = self.parent(&real, &e.path)?;
@@ -407,7 +397,10 @@ fn fill(file: &OwnedFd, e: &Entry, contents: &mut dyn Contents) -> Result<u64, L
         while !chunk.is_empty() {
             // The map and the stored length were checked to agree.
             let Some(r) = run.as_mut() else {
-                return Err(LayerError::refused(&e.path, "it has more data than it says"));
+                return Err(LayerError::refused(
+                    &e.path,
+                    "it has more data than it says",
+                ));
             };
             let n = chunk
                 .len()

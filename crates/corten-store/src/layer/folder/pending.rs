@@ -42,10 +42,6 @@ impl Pending {
         self.bytes
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.folders.is_empty() && self.links.is_empty()
-    }
-
     pub fn folders(&self) -> &BTreeSet<Vec<u8>> {
         &self.folders
     }

@@ -153,12 +153,7 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
-    fn entry(
-        &mut self,
-        block: &Block,
-        mut ahead: Ahead,
-        start: u64,
-    ) -> Result<Entry, LayerError> {
+    fn entry(&mut self, block: &Block, mut ahead: Ahead, start: u64) -> Result<Entry, LayerError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
             return Err(LayerError::Limit {
@@ -340,12 +335,11 @@ impl<R: BufRead> Reader<R> {
 
     fn skip_rest(&mut self) -> Result<(), LayerError> {
         self.return_lent();
-        let mut left = self
-            .left
-            .checked_add(mem::take(&mut self.padding))
-            .ok_or(LayerError::TruncatedTar {
+        let mut left = self.left.checked_add(mem::take(&mut self.padding)).ok_or(
+            LayerError::TruncatedTar {
                 offset: self.offset,
-            })?;
+            },
+        )?;
         self.left = 0;
         while left > 0 {
             let buffer = fill(&mut self.source, self.offset)?;

@@ -213,9 +213,7 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     if text.is_empty() || text.len() > 19 || !text.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let n = text
-        .iter()
-        .fold(0u64, |n, &b| n * 10 + u64::from(b - b'0'));
+    let n = text.iter().fold(0u64, |n, &b| n * 10 + u64::from(b - b'0'));
     (n <= i64::MAX.cast_unsigned()).then_some(n)
 }
 

@@ -1,0 +1,11 @@
+//! Both ends against the real peers (docker-registry, skopeo, podman) and against a hostile network.
+//! Runs on loopback, writes to temporary folders, and leaves no process behind.
+
+mod client_server;
+mod crash;
+mod faults;
+mod image;
+mod peer;
+mod proxy;
+mod skopeo_podman;
+mod their_registry;
