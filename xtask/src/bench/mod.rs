@@ -23,6 +23,7 @@ mod memory;
 mod peer;
 mod report;
 mod run;
+mod setup;
 mod size;
 
 use std::fs;
@@ -191,7 +192,7 @@ impl Bench {
         for path in fixed.iter().filter(|path| Path::new(path).exists()) {
             call("mount", &["-t", "tmpfs", "bench", path])?;
         }
-        let mut setup = peer::Setup::new(folder.clone(), corten.to_owned(), image.to_owned());
+        let mut setup = setup::Setup::new(folder.clone(), corten.to_owned(), image.to_owned());
         let engines = setup.engines()?;
         let bare = setup.bare()?;
         Ok(Bench {
