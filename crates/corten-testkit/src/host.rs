@@ -73,8 +73,12 @@ fn cgroups() -> BTreeSet<String> {
                 continue;
             }
             let text = entry.path().to_string_lossy().into_owned();
-            // The parent group stays: another engine may be about to use it.
-            if text.contains("/corten/") {
+            // The parent group may stay, for the engine's next container.
+            if text.contains("/corten/")
+                || text
+                    .rsplit_once("/corten-")
+                    .is_some_and(|(_, rest)| rest.contains('/'))
+            {
                 found.insert(text);
             }
             queue.push(entry.path());
@@ -90,7 +94,7 @@ fn processes() -> BTreeSet<String> {
         .collect()
 }
 
-pub(crate) fn pids() -> impl Iterator<Item = u32> {
+pub fn pids() -> impl Iterator<Item = u32> {
     names(Path::new("/proc"))
         .into_iter()
         .filter_map(|name| name.parse().ok())
@@ -119,7 +123,7 @@ fn describe(pid: u32) -> Option<String> {
 fn is_ours(pid: u32, text: &str) -> bool {
     let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    group.contains(":/corten/")
+    group.contains(":/corten")
         || exe
             .file_name()
             .is_some_and(|name| name == "corten" || name == "corten (deleted)")

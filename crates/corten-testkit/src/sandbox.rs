@@ -1,6 +1,7 @@
 //! An engine of a test's own: state, run and configuration folders below one
-//! temporary folder, its own bridge and subnets, and the host compared before
-//! and after.
+//! temporary folder, and the host compared before and after. An engine names
+//! its bridge, packet filter table and control groups after its run folder, so
+//! sandboxes do not meet.
 //!
 //! ```text
 //! Sandbox::new(binary) ── corten(..) ── corten(..) ── finish(): everything removed, host as before
@@ -19,6 +20,7 @@ use tempfile::TempDir;
 
 use crate::error::{Error, Result};
 use crate::fixture::Image;
+use crate::fixture::layout::sha256;
 use crate::host::{self, Snapshot};
 use crate::outcome::Outcome;
 use crate::registry::Registry;
@@ -32,7 +34,7 @@ pub struct Sandbox {
     folder: Option<TempDir>,
     binary: PathBuf,
     before: Snapshot,
-    bridge: String,
+    instance: String,
     finished: bool,
 }
 
@@ -45,23 +47,18 @@ impl Sandbox {
             .prefix("corten-test-")
             .tempdir()
             .map_err(Error::system("cannot make a temporary folder"))?;
-        let number = std::process::id() % 200;
-        let bridge = format!("corten-t{number}");
         for name in ["etc", "home", "files"] {
             let path = folder.path().join(name);
             fs::create_dir(&path).map_err(Error::path("create", &path))?;
         }
-        let config = folder.path().join("etc/config.toml");
-        let network = format!(
-            "[network]\nbridge = \"{bridge}\"\nsubnet = \"10.{}.0.0/24\"\nsubnet6 = \"fd00:c0de:{number:x}::/64\"\n",
-            number + 40
-        );
-        fs::write(&config, network).map_err(Error::path("write", &config))?;
+        // As the engine derives it: a name for everything outside its folders.
+        let run = folder.path().join("run");
+        let instance = sha256(run.as_os_str().as_encoded_bytes())[..8].to_owned();
         Ok(Sandbox {
             folder: Some(folder),
             binary: binary.into(),
             before,
-            bridge,
+            instance,
             finished: false,
         })
     }
@@ -92,8 +89,35 @@ impl Sandbox {
         self.folder().join("files")
     }
 
-    pub fn bridge(&self) -> &str {
-        &self.bridge
+    pub fn bridge(&self) -> String {
+        format!("ct{}", self.instance)
+    }
+
+    /// The packet filter table, family inet.
+    pub fn table(&self) -> String {
+        format!("corten_{}", self.instance)
+    }
+
+    /// The control group that its containers' groups are in, relative to each hierarchy.
+    pub fn cgroup(&self) -> String {
+        format!("/corten-{}", self.instance)
+    }
+
+    /// The processes of this sandbox: supervisors, containers, command lines.
+    pub fn processes(&self) -> Vec<u32> {
+        let folder = self.folder().to_string_lossy().into_owned();
+        let group = format!(":{}/", self.cgroup());
+        let ours = |&pid: &u32| {
+            let read =
+                |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let near = fs::read_link(format!("/proc/{pid}/cwd"))
+                .is_ok_and(|path| path.starts_with(&folder));
+            near || read("cmdline").contains(&folder) || read("cgroup").contains(&group)
+        };
+        host::pids()
+            .filter(|&pid| pid != std::process::id())
+            .filter(ours)
+            .collect()
     }
 
     pub fn binary(&self) -> &Path {
@@ -185,24 +209,35 @@ impl Sandbox {
     }
 
     /// The bridge and its table outlive containers, as docker0 does. With no
-    /// container left they go with the sandbox, and hold nothing by then.
+    /// container left they hold nothing, and go with the sandbox.
+    #[track_caller]
     fn retire_network(&self) {
-        if Path::new("/sys/class/net").join(&self.bridge).exists() {
+        if Path::new("/sys/class/net").join(self.bridge()).exists() {
+            let ports = fs::read_dir(format!("/sys/class/net/{}/brif", self.bridge()))
+                .map_or(0, Iterator::count);
+            assert!(
+                ports == 0 || thread::panicking(),
+                "{ports} links are left on {}",
+                self.bridge()
+            );
             // Fails only if the engine removed it just now; the comparison that follows decides.
-            let _ = tool::call("ip", &["link", "delete", &self.bridge]);
+            let _ = tool::call("ip", &["link", "delete", &self.bridge()]);
+        }
+        if let Ok(rules) = tool::call("nft", &["list", "table", "inet", &self.table()]) {
+            let elements = rules.contains("elements = {");
+            assert!(
+                !elements || thread::panicking(),
+                "map elements are left:\n{rules}"
+            );
+            let _ = tool::call("nft", &["delete", "table", "inet", &self.table()]);
         }
     }
 
     /// After a failed test: whatever still runs or is mounted below our folder.
     fn demolish(&self) {
         let folder = self.folder().to_string_lossy().into_owned();
-        for pid in host::pids().filter(|&pid| pid != std::process::id()) {
-            let near = fs::read_link(format!("/proc/{pid}/cwd"))
-                .is_ok_and(|path| path.starts_with(&folder));
-            let named = host::command_line(pid).is_some_and(|line| line.contains(&folder));
-            if near || named {
-                let _ = tool::call("kill", &["-KILL", &pid.to_string()]);
-            }
+        for pid in self.processes() {
+            let _ = tool::call("kill", &["-KILL", &pid.to_string()]);
         }
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = mounts

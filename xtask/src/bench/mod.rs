@@ -23,6 +23,7 @@ mod memory;
 mod peer;
 mod report;
 mod run;
+mod setup;
 mod size;
 
 use std::fs;
@@ -186,7 +187,12 @@ impl Bench {
             "mount",
             &["-t", "tmpfs", "run", &folder.join("run").to_string_lossy()],
         )?;
-        let mut setup = peer::Setup::new(folder.clone(), corten.to_owned(), image.to_owned());
+        // Peers write to these whatever their options say.
+        let fixed = ["/run", "/var/lib/cni", "/var/lib/containers"];
+        for path in fixed.iter().filter(|path| Path::new(path).exists()) {
+            call("mount", &["-t", "tmpfs", "bench", path])?;
+        }
+        let mut setup = setup::Setup::new(folder.clone(), corten.to_owned(), image.to_owned());
         let engines = setup.engines()?;
         let bare = setup.bare()?;
         Ok(Bench {

@@ -1,0 +1,46 @@
+//! End to end: the built `corten` against parts that we did not write. Images come from
+//! Debian packages, out of Debian's registry; every test ends with the host compared.
+//!
+//! | module | shows |
+//! | --- | --- |
+//! | `exit`, `flags`, `interactive`, `lifecycle` | busybox: codes, flags, terminals, streams, `-d` to `rm` |
+//! | `server`, `limits` | Python: published ports on both families, memory, processor, processes |
+//! | `database` | PostgreSQL on a bind mount through a `kill -9` of everything |
+//! | `peers` | podman on corten-oci, containerd on our shim |
+//! | `crash` | `kill -9` at random moments, then repair |
+//! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
+#![forbid(unsafe_code)]
+
+mod crash;
+mod database;
+mod exit;
+mod flags;
+mod interactive;
+mod lifecycle;
+mod limits;
+mod peers;
+mod pull;
+mod refusal;
+mod server;
+
+use std::time::Duration;
+
+use corten_testkit::{Image, Result, Sandbox};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// `CORTEN_BIN` puts another engine under the same tests: one with docker's command line shows
+/// whether a test asks for docker's behaviour or for ours.
+fn sandbox() -> Result<Sandbox> {
+    match std::env::var_os("CORTEN_BIN") {
+        Some(other) => Sandbox::new(other),
+        None => Sandbox::new(env!("CARGO_BIN_EXE_corten")),
+    }
+}
+
+/// A sandbox with the busybox image in it.
+fn with_busybox() -> Result<(Sandbox, String)> {
+    let sandbox = sandbox()?;
+    let image = sandbox.image(Image::Busybox)?;
+    Ok((sandbox, image))
+}
