@@ -149,7 +149,9 @@ impl Engine {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Ok(false);
         };
-        Ok(shim.state("").is_ok_and(|s| s.status() == TaskStatus::Created))
+        Ok(shim
+            .state("")
+            .is_ok_and(|s| s.status() == TaskStatus::Created))
     }
 
     fn remove_or_release(&self, container: &Container) -> Result<(), Error> {

@@ -220,7 +220,11 @@ pub fn new_filesystem<'a, K: Arg + Copy + 'a>(
         log: log_of(&context),
     })?;
     let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
 }
 
 /// A file system that the kernel would not make, and what it said in the context's log.

@@ -49,7 +49,10 @@ impl Engine {
         let process = self.exec_process(container, options)?;
         let id = exec_id()?;
         let mut stdio = match options.detach {
-            true => Stdio { terminal: options.tty, ..Stdio::default() },
+            true => Stdio {
+                terminal: options.tty,
+                ..Stdio::default()
+            },
             false => Stdio::attach(options.tty),
         };
         if !options.stdin {

@@ -214,12 +214,7 @@ impl Engine {
         Ok(bundle)
     }
 
-    fn spawn(
-        &self,
-        id: &ContainerId,
-        bundle: &Path,
-        held: &[HeldPort],
-    ) -> Result<Client, Error> {
+    fn spawn(&self, id: &ContainerId, bundle: &Path, held: &[HeldPort]) -> Result<Client, Error> {
         make_private(&self.paths.runtime_state())?;
         let inherit = held
             .iter()
@@ -244,7 +239,11 @@ impl Engine {
     ) -> Result<CreateRequest, Error> {
         let (id, options) = (&container.id, &container.record.options);
         let mut exit_command = vec![text(&executable()?)];
-        for (flag, path) in [("--root", self.paths.root()), ("--run", self.paths.run()), ("--etc", self.paths.etc())] {
+        for (flag, path) in [
+            ("--root", self.paths.root()),
+            ("--run", self.paths.run()),
+            ("--etc", self.paths.etc()),
+        ] {
             exit_command.extend([flag.into(), text(path)]);
         }
         exit_command.extend(["system", "exited", id.as_str()].map(Into::into));

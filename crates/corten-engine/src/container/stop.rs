@@ -44,7 +44,10 @@ pub fn signal(text: &str) -> Option<i32> {
 }
 
 /// Waits for init's end, at most so long.
-pub(crate) fn wait_for(shim: &mut Client, patience: Duration) -> Result<Option<Exit>, corten_shim::Error> {
+pub(crate) fn wait_for(
+    shim: &mut Client,
+    patience: Duration,
+) -> Result<Option<Exit>, corten_shim::Error> {
     let waiting = shim.begin_wait("")?;
     let deadline = Instant::now() + patience;
     loop {
