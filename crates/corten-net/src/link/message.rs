@@ -244,14 +244,12 @@ pub fn set_down(index: u32) -> Message {
 pub fn set_port_up(name: &str, hairpin: bool) -> Message {
     let mut m = Message::new(RTM_NEWLINK, 0).header(&ifinfo(0, true));
     m.attr_str(IFLA_IFNAME, name);
-    if hairpin {
-        m.nest(IFLA_LINKINFO, |m| {
-            m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge");
-            m.nest(IFLA_INFO_SLAVE_DATA, |m| {
-                m.attr_u8(IFLA_BRPORT_MODE, 1);
-            });
+    m.nest(IFLA_LINKINFO, |m| {
+        m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge");
+        m.nest(IFLA_INFO_SLAVE_DATA, |m| {
+            m.attr_u8(IFLA_BRPORT_MODE, u8::from(hairpin));
         });
-    }
+    });
     m
 }
 

@@ -274,13 +274,20 @@ fn del(request: &Request<'_>, config: &Config) -> Result<(), Error> {
     config.delegate(request)?;
     let owner = request.owner();
     let mut links = Links::open()?;
+    let inside = netns::open_if_there(request.netns)?;
     if let Some(link) = links.by_name(&owner.veth_name())?
         && link.alias == owner.to_string()
     {
-        return links.delete(&link);
+        return match inside {
+            Some(_) => links.delete(&link),
+            // The kernel deletes the pair with the dying namespace, in a thread of its own; to do
+            // it here would wait for several RCU grace periods (15 ms). Should anybody hold the
+            // namespace, it is cut off all the same, and recovery finds the rest.
+            None => links.set_down(&link),
+        };
     }
     // Another implementation's pair has a name that we cannot know: look from the inside.
-    let Some(inside) = netns::open_if_there(request.netns)? else {
+    let Some(inside) = inside else {
         return Ok(());
     };
     netns::inside(&inside, request.netns, || {
