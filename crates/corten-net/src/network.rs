@@ -1,6 +1,7 @@
 //! The network that a container gets when nobody says otherwise, as a CNI configuration,
 //! and the way to remove a network that nothing uses any more.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use corten_spec::Cidr;
@@ -12,6 +13,7 @@ use crate::Error;
 use crate::address::Store;
 use crate::firewall::Firewall;
 use crate::link::Links;
+use crate::owner::Owner;
 
 /// The name of the nftables table of an engine that is given no other.
 pub const TABLE: &str = "corten";
@@ -110,7 +112,17 @@ pub fn default_list(state_dir: &Path) -> Result<NetworkConfigList, Error> {
 /// the nftables table (and the table with the last of them), its reservation folder. A network
 /// with containers still attached is refused (`Busy`); one that is not there is a success.
 pub fn remove(list: &NetworkConfigList) -> Result<(), Error> {
-    let held = crate::recover::holdings(list)?;
+    let mut held = crate::recover::holdings(list)?;
+    // A link whose owner has no address any more is one that DEL left to a dying namespace.
+    if list.plugins.iter().any(|p| p.ipam.is_some()) {
+        let attached = held
+            .addresses
+            .iter()
+            .map(|a| Owner::new(&a.container_id, &a.ifname, &list.name));
+        let attached: BTreeSet<Owner> = attached.collect();
+        held.links
+            .retain(|l| attached.contains(&Owner::new(&l.container_id, &l.ifname, &list.name)));
+    }
     if !held.is_empty() {
         return Err(Error::InUse {
             network: list.name.clone(),
@@ -128,13 +140,23 @@ pub fn remove(list: &NetworkConfigList) -> Result<(), Error> {
             continue;
         };
         Firewall::open(&parts.table)?.dismiss(bridge, &parts.subnets)?;
-        let mut links = Links::open()?;
-        match links.by_name(bridge)? {
-            Some(link) if link.kind == "bridge" => links.delete(&link)?,
-            _ => {}
-        }
+        remove_bridge(bridge)?;
     }
     Ok(())
+}
+
+/// The bridge, and what DEL left at it.
+fn remove_bridge(name: &str) -> Result<(), Error> {
+    let mut links = Links::open()?;
+    let Some(bridge) = links.by_name(name)?.filter(|l| l.kind == "bridge") else {
+        return Ok(());
+    };
+    for port in links.list(Some(bridge.index))? {
+        if Owner::parse(&port.alias).is_some() {
+            links.delete(&port)?;
+        }
+    }
+    links.delete(&bridge)
 }
 
 /// What of the host a bundled plugin's configuration names.

@@ -66,7 +66,8 @@ impl Holdings {
     }
 }
 
-/// Lists what the network holds.
+/// Lists what the network holds. A link whose namespace has just died may still be among it for some
+/// milliseconds after its DEL: the kernel deletes it with the namespace.
 pub fn holdings(list: &NetworkConfigList) -> Result<Holdings, Error> {
     let mut all = Holdings::default();
     let mut links = Links::open()?;

@@ -10,7 +10,7 @@ use super::cache::{self, Entry};
 use super::exec::{exec, insert};
 use super::{Attachment, CniResult, NetworkConfigList, ValidAttachment};
 use crate::Error;
-use crate::plugin::{self, Request, Verb};
+use crate::plugin::{self, Request, Session, Verb};
 
 /// Calls plugins. Cheap to make: it opens nothing until a call.
 #[derive(Clone, Debug)]
@@ -30,6 +30,7 @@ struct Call<'a> {
     capabilities: &'a Map<String, Value>,
     /// Keys that are put into each configuration.
     extra: Vec<(&'static str, Value)>,
+    session: Session,
 }
 
 impl Caller {
@@ -205,6 +206,7 @@ impl Caller {
             bundled: self.bundled,
             version: list.version,
             config: &config,
+            session: &call.session,
         };
         let result = match self.bundled && plugin::is_bundled(&plugin.kind) {
             true => plugin::run(&plugin.kind, &request),
@@ -233,6 +235,7 @@ impl<'a> Call<'a> {
             args,
             capabilities,
             extra: Vec::new(),
+            session: Session::default(),
         }
     }
 
@@ -245,6 +248,7 @@ impl<'a> Call<'a> {
             args: &[],
             capabilities,
             extra: Vec::new(),
+            session: Session::default(),
         }
     }
 

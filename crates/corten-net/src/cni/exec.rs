@@ -99,10 +99,11 @@ fn converse(executable: &Path, request: &Request<'_>) -> Result<Vec<u8>, Error> 
 fn exchange(child: &mut Child, config: &[u8]) -> std::io::Result<(Vec<u8>, Vec<u8>)> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     std::thread::scope(|scope| {
-        let writer = scope.spawn(move || match stdin {
+        let writer = scope.spawn(move || {
             // A plugin may fail before it has read everything: its error says more than EPIPE.
-            Some(mut pipe) => drop(pipe.write_all(config)),
-            None => (),
+            if let Some(mut pipe) = stdin {
+                drop(pipe.write_all(config));
+            }
         });
         let errors = scope.spawn(move || read(stderr));
         let out = read(stdout);

@@ -248,6 +248,21 @@ pub fn address(v4: bool, side: Side) -> Expression {
     }
 }
 
+/// Loads the first byte of an address of the IP header: enough for a prefix of eight bits.
+pub fn first_byte(v4: bool, side: Side) -> Expression {
+    match address(v4, side) {
+        Expression::Payload {
+            base, offset, word, ..
+        } => Expression::Payload {
+            base,
+            offset,
+            length: 1,
+            word,
+        },
+        other => other,
+    }
+}
+
 /// Loads protocol and destination port, from `word` on.
 pub fn protocol_and_port(word: Word) -> [Expression; 2] {
     [

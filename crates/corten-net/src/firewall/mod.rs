@@ -43,6 +43,9 @@ pub struct Network<'a> {
 pub struct Firewall {
     socket: Socket,
     table: String,
+    /// What this connection has seen to: the table, and the link that others let pass.
+    ensured: bool,
+    vouched: Option<String>,
 }
 
 fn failed(action: impl Into<String>) -> impl FnOnce(NetlinkError) -> Error {
@@ -66,7 +69,13 @@ impl Firewall {
         Ok(Self {
             socket: Socket::open(Part::Netfilter).map_err(failed("open nf_tables"))?,
             table: table.into(),
+            ensured: false,
+            vouched: None,
         })
+    }
+
+    pub fn table(&self) -> &str {
+        &self.table
     }
 
     /// Admits a network: its link, its subnets, and accepts its packets where another firewall
@@ -86,10 +95,13 @@ impl Firewall {
         }
         self.ensure()?;
         self.commit(messages, "admit a network to the firewall")?;
-        match network.link {
-            Some(link) => foreign::accept(&mut self.socket, link),
-            None => Ok(()),
+        if let Some(link) = network.link
+            && self.vouched.as_deref() != Some(link)
+        {
+            foreign::accept(&mut self.socket, link)?;
+            self.vouched = Some(link.into());
         }
+        Ok(())
     }
 
     /// Takes back what [`Firewall::admit`] did; deletes the table when no link is left in it.
@@ -119,6 +131,7 @@ impl Firewall {
         }
         if self.elements(table::LINKS)?.is_empty() && self.published()?.is_empty() {
             let gone = message::delete_table(&self.table);
+            self.ensured = false;
             self.commit(vec![gone], "delete the firewall's table")?;
         }
         Ok(())
@@ -210,10 +223,16 @@ impl Firewall {
 
     /// Makes the table if it is missing, or of another revision of ours.
     fn ensure(&mut self) -> Result<(), Error> {
+        if self.ensured {
+            return Ok(());
+        }
         // Two processes may both find none; the slower one's transaction fails as a whole.
         for _ in 0..3 {
             match self.revision()?.as_deref() {
-                Some(table::REVISION) => return Ok(()),
+                Some(table::REVISION) => {
+                    self.ensured = true;
+                    return Ok(());
+                }
                 Some(_) => {
                     return Err(Error::Invalid {
                         what: "nftables table",
@@ -225,7 +244,10 @@ impl Firewall {
             }
             let batch = message::transaction(table::create(&self.table));
             match self.socket.transact(batch) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.ensured = true;
+                    return Ok(());
+                }
                 Err(e) if e.source.errno() == Some(Errno::EXIST) => {}
                 Err(e) => {
                     return Err(failed(format!(
@@ -235,7 +257,11 @@ impl Firewall {
                 }
             }
         }
-        Ok(())
+        Err(Error::Invalid {
+            what: "nftables table",
+            value: self.table.clone(),
+            reason: "comes and goes: another process makes and deletes it".into(),
+        })
     }
 
     fn exists(&mut self) -> Result<bool, Error> {

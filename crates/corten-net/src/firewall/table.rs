@@ -17,7 +17,7 @@
 use corten_sys::netlink::Message;
 
 use super::expression::{
-    Expression, Meta, Side, address, only, protocol_and_port, to_local, was_dnat,
+    Expression, Meta, Side, address, first_byte, only, protocol_and_port, to_local, was_dnat,
 };
 use super::message::{Chain, Datatype, Family, Set, new_chain, new_rule, new_set, new_table};
 
@@ -148,9 +148,8 @@ fn guard() -> Vec<Expression> {
     let mut rule = vec![Expression::Meta(Meta::Iifname, 0), Expression::In(LINKS)];
     rule.extend(only(true));
     rule.extend([
-        address(true, Side::Destination),
-        Expression::Mask(vec![255, 0, 0, 0]),
-        Expression::Equal(vec![127, 0, 0, 0]),
+        first_byte(true, Side::Destination),
+        Expression::Equal(vec![127]),
         Expression::Drop,
     ]);
     rule
@@ -186,11 +185,7 @@ fn publish_rule(v4: bool, on_address: bool) -> Vec<Expression> {
 /// A client on the host's loopback: the container must see an address that it can answer to.
 fn from_loopback() -> Vec<Expression> {
     let mut rule = only(true);
-    rule.extend([
-        address(true, Side::Source),
-        Expression::Mask(vec![255, 0, 0, 0]),
-        Expression::Equal(vec![127, 0, 0, 0]),
-    ]);
+    rule.extend([first_byte(true, Side::Source), Expression::Equal(vec![127])]);
     rule.extend(was_dnat());
     rule.push(Expression::Masquerade);
     rule
@@ -212,25 +207,26 @@ fn hairpin(v4: bool) -> Vec<Expression> {
 }
 
 fn to_outside(v4: bool) -> Vec<Expression> {
-    let (mask, multicast) = match v4 {
-        true => (vec![0xf0, 0, 0, 0], vec![224, 0, 0, 0]),
-        false => {
-            let mut prefix = vec![0; 16];
-            prefix[0] = 0xff;
-            (prefix.clone(), prefix)
-        }
-    };
     let mut rule = only(v4);
     rule.extend([
         address(v4, Side::Source),
         Expression::In(masq(v4)),
         address(v4, Side::Destination),
         Expression::NotIn(local(v4)),
-        address(v4, Side::Destination),
-        Expression::Mask(mask),
-        Expression::NotEqual(multicast),
-        Expression::Masquerade,
     ]);
+    // Multicast stays as it is.
+    rule.extend(match v4 {
+        true => vec![
+            address(v4, Side::Destination),
+            Expression::Mask(vec![0xf0, 0, 0, 0]),
+            Expression::NotEqual(vec![224, 0, 0, 0]),
+        ],
+        false => vec![
+            first_byte(v4, Side::Destination),
+            Expression::NotEqual(vec![0xff]),
+        ],
+    });
+    rule.push(Expression::Masquerade);
     rule
 }
 

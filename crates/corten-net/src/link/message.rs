@@ -23,7 +23,11 @@ const IFLA_MTU: u16 = 4;
 const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+/// No link-local address: a bridge's port needs none.
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const IFLA_INFO_SLAVE_KIND: u16 = 4;
@@ -117,6 +121,8 @@ pub struct NewVeth<'a> {
     pub peer_mac: Mac,
     /// The namespace that the peer is born in: moving it there later would wait for RCU.
     pub peer_netns: RawFd,
+    /// Whether this kernel has IPv6.
+    pub ipv6: bool,
 }
 
 fn family(address: IpAddr) -> u8 {
@@ -187,8 +193,8 @@ pub fn new_bridge(name: &str, mac: Mac, mtu: Option<u32>) -> Message {
     m
 }
 
-/// Two messages, for one system call: RTM_NEWLINK ignores the alias, and a process killed
-/// between the two would leave a veth without its owner's name.
+/// Two messages, for one system call: RTM_NEWLINK of a new link ignores the alias, and a process
+/// killed between the two would leave a veth without its owner's name.
 pub fn new_veth(v: &NewVeth<'_>) -> Vec<Message> {
     let mut make = Message::new(RTM_NEWLINK, flag::CREATE | flag::EXCL).header(&ifinfo(0, false));
     make.attr_str(IFLA_IFNAME, v.name);
@@ -214,6 +220,13 @@ pub fn new_veth(v: &NewVeth<'_>) -> Vec<Message> {
     let mut name = Message::new(RTM_SETLINK, 0).header(&ifinfo(0, false));
     name.attr_str(IFLA_IFNAME, v.name);
     name.attr_str(IFLA_IFALIAS, v.alias);
+    if v.ipv6 {
+        name.nest(IFLA_AF_SPEC, |m| {
+            m.nest(u16::from(AF_INET6), |m| {
+                m.attr_u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE);
+            });
+        });
+    }
     vec![make, name]
 }
 
@@ -231,14 +244,12 @@ pub fn set_down(index: u32) -> Message {
 pub fn set_port_up(name: &str, hairpin: bool) -> Message {
     let mut m = Message::new(RTM_NEWLINK, 0).header(&ifinfo(0, true));
     m.attr_str(IFLA_IFNAME, name);
-    if hairpin {
-        m.nest(IFLA_LINKINFO, |m| {
-            m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge");
-            m.nest(IFLA_INFO_SLAVE_DATA, |m| {
-                m.attr_u8(IFLA_BRPORT_MODE, 1);
-            });
+    m.nest(IFLA_LINKINFO, |m| {
+        m.attr_str(IFLA_INFO_SLAVE_KIND, "bridge");
+        m.nest(IFLA_INFO_SLAVE_DATA, |m| {
+            m.attr_u8(IFLA_BRPORT_MODE, u8::from(hairpin));
         });
-    }
+    });
     m
 }
 

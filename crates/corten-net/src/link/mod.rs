@@ -107,10 +107,14 @@ impl Links {
         self.by_index(index).map(drop)
     }
 
+    /// Sets the link down; one that has gone is a success.
     pub fn set_down(&mut self, link: &Link) -> Result<(), Error> {
-        self.socket
-            .request(message::set_down(link.index))
-            .map_err(failed(format!("set link {} down", link.name)))
+        match self.socket.request(message::set_down(link.index)) {
+            Err(e) if e.errno() != Some(Errno::NODEV) => {
+                Err(failed(format!("set link {} down", link.name))(e))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Deletes the link; one that has gone is a success.

@@ -17,10 +17,11 @@ pub fn open_if_there(path: &Path) -> Result<Option<File>, Error> {
     }
     match open(path) {
         Ok(file) => Ok(Some(file)),
-        // ESRCH and EACCES-free: a reaped pid gives ENOENT, a zombie's ns link ENOENT too.
-        Err(Error::Netns { source, .. }) if matches!(source, Errno::NOENT | Errno::SRCH) => {
-            Ok(None)
-        }
+        // A reaped process has no such path; one that is being reaped says ESRCH.
+        Err(Error::Netns {
+            source: Errno::NOENT | Errno::SRCH,
+            ..
+        }) => Ok(None),
         Err(other) => Err(other),
     }
 }

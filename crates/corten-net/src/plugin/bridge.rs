@@ -21,10 +21,9 @@ use std::os::fd::AsRawFd;
 
 use super::{Request, Verb, delegate, portmap};
 use crate::Error;
-use crate::firewall::{Firewall, Network};
+use crate::firewall::Network;
 use crate::link::{Link, Links, NewRoute, NewVeth, mac_text, netns, parse_mac};
 use crate::owner::Owner;
-use crate::sysctl;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -156,6 +155,7 @@ fn attach(
     mut result: CniResult,
 ) -> Result<CniResult, Error> {
     let inside = netns::open(request.netns)?;
+    let ifname = request.ifname;
     let gateways = gateway::complete(&mut result, config.is_gateway, config.is_default_gateway);
     let subnets: Vec<Cidr> = result.ips.iter().map(|ip| ip.address.network()).collect();
     let mac = match &config.runtime_config.mac {
@@ -179,20 +179,24 @@ fn attach(
         mac: host_mac,
         mtu: config.mtu,
         master: bridge.index,
-        peer_name: request.ifname,
+        peer_name: ifname,
         peer_mac: mac,
         peer_netns: inside.as_raw_fd(),
+        ipv6: gateways.iter().any(|g| !g.is_ipv4()),
     })?;
-    let (mut within, link) = netns::inside(&inside, request.netns, || configure(request, &result))?;
+    let (mut within, link) = netns::inside(&inside, request.netns, || configure(ifname, &result))?;
     links.set_port_up(&host_end, config.hairpin_mode)?;
     within.settle(link.index)?;
     links.settle(bridge.index)?;
     if config.ip_masq {
-        Firewall::open(&config.corten_table)?.admit(&Network {
-            link: Some(&config.bridge),
-            subnets: &subnets,
-            masquerade: true,
-        })?;
+        request
+            .session
+            .firewall(&config.corten_table)?
+            .admit(&Network {
+                link: Some(&config.bridge),
+                subnets: &subnets,
+                masquerade: true,
+            })?;
     }
 
     let interface = |name: &str, mac, mtu, sandbox: String| Interface {
@@ -207,7 +211,7 @@ fn attach(
     result.interfaces = vec![
         interface(&bridge.name, bridge_mac, bridge.mtu, String::new()),
         interface(&host_end, host_mac, link.mtu, String::new()),
-        interface(request.ifname, mac, link.mtu, sandbox),
+        interface(ifname, mac, link.mtu, sandbox),
     ];
     for ip in &mut result.ips {
         ip.interface = Some(2);
@@ -226,16 +230,11 @@ fn clear_leftover(links: &mut Links, name: &str, owner: &Owner) -> Result<(), Er
 
 /// Inside the container's namespace: addresses, up, routes. Returns the link, and the connection
 /// to its namespace.
-fn configure(request: &Request<'_>, result: &CniResult) -> Result<(Links, Link), Error> {
+fn configure(ifname: &str, result: &CniResult) -> Result<(Links, Link), Error> {
     let mut links = Links::open()?;
-    let link = links
-        .by_name(request.ifname)?
-        .ok_or_else(|| missing(request.ifname))?;
+    let link = links.by_name(ifname)?.ok_or_else(|| missing(ifname))?;
     if result.ips.iter().any(|ip| !ip.address.is_ipv4()) {
-        let key = |name| format!("ipv6/conf/{}/{name}", link.name);
-        sysctl::set(&key("disable_ipv6"), "0")?;
-        // The addresses are IPAM's: no neighbour on the bridge may add any (CVE-2020-13401).
-        sysctl::set(&key("accept_ra"), "0")?;
+        gateway::prepare_ipv6(&link.name)?;
     }
     let addresses: Vec<Cidr> = result.ips.iter().map(|ip| ip.address).collect();
     let routes: Vec<NewRoute> = result
@@ -275,13 +274,20 @@ fn del(request: &Request<'_>, config: &Config) -> Result<(), Error> {
     config.delegate(request)?;
     let owner = request.owner();
     let mut links = Links::open()?;
+    let inside = netns::open_if_there(request.netns)?;
     if let Some(link) = links.by_name(&owner.veth_name())?
         && link.alias == owner.to_string()
     {
-        return links.delete(&link);
+        return match inside {
+            Some(_) => links.delete(&link),
+            // The kernel deletes the pair with the dying namespace, in a thread of its own; to do
+            // it here would wait for several RCU grace periods (15 ms). Should anybody hold the
+            // namespace, it is cut off all the same, and recovery finds the rest.
+            None => links.set_down(&link),
+        };
     }
     // Another implementation's pair has a name that we cannot know: look from the inside.
-    let Some(inside) = netns::open_if_there(request.netns)? else {
+    let Some(inside) = inside else {
         return Ok(());
     };
     netns::inside(&inside, request.netns, || {
@@ -314,19 +320,18 @@ fn check(request: &Request<'_>, config: &Config) -> Result<(), Error> {
         }
     }
     let inside = netns::open(request.netns)?;
-    netns::inside(&inside, request.netns, || check_inside(request, &previous))
+    let ifname = request.ifname;
+    netns::inside(&inside, request.netns, || check_inside(ifname, &previous))
 }
 
-fn check_inside(request: &Request<'_>, previous: &CniResult) -> Result<(), Error> {
+fn check_inside(ifname: &str, previous: &CniResult) -> Result<(), Error> {
     let mut links = Links::open()?;
-    let link: Link = links
-        .by_name(request.ifname)?
-        .ok_or_else(|| missing(request.ifname))?;
+    let link: Link = links.by_name(ifname)?.ok_or_else(|| missing(ifname))?;
     let there = links.addresses(&link)?;
     let gone = |what: String| Error::Mismatch {
         what,
         found: "missing".into(),
-        wanted: format!("on {}", request.ifname),
+        wanted: format!("on {ifname}"),
     };
     for ip in previous.container_ips() {
         if !there.contains(&ip.address) {

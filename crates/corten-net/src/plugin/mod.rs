@@ -9,6 +9,7 @@ mod host_local;
 mod loopback;
 mod portmap;
 mod process;
+mod session;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +21,8 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::cni::ValidAttachment;
 use crate::owner::Owner;
+
+pub(crate) use session::Session;
 
 /// The names that [`main`] answers to.
 pub const NAMES: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
@@ -59,6 +62,7 @@ pub struct Request<'a> {
     pub bundled: bool,
     pub version: Version,
     pub config: &'a Map<String, Value>,
+    pub(crate) session: &'a Session,
 }
 
 impl Request<'_> {

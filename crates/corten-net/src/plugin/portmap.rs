@@ -4,6 +4,7 @@
 //! where the container could not answer to it: from the host's loopback and from containers of
 //! the host, where the source becomes the bridge's.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use corten_spec::cni::{CniResult, PortMapping};
@@ -57,13 +58,16 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
         Verb::Add => add(request, &config).map(Some),
         Verb::Del => {
             let owner = request.owner();
-            Firewall::open(&config.corten_table)?.withdraw(|p| p.owner == owner)?;
+            let mut firewall = request.session.firewall(&config.corten_table)?;
+            firewall.withdraw(|p| p.owner == owner)?;
             Ok(None)
         }
         Verb::Check => check(request, &config).map(|()| None),
         Verb::Gc => {
             let valid = request.valid_attachments()?;
-            Firewall::open(&config.corten_table)?
+            request
+                .session
+                .firewall(&config.corten_table)?
                 .withdraw(|p| !request.is_valid(&valid, &p.owner))?;
             Ok(None)
         }
@@ -144,7 +148,7 @@ fn add(request: &Request<'_>, config: &Config) -> Result<CniResult, Error> {
     if ports.is_empty() {
         return Ok(previous);
     }
-    let mut firewall = Firewall::open(&config.corten_table)?;
+    let mut firewall = request.session.firewall(&config.corten_table)?;
     open_the_way(&mut firewall, &previous)?;
     firewall.publish(&ports)?;
     Ok(previous)
@@ -153,30 +157,32 @@ fn add(request: &Request<'_>, config: &Config) -> Result<CniResult, Error> {
 /// Lets the host route to the container's addresses, from its own loopback too.
 fn open_the_way(firewall: &mut Firewall, previous: &CniResult) -> Result<(), Error> {
     let mut links = Links::open()?;
+    // By link: two families usually share one.
+    let mut ways: BTreeMap<u32, Vec<Cidr>> = BTreeMap::new();
     for ip in previous.container_ips() {
         let address = ip.address.address();
-        let way = links.way_to(address)?;
-        let link = match way {
-            Some(index) => links.by_index(index)?,
-            None => None,
+        let way = links.way_to(address)?.ok_or_else(|| Error::Mismatch {
+            what: format!("the route to {address}"),
+            found: "missing".into(),
+            wanted: "through a link of this host".into(),
+        })?;
+        ways.entry(way).or_default().push(ip.address.network());
+    }
+    for (index, subnets) in ways {
+        let Some(link) = links.by_index(index)? else {
+            continue;
         };
-        let Some(link) = link else {
-            return Err(Error::Mismatch {
-                what: format!("the route to {address}"),
-                found: "missing".into(),
-                wanted: "through a link of this host".into(),
-            });
-        };
-        let subnets: [Cidr; 1] = [ip.address.network()];
         // The guard comes before what it guards against.
         firewall.admit(&Network {
             link: Some(&link.name),
             subnets: &subnets,
             masquerade: false,
         })?;
-        sysctl::forward(address.is_ipv4())?;
-        if address.is_ipv4() {
-            sysctl::set(&format!("ipv4/conf/{}/route_localnet", link.name), "1")?;
+        for subnet in subnets {
+            sysctl::forward(subnet.is_ipv4())?;
+            if subnet.is_ipv4() {
+                sysctl::set(&format!("ipv4/conf/{}/route_localnet", link.name), "1")?;
+            }
         }
     }
     Ok(())
@@ -188,7 +194,10 @@ fn check(request: &Request<'_>, config: &Config) -> Result<(), Error> {
     if ports.is_empty() {
         return Ok(());
     }
-    let there = Firewall::open(&config.corten_table)?.published()?;
+    let there = request
+        .session
+        .firewall(&config.corten_table)?
+        .published()?;
     match ports.iter().find(|p| !there.contains(p)) {
         None => Ok(()),
         Some(port) => Err(Error::Mismatch {

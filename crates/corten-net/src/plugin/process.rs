@@ -11,7 +11,7 @@ use corten_spec::cni::{
 };
 use serde_json::{Map, Value};
 
-use super::{Request, Verb, run};
+use super::{Request, Session, Verb, run};
 use crate::Error;
 
 /// What is printed: a result, a version, nothing.
@@ -84,7 +84,8 @@ fn answer(name: &str) -> Result<Output, ErrorObject> {
         }
     };
     let call = Call::from_environment(verb).map_err(environment)?;
-    let request = call.request(verb, version, &config);
+    let session = Session::default();
+    let request = call.request(verb, version, &config, &session);
     run(name, &request)
         .map(|result| result.map(|r: CniResult| r.to_document(version)))
         .map_err(|e: Error| e.to_object(version.as_str()))
@@ -149,6 +150,7 @@ impl Call {
         verb: Verb,
         version: Version,
         config: &'a Map<String, Value>,
+        session: &'a Session,
     ) -> Request<'a> {
         Request {
             verb,
@@ -160,6 +162,7 @@ impl Call {
             bundled: true,
             version,
             config,
+            session,
         }
     }
 }

@@ -81,10 +81,18 @@ fn the_result_names_bridge_veth_and_container_end() {
 fn del_succeeds_when_the_namespace_has_gone() {
     let host = Host::new();
     let c = host.container("c", &[port(8080, 80, Protocol::Tcp)]);
-    let attachment = c.attachment.clone();
+    let mut attachment = c.attachment.clone();
+    attachment.netns = "/proc/4194304/ns/net".into();
     drop(c);
     host.caller.del(&host.list(), &attachment).unwrap();
-    assert!(recover::holdings(&host.list()).unwrap().is_empty());
+    let held = recover::holdings(&host.list()).unwrap();
+    assert!(held.addresses.is_empty() && held.ports.is_empty());
+    // The kernel takes the pair with the namespace.
+    let start = std::time::Instant::now();
+    while !recover::holdings(&host.list()).unwrap().is_empty() {
+        assert!(start.elapsed().as_secs() < 5);
+        std::thread::yield_now();
+    }
     let mut never = Attachment::new("never".parse().unwrap(), "");
     host.caller.del(&host.list(), &never).unwrap();
     never.netns = "/proc/4194304/ns/net".into();
@@ -94,6 +102,24 @@ fn del_succeeds_when_the_namespace_has_gone() {
         Kind::NotFound
     );
     assert!(recover::holdings(&host.list()).unwrap().is_empty());
+}
+
+/// As when a debugger's shell is still inside while the container's own processes have ended.
+#[test]
+fn del_cuts_off_a_namespace_that_somebody_still_holds() {
+    let host = Host::new();
+    let (a, c) = (host.container("a", &[]), host.container("c", &[]));
+    let _server = a.namespace.serve(80);
+    let to = std::net::SocketAddr::new(a.v4, 80).to_string();
+    c.namespace.run(|| ask(Protocol::Udp, &to)).unwrap();
+    let mut gone = c.attachment.clone();
+    gone.netns = "/proc/4194304/ns/net".into();
+    host.caller.del(&host.list(), &gone).unwrap();
+    c.namespace.run(|| ask(Protocol::Udp, &to)).unwrap_err();
+    recover::free(&host.list(), "c").unwrap();
+    host.caller.del(&host.list(), &a.attachment).unwrap();
+    network::remove(&host.list()).unwrap();
+    assert_eq!(leftovers(&host), "");
 }
 
 #[test]

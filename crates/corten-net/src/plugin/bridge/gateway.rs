@@ -62,15 +62,25 @@ pub fn ensure_bridge(
     }
     for gateway in gateways {
         if !gateway.is_ipv4() {
-            let key = |setting| format!("ipv6/conf/{name}/{setting}");
-            sysctl::set(&key("disable_ipv6"), "0")?;
-            // A container must not become the host's router (CVE-2020-10749).
-            sysctl::set(&key("accept_ra"), "0")?;
+            prepare_ipv6(name)?;
         }
         links.add_address(&bridge, *gateway)?;
         sysctl::forward(gateway.is_ipv4())?;
     }
     Ok(bridge)
+}
+
+/// Readies a link of this thread's namespace, not yet up or still without carrier, for addresses
+/// that are given to it.
+pub fn prepare_ipv6(link: &str) -> Result<(), Error> {
+    let key = |setting| format!("ipv6/conf/{link}/{setting}");
+    sysctl::set(&key("disable_ipv6"), "0")?;
+    // No neighbour may add addresses or routes, neither to the host (CVE-2020-10749) nor to a
+    // container (CVE-2020-13401).
+    sysctl::set(&key("accept_ra"), "0")?;
+    // The link-local address works at once as well. While it is tentative the kernel asks for no
+    // neighbour on behalf of forwarded packets: the first two seconds of a bridge.
+    sysctl::set(&key("accept_dad"), "0")
 }
 
 fn make(links: &mut Links, name: &str, mtu: Option<u32>, gateways: &[Cidr]) -> Result<Link, Error> {

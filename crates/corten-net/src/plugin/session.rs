@@ -1,0 +1,30 @@
+//! Connections to the kernel that live as long as one call of a list of plugins.
+//!
+//! Opening one is cheap. Closing one of nf_tables is not: after a transaction that removed
+//! something, `close` waits for the kernel to have freed it, which takes an RCU grace period (10 to
+//! 20 ms), unless its worker has begun meanwhile. Held until the end of a DEL, it has.
+
+use std::cell::{RefCell, RefMut};
+
+use crate::Error;
+use crate::firewall::Firewall;
+
+/// See above. One table is all that a call is about, so one connection is held.
+#[derive(Debug, Default)]
+pub struct Session {
+    firewall: RefCell<Option<Firewall>>,
+}
+
+impl Session {
+    pub fn firewall(&self, table: &str) -> Result<RefMut<'_, Firewall>, Error> {
+        let mut held = self.firewall.borrow_mut();
+        if held.as_ref().is_none_or(|f| f.table() != table) {
+            *held = Some(Firewall::open(table)?);
+        }
+        RefMut::filter_map(held, Option::as_mut).map_err(|_| Error::Invalid {
+            what: "nftables table",
+            value: table.into(),
+            reason: "is not held although it was just opened".into(),
+        })
+    }
+}
