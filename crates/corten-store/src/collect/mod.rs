@@ -55,6 +55,12 @@ impl Store {
             }
             Ok(())
         })?;
+        self.empty_trash()
+    }
+
+    /// Frees what removed snapshots and replaced trees occupied; returns the bytes. For the tail of a command, when
+    /// nobody waits any more; [`Store::collect`] does it as well. Several processes may be at it at once.
+    pub fn empty_trash(&self) -> Result<u64> {
         let mut freed = 0;
         for path in list(&self.folder("trash"))? {
             freed += trash::empty(self, &path)?;

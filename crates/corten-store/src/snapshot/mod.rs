@@ -44,8 +44,9 @@ pub struct Usage {
 /// - It mounts nothing and leaves the layers as they are. Two snapshots of the same layers share nothing writable.
 /// - A key in use is [`Error::AlreadyExists`]; a layer that is not in the store is [`Error::NotFound`], and nothing is left of the attempt.
 /// - `mounts` gives the same recipe again, at any later time and in any process.
-/// - `remove` forgets the snapshot and everything written to it. Removing one that is not there is
-///   [`Error::NotFound`]; after a kill in the middle of a removal, removing again works.
+/// - `remove` forgets the snapshot and everything written to it, at once, and may leave the bytes in the trash: on a disk with
+///   `discard` and no journal a single rmdir takes milliseconds. [`Store::empty_trash`](crate::Store::empty_trash) frees them when nobody waits.
+///   Removing one that is not there is [`Error::NotFound`]; after a kill in the middle of a removal, removing again works.
 ///   Whoever mounted it has unmounted it first, or accepts that the mount shows ruins.
 /// - While a snapshot exists, its layers do.
 /// - Who prepares owns: a snapshot whose key is no container's id, and that no living lease holds, is garbage.

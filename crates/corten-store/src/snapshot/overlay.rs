@@ -180,18 +180,14 @@ impl Snapshotter for Overlay {
     fn remove(&self, key: &str) -> Result<()> {
         check_key(key)?;
         let folder = self.folder(key);
-        let trashed = self.store.db().write("remove a snapshot", |t| {
+        self.store.db().write("remove a snapshot", |t| {
             if !exists(t, key)? {
                 return Err(missing(key));
             }
             t.execute("DELETE FROM snapshot WHERE key = ?1", [key])
                 .map_err(Error::db("remove a snapshot"))?;
-            trash::put(&self.store, &folder)
-        })?;
-        match trashed {
-            Some(path) => trash::empty(&self.store, &path).map(|_| ()),
-            None => Ok(()),
-        }
+            trash::put(&self.store, &folder).map(|_| ())
+        })
     }
 
     fn usage(&self, key: &str) -> Result<Usage> {
