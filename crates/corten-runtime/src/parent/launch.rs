@@ -135,6 +135,16 @@ pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
         let made = plan.new.contains(Namespaces::CGROUP);
         route.unshared_by_init = if made { Namespaces::CGROUP } else { Namespaces::NONE };
     }
+    if plan.user.is_some() {
+        // What these make at birth (the root of mqueue, network devices in sysfs) belongs to the user
+        // namespace's root, who is nobody until the ids are mapped: so after that.
+        for kind in [Namespaces::IPC, Namespaces::NETWORK] {
+            if route.by_clone.contains(kind) {
+                route.by_clone = route.by_clone.without(kind);
+                route.unshared_by_init = route.unshared_by_init.with(kind);
+            }
+        }
+    }
     let mut joined: Vec<&(Namespaces, std::path::PathBuf)> = plan.join.iter().collect();
     // The user namespace first: it gives the right to join what it owns.
     joined.sort_by_key(|(kind, _)| *kind != Namespaces::USER);

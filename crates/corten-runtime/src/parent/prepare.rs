@@ -128,10 +128,22 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
                 .map_err(|refused| refuse(&target(), refused))?;
             mounts::change_all(&tree, &mount.changes)
                 .map_err(failed("set the mount's attributes on", target()))?;
+            // The maker's root is nobody in there.
+            own_root(plan, &tree).map_err(failed("set the owner of", target()))?;
             Ok(Ready::Tree(tree))
         }
         Source::New { .. } => Ok(Ready::ByInit),
     }
+}
+
+/// Gives the root of a new file system to the container's root, where that is somebody else.
+fn own_root(plan: &Plan, tree: &OwnedFd) -> Result<(), Errno> {
+    if plan.namespaces.user.is_none() {
+        return Ok(());
+    }
+    let uid = plan.namespaces.host_uid(0).map(Uid::from_raw);
+    let gid = plan.namespaces.host_gid(0).map(Gid::from_raw);
+    chownat(tree, c"", uid, gid, AtFlags::EMPTY_PATH)
 }
 
 fn refuse(target: &Path, refused: corten_sys::mount::Refused) -> Error {
@@ -173,12 +185,11 @@ fn furnish_open(
             name,
             Some(Uid::from_raw(uid)),
             Some(Gid::from_raw(gid)),
-            AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH,
+            AtFlags::SYMLINK_NOFOLLOW,
         ),
         None => Ok(()),
     };
     let at = |name: &OsStr| failed("make the device", Path::new("/dev").join(name));
-    own(OsStr::new("")).map_err(at(OsStr::new("")))?;
     for mount in plan.mounts.iter().filter(|m| m.anchor == Anchor::Mount(index)) {
         let name = OsStr::from_bytes(mount.name());
         mkdirat(dev, name, Mode::from_raw_mode(0o755)).map_err(at(name))?;
@@ -192,12 +203,14 @@ fn furnish_open(
     }
     for (name, target) in LINKS {
         let made = symlinkat(target, dev, name);
-        made.map_err(at(OsStr::from_bytes(name.to_bytes())))?;
+        let name = OsStr::from_bytes(name.to_bytes());
+        made.and_then(|()| own(name)).map_err(at(name))?;
     }
     if plan.devices.console {
         let name = OsStr::new("console");
         let kind = FileType::RegularFile;
         mknodat(dev, name, kind, Mode::from_raw_mode(0o600), 0).map_err(at(name))?;
+        own(name).map_err(at(name))?;
     }
     Ok(binds)
 }

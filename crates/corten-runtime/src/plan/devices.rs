@@ -74,7 +74,13 @@ pub(crate) fn plan(
     let host = dev.is_some() && tmpfs.is_none();
     let mut nodes: Vec<Node> = Vec::new();
     for device in linux.devices().iter().flatten() {
-        nodes.push(node(device, namespaces)?);
+        let node = node(device, namespaces)?;
+        // Lists of all the host's devices hold these too; in a container they lead elsewhere.
+        let name = node.name_in_dev().unwrap_or_default();
+        let ours = name == b"console" || LINKS.iter().any(|(link, _)| link.to_bytes() == name);
+        if !ours {
+            nodes.push(node);
+        }
     }
     let (uid, gid) = owner(namespaces, 0, 0)?;
     for (path, major, minor) in DEFAULT {
