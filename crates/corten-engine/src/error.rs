@@ -27,11 +27,11 @@ pub enum Error {
     LayerType { image: String, media_type: String },
     #[error("no container named {name:?}")]
     ContainerMissing { name: String },
-    #[error("container {name} is {status}, and that allows no {action}")]
+    #[error("container {name} cannot be {action}")]
     ContainerState {
         name: String,
-        status: &'static str,
         action: &'static str,
+        source: Is,
     },
     #[error("container {name} cannot be {action}")]
     Container {
@@ -110,6 +110,11 @@ pub enum Error {
     #[error("the control group failed")]
     Cgroup(#[from] corten_cgroup::Error),
 }
+
+/// The state that stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("it is {0}")]
+pub struct Is(pub &'static str);
 
 impl Error {
     /// The sort of failure, for exit codes and status codes.

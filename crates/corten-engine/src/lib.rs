@@ -27,7 +27,7 @@ use std::path::Path;
 use corten_store::Store;
 
 pub use config::Config;
-pub use error::Error;
+pub use error::{Error, Is};
 pub use paths::Paths;
 
 /// One engine: its folders, its settings, its store.

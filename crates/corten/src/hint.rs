@@ -1,6 +1,6 @@
 //! From an error to an exit code, and to what a person can do about it: one table each.
 
-use corten_engine::Error;
+use corten_engine::{Error, Is};
 use corten_registry::client::{Error as Pull, Hint};
 use corten_spec::Kind;
 
@@ -36,7 +36,8 @@ pub fn of(error: &Error) -> Option<String> {
         }
         Error::ContainerMissing { .. } => Some("'corten ps --all' lists what is here".into()),
         Error::ContainerState {
-            status: "running", ..
+            source: Is("running"),
+            ..
         } => Some("stop it first, or use --force where the command has it".into()),
         Error::ContainerState { .. } => {
             Some("'corten start' runs it again; 'corten ps --all' shows its state".into())

@@ -25,15 +25,20 @@ pub fn main(mut args: Vec<OsString>) -> ExitCode {
         return ExitCode::from(OURS);
     };
     let mask = Mask::full();
-    let signals = match mask.install().and_then(|_| Receiver::new(&mask)) {
+    let taken = mask.install().and_then(|before| Ok((before, Receiver::new(&mask)?)));
+    let (before, signals) = match taken {
         Ok(s) => s,
         Err(e) => {
             eprintln!("error: init cannot take signals\ncaused by: {e}");
             return ExitCode::from(OURS);
         }
     };
-    // The standard library empties the signal mask of what it spawns.
-    let child = match Command::new(program).args(rest).process_group(0).spawn() {
+    // A child inherits the mask. What arrives in this moment is lost, as it is for a pid 1 without handlers.
+    let spawned = before.install().and_then(|_| {
+        let spawned = Command::new(program).args(rest).process_group(0).spawn();
+        mask.install().map(|_| spawned)
+    });
+    let child = match spawned.map_err(std::io::Error::from).and_then(|s| s) {
         Ok(c) => c.id(),
         Err(e) => {
             eprintln!("error: cannot execute {program:?}\ncaused by: {e}");

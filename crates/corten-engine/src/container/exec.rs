@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::record::Container;
 use super::{spec, user};
 use crate::Engine;
-use crate::error::Error;
+use crate::error::{Error, Is};
 use crate::rootfs;
 
 /// What `exec` asks for; what is left out is as the container's own process has it.
@@ -42,8 +42,8 @@ impl Engine {
         let (true, Some(mut shim)) = (status.is_running(), self.supervisor(&container.id)?) else {
             return Err(Error::ContainerState {
                 name: container.name.to_string(),
-                status: status.as_str(),
-                action: "exec",
+                action: "entered",
+                source: Is(status.as_str()),
             });
         };
         let process = self.exec_process(container, options)?;

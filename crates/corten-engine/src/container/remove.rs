@@ -10,7 +10,7 @@ use super::options::MountSource;
 use super::record::Container;
 use super::status::Status;
 use super::stop::wait_for;
-use crate::error::Error;
+use crate::error::{Error, Is};
 use crate::{Engine, remove_tree, volume};
 
 /// SIGKILL cannot be refused; a process that is still there after this hangs in the kernel.
@@ -25,8 +25,8 @@ impl Engine {
         if self.status(container)?.is_running() {
             return Err(Error::ContainerState {
                 name: container.name.to_string(),
-                status: "running",
-                action: "clean-up",
+                action: "cleaned up",
+                source: Is("running"),
             });
         }
         self.release_locked(container)
@@ -69,8 +69,8 @@ impl Engine {
                 if !force {
                     return Err(Error::ContainerState {
                         name: container.name.to_string(),
-                        status: "running",
-                        action: "removal",
+                                action: "removed",
+                        source: Is("running"),
                     });
                 }
                 self.kill_and_wait(container)?;
@@ -116,7 +116,12 @@ impl Engine {
             _ => {}
         }
         remove_tree(&self.paths.container(&container.id))?;
-        Ok(self.store.containers().delete(&container.id)?)
+        match self.store.containers().delete(&container.id) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        self.store.empty_trash()?;
+        Ok(())
     }
 
     fn remove_anonymous_volumes(&self, container: &Container) -> Result<(), Error> {

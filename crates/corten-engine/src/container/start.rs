@@ -23,7 +23,7 @@ use super::options::{MountSource, NetworkMode, Options};
 use super::record::{Container, Run};
 use super::spec::{self, Facts};
 use super::user::{self, User};
-use crate::error::Error;
+use crate::error::{Error, Is};
 use crate::image::{ImageConfig, MAX_CONFIG};
 use crate::network::{Files, HeldPort, hold_ports};
 use crate::{Engine, clock, make_private, rootfs, volume};
@@ -47,8 +47,8 @@ impl Engine {
         if status.is_running() {
             return Err(Error::ContainerState {
                 name: name.into(),
-                status: status.as_str(),
-                action: "start",
+                action: "started",
+                source: Is(status.as_str()),
             });
         }
         if self.paths.bundle(&container.id).exists() {

@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::record::{Container, ExitRecord};
 use super::status::Status;
 use crate::Engine;
-use crate::error::Error;
+use crate::error::{Error, Is};
 use crate::image::ImageConfig;
 
 /// signal(7) for x86 and Arm, by number less one.
@@ -73,8 +73,8 @@ impl Engine {
         let status = self.status(container)?;
         let refused = |status: &Status| Error::ContainerState {
             name: container.name.to_string(),
-            status: status.as_str(),
-            action: "signal",
+            action: "signalled",
+            source: Is(status.as_str()),
         };
         if !status.is_running() {
             return Err(refused(&status));
@@ -155,8 +155,8 @@ impl Engine {
             Status::Exited(exit) => Ok(exit),
             other => Err(Error::ContainerState {
                 name: container.name.to_string(),
-                status: other.as_str(),
-                action: "waiting",
+                action: "waited for",
+                source: Is(other.as_str()),
             }),
         }
     }

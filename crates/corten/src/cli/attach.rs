@@ -23,8 +23,8 @@ pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let (true, Some(shim)) = (status.is_running(), engine.control(&container)?) else {
         return Err(corten_engine::Error::ContainerState {
             name: container.name.to_string(),
-            status: status.as_str(),
-            action: "attach",
+            action: "attached to",
+            source: corten_engine::Is(status.as_str()),
         }
         .into());
     };

@@ -77,7 +77,7 @@ pub fn size(s: &str) -> Result<i64, ValueError> {
     }
     let plain = digits.bytes().all(|b| b.is_ascii_digit() || b == b'.');
     let fraction: f64 = match digits.parse() {
-        Ok(f) if plain && shift > 0 => f,
+        Ok(f) if plain && digits.contains('.') && shift > 0 && f < 1e6 => f,
         _ => return Err(ValueError::Size),
     };
     // Docker takes 1.5g; the loss below a byte is meant.
