@@ -1,8 +1,9 @@
 //! Connections to the kernel that live as long as one call of a list of plugins.
 //!
 //! Opening one is cheap. Closing one of nf_tables is not: after a transaction that removed
-//! something, `close` waits for the kernel to have freed it, which takes an RCU grace period (10 to
-//! 20 ms), unless its worker has begun meanwhile. Held until the end of a DEL, it has.
+//! something, `close` waits until the kernel has freed it, which takes an RCU grace period (10 to
+//! 20 ms on a busy host). Held to the end of a DEL, that is waited for once, and it runs while the
+//! other plugins do their part.
 
 use std::cell::{RefCell, RefMut};
 

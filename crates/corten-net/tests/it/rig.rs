@@ -13,7 +13,9 @@ use std::time::Duration;
 use corten_net::cni::{Attachment, Caller, NetworkConfigList, PortMapping, Protocol};
 use corten_net::link::netns;
 use corten_net::network::Bridge;
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::UnshareFlags;
+#[expect(deprecated)]
+use rustix::thread::unshare;
 
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -52,8 +54,9 @@ impl Namespace {
 
 /// Moves this thread into a namespace of its own, with the loopback up.
 fn enter_new() {
-    // SAFETY: only the network namespace changes, and only this thread's.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
+    // Deprecated for what it could do with other flags; a network namespace is harmless.
+    #[expect(deprecated)]
+    unshare(UnshareFlags::NEWNET).unwrap();
     shell("ip link set lo up");
 }
 
