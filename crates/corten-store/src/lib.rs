@@ -10,6 +10,37 @@
 //!   lease() protects it all until the image does ┘
 //! ```
 //!
+//! ```no_run
+//! use corten_store::{Begin, ImageRecord, LayerDesc, LayerRef, RootMount, Snapshotter, Store};
+//! # use corten_spec::Digest;
+//! # fn pull(descs: Vec<LayerDesc>, config: (Digest, Vec<u8>), record: ImageRecord,
+//! #     download: impl Fn(&Digest, u64) -> std::io::Empty) -> corten_store::Result<RootMount> {
+//! let store = Store::open("/var/lib/corten".as_ref())?;
+//! let lease = store.lease("pull busybox")?;
+//! store.put_blob(&lease, &config.0, &config.1)?; // and the manifest, and the index
+//! let mut layers = Vec::new();
+//! for desc in descs {
+//!     let layer = match store.begin_layer(&lease, &desc)? {
+//!         Begin::Present(id) => id,
+//!         // The offset may be the whole size: then there is nothing to ask the registry for.
+//!         Begin::Ingest(ingest) => {
+//!             let rest = download(&desc.digest, ingest.offset());
+//!             ingest.run(rest)?
+//!         }
+//!     };
+//!     let LayerDesc { digest, size, diff_id, .. } = desc;
+//!     layers.push(LayerRef { digest, size, diff_id, layer });
+//! }
+//! store.put_image(ImageRecord { layers, ..record })?;
+//! drop(lease);
+//!
+//! // The container's row goes in first: it owns the snapshot of its id.
+//! let image = store.image("busybox")?;
+//! let layers: Vec<_> = image.layers.into_iter().map(|l| l.layer).collect();
+//! store.snapshotter().prepare("4f3c…", &layers)
+//! # }
+//! ```
+//!
 //! What holds at any instant, a `kill -9` included:
 //!
 //! - Nothing is visible under its final name before its digest, size and diff id

@@ -24,11 +24,12 @@ use super::folder::{Contents, Done, Tree};
 use super::pipe::{Pipe, Sender, pipe};
 use super::unpack::{Packing, Unpacked, check_media_type};
 use super::{LayerDesc, LayerError, LayerId, entry, tar};
+use crate::collect::trash;
 use crate::content::partial::Partial;
 use crate::content::tee::{Fault, Tee};
 use crate::error::{Error, Result};
-use crate::metadata::Lease;
 use crate::metadata::layer::{self as rows, NewLayer};
+use crate::metadata::{Lease, blob_size};
 use crate::store::{Store, open_folder};
 
 /// Whether there is anything to do for a layer.
@@ -122,6 +123,7 @@ impl LayerIngest {
             Ok(id) => Ok(id),
             Err(e) => {
                 // Should this fail too, it leaves what `collect` removes; the first failure is the one to tell.
+                let _ = self.unpublish();
                 let _ = self.store.remove_tree(&self.partial.tree());
                 if !matches!(e, Error::Source { .. }) && self.whole.is_none() {
                     let _ = self.partial.discard();
@@ -202,6 +204,27 @@ impl LayerIngest {
             expected,
             found,
         })
+    }
+
+    /// A transaction that failed after its renames has left names without rows.
+    fn unpublish(&self) -> Result<()> {
+        let id = LayerId::of_diff(&self.desc.diff_id);
+        let blob = &self.desc.digest;
+        let op = "take back a layer";
+        let trashed = self.store.db().write(op, |t| {
+            let mut trashed = Vec::new();
+            if rows::get(t, &id).map_err(Error::db(op))?.is_none() {
+                trashed.extend(trash::put(&self.store, &self.store.layer_path(&id))?);
+            }
+            if blob_size(t, blob).map_err(Error::db(op))?.is_none() {
+                trashed.extend(trash::put(&self.store, &self.store.blob_path(blob))?);
+            }
+            Ok(trashed)
+        })?;
+        for path in trashed {
+            trash::empty(&self.store, &path)?;
+        }
+        Ok(())
     }
 
     /// Everything was checked: names and rows for it.

@@ -5,6 +5,7 @@ use rusqlite::{Connection, Row, Transaction, params};
 
 use crate::error::{Error, Result};
 use crate::layer::LayerId;
+use crate::metadata::layer as rows;
 use crate::metadata::{int, lease::blob_size, now, parsed};
 use crate::snapshot::settle;
 use crate::store::Store;
@@ -58,7 +59,8 @@ impl Store {
     /// [`Error::NotFound`] naming the first blob or layer that is missing.
     pub fn put_image(&self, mut image: ImageRecord) -> Result<()> {
         let ids: Vec<LayerId> = image.layers.iter().map(|l| l.layer.clone()).collect();
-        for (layer, settled) in image.layers.iter_mut().zip(settle::settle(self, &ids)?) {
+        let (settled, _lease) = settle::settle(self, &ids)?;
+        for (layer, settled) in image.layers.iter_mut().zip(settled) {
             layer.layer = settled;
         }
         if image.pulled_at == 0 {
@@ -79,6 +81,10 @@ impl Store {
                         name: digest.to_string(),
                     });
                 }
+            }
+            for l in &image.layers {
+                let row = rows::get(t, &l.layer).map_err(Error::db("write an image"))?;
+                row.ok_or_else(|| rows::missing(&l.layer))?;
             }
             insert(t, &image).map_err(Error::db("write an image"))
         })

@@ -150,7 +150,7 @@ impl Snapshotter for Overlay {
 
     fn prepare(&self, key: &str, layers: &[LayerId]) -> Result<RootMount> {
         check_key(key)?;
-        let layers = settle::settle(&self.store, layers)?;
+        let (layers, _lease) = settle::settle(&self.store, layers)?;
         let stack = settle::trees(&self.store, &layers)?;
         if stack.len() > MOST_LAYERS {
             return Err(Error::Invalid {

@@ -25,10 +25,11 @@ use crate::metadata::layer::{self as rows, LayerRow, NewLayer};
 use crate::store::{Store, open_folder};
 
 /// The same stack, bottom first, with every layer that has open ends replaced by what it is on those below it.
-pub(crate) fn settle(store: &Store, ids: &[LayerId]) -> Result<Vec<LayerId>> {
+/// The lease, if there is one, keeps what is new until the caller's own rows do.
+pub(crate) fn settle(store: &Store, ids: &[LayerId]) -> Result<(Vec<LayerId>, Option<Lease>)> {
     let rows = rows::get_all(store, ids)?;
     if rows.iter().all(|r| !r.is_pending) {
-        return Ok(ids.to_vec());
+        return Ok((ids.to_vec(), None));
     }
     let lease = store.lease("settle layers")?;
     let mut out: Vec<LayerId> = Vec::new();
@@ -39,7 +40,7 @@ pub(crate) fn settle(store: &Store, ids: &[LayerId]) -> Result<Vec<LayerId>> {
         };
         out.push(settled);
     }
-    Ok(out)
+    Ok((out, Some(lease)))
 }
 
 /// The trees of a settled stack, top first: what an overlay takes as its lower folders.
@@ -91,9 +92,13 @@ fn key(below: &[LayerId]) -> String {
 
 fn one(store: &Store, lease: &Lease, layer: &LayerId, below: &[LayerId]) -> Result<LayerId> {
     let key = key(below);
-    let known = store
-        .db()
-        .read("settle a layer", |c| rows::settled(c, layer, &key))?;
+    let known = store.db().write("settle a layer", |t| {
+        let known = rows::settled(t, layer, &key).map_err(Error::db("settle a layer"))?;
+        if let Some(id) = &known {
+            lease.add_layer(t, id)?;
+        }
+        Ok(known)
+    })?;
     match known {
         Some(id) => Ok(id),
         None => build(store, lease, layer, below),

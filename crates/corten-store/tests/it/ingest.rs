@@ -246,3 +246,25 @@ fn a_lost_layer_is_unpacked_again() {
     sandbox.store.flush().unwrap();
     assert_eq!(boot(), None);
 }
+
+/// The rows fail when the files have their names already.
+#[test]
+fn a_failed_transaction_takes_the_files_back() {
+    let sandbox = Sandbox::new();
+    let tar = tar();
+    let packed = gzip(&tar);
+    let desc = describe(&packed, &tar);
+    let lease = sandbox.store.lease("test").unwrap();
+    let db = rusqlite::Connection::open(sandbox.store.root().join("corten.db")).unwrap();
+    let fail =
+        "CREATE TRIGGER fail BEFORE INSERT ON lease_layer BEGIN SELECT RAISE(ABORT, 'test'); END";
+    db.execute_batch(fail).unwrap();
+    let outcome = begin(&sandbox, &lease, &desc).run(&packed[..]);
+    assert!(
+        matches!(outcome, Err(Error::Database { .. })),
+        "{outcome:?}"
+    );
+    is_clean(&sandbox);
+    db.execute_batch("DROP TRIGGER fail").unwrap();
+    begin(&sandbox, &lease, &desc).run(&packed[..]).unwrap();
+}

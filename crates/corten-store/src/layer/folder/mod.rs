@@ -258,21 +258,12 @@ impl Tree {
 
     /// A hard link has no attributes of its own; its target may be in a lower layer.
     fn link(&mut self, e: &Entry) -> Result<(), LayerError> {
-        let (target_parent, target_name) = split(&e.link);
-        let target = match self.walk.find(target_parent, &e.path)? {
-            None => None,
-            Some((folder, _)) => match marks::stat(folder, target_name)
-                .map_err(write("look at the target of the hard link", &e.path))?
-            {
-                Some(s) if !marks::is_whiteout(&s) => Some((dup(folder, &e.path)?, s)),
-                _ => None,
-            },
-        };
+        let target = self.target(e)?;
         let (parent, name) = split(&e.path);
-        let real = self.walk.enter(parent, &e.path, &mut self.done)?.1.to_vec();
-        let path = super::entry::join(&real, name);
-        let folder = self.parent(&real, &e.path)?;
+        let (folder, real) = self.walk.enter(parent, &e.path, &mut self.done)?;
         let there = marks::stat(folder, name).map_err(write("look at", &e.path))?;
+        let real = real.to_vec();
+        let path = super::entry::join(&real, name);
         if let (Some((_, t)), Some(s)) = (&target, &there)
             && (t.st_dev, t.st_ino) == (s.st_dev, s.st_ino)
         {
@@ -282,21 +273,33 @@ impl Tree {
             self.clear(&path, &s, &e.path)?;
         }
         match target {
-            Some((_, s)) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => {
-                return Err(LayerError::refused(
-                    &e.path,
-                    "it is a hard link to a folder",
-                ));
-            }
             Some((from, _)) => {
                 let folder = self.parent(&real, &e.path)?;
-                rustix::fs::linkat(&from, target_name, folder, name, AtFlags::empty())
+                let name_there = split(&e.link).1;
+                rustix::fs::linkat(&from, name_there, folder, name, AtFlags::empty())
                     .map_err(write("make a hard link", &e.path))?;
             }
             None => self.done.pending.add_link(&path, &e.link),
         }
         self.walk.touch(&real);
         Ok(())
+    }
+
+    /// The folder of a hard link's target, if this layer has it and has it here already.
+    fn target(&mut self, e: &Entry) -> Result<Option<(OwnedFd, Stat)>, LayerError> {
+        let (parent, name) = split(&e.link);
+        let Some((folder, _)) = self.walk.find(parent, &e.path)? else {
+            return Ok(None);
+        };
+        let stat = marks::stat(folder, name)
+            .map_err(write("look at the target of the hard link", &e.path))?;
+        match stat {
+            Some(s) if FileType::from_raw_mode(s.st_mode) == FileType::Directory => Err(
+                LayerError::refused(&e.path, "it is a hard link to a folder"),
+            ),
+            Some(s) if !marks::is_whiteout(&s) => Ok(Some((dup(folder, &e.path)?, s))),
+            _ => Ok(None),
+        }
     }
 
     /// An entry's folder by its real path, which `enter` has found before.

@@ -162,15 +162,8 @@ impl<R: BufRead> Reader<R> {
             });
         }
         let bad = |why| LayerError::Header { offset: start, why };
-        let mut path = ahead.path.take().unwrap_or_else(|| block.path());
-        let mut link = ahead.link.take().unwrap_or_else(|| block.link());
-        let pax = ahead.pax.over(&self.global);
-        if let Some(p) = pax.path() {
-            path = p.to_vec();
-        }
-        if let Some(l) = pax.link() {
-            link = l.to_vec();
-        }
+        let pax = mem::take(&mut ahead.pax).over(&self.global);
+        let (path, link) = ahead.names(block, &pax);
         if path.contains(&0) || link.contains(&0) {
             return Err(bad("a name has a NUL byte"));
         }
@@ -203,11 +196,9 @@ impl<R: BufRead> Reader<R> {
             xattrs: pax.xattrs(),
             sparse: sparse.map(|s| s.segments),
         };
-        match block.flag() {
+        if block.flag() == b'D' {
             // The list of names in a GNU incremental dump.
-            b'D' => self.skip_rest()?,
-            _ if entry.kind != Type::File => self.left = 0,
-            _ => {}
+            self.skip_rest()?;
         }
         Ok(entry)
     }
@@ -377,6 +368,16 @@ impl<R: BufRead> Reader<R> {
 }
 
 impl Ahead {
+    /// Name and target: PAX speaks before GNU, and both before the header.
+    fn names(self, block: &Block, pax: &Pax) -> (Vec<u8>, Vec<u8>) {
+        let path = pax.path().map(<[u8]>::to_vec).or(self.path);
+        let link = pax.link().map(<[u8]>::to_vec).or(self.link);
+        (
+            path.unwrap_or_else(|| block.path()),
+            link.unwrap_or_else(|| block.link()),
+        )
+    }
+
     fn is_empty(&self) -> bool {
         self.pax.is_empty() && self.path.is_none() && self.link.is_none()
     }

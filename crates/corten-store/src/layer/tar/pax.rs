@@ -1,5 +1,7 @@
 //! PAX extended headers: `LENGTH KEY=VALUE\n`, one after another.
 
+use std::collections::BTreeMap;
+
 use super::header;
 use super::sparse::{Map, Segment};
 use crate::layer::LayerError;
@@ -49,8 +51,9 @@ impl Pax {
         Ok(())
     }
 
-    /// Global records gather over the whole archive.
+    /// Global records gather over the whole archive, and are looked through for each entry: there may be fewer of them.
     pub fn check_size(&self, limit: u64) -> Result<(), LayerError> {
+        let limit = limit / 16;
         let total: usize = self.records.iter().map(|(k, v)| k.len() + v.len()).sum();
         match total as u64 > limit {
             true => Err(LayerError::Limit {
@@ -111,18 +114,16 @@ impl Pax {
         }
     }
 
+    /// The last value of each, by name.
     pub fn xattrs(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mut out: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        for (key, value) in &self.records {
-            let Some(name) = key.strip_prefix(XATTR) else {
-                continue;
-            };
-            match out.iter_mut().find(|(n, _)| n == name) {
-                Some(earlier) => earlier.1.clone_from(value),
-                None => out.push((name.to_vec(), value.clone())),
-            }
-        }
-        out
+        let all = self
+            .records
+            .iter()
+            .filter_map(|(k, v)| Some((k.strip_prefix(XATTR)?, v)));
+        let last: BTreeMap<&[u8], &Vec<u8>> = all.collect();
+        last.into_iter()
+            .map(|(k, v)| (k.to_vec(), v.clone()))
+            .collect()
     }
 
     /// GNU sparse 0.0 (pairs of records), 0.1 (one record) or 1.0 (the map is in the data).
