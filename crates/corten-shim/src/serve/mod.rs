@@ -114,7 +114,7 @@ struct Shim {
     ending: Option<Instant>,
     /// Children may be left to reap without another signal.
     reap_again: bool,
-    /// A large document was parsed and dropped.
+    /// Much was done since memory was last given back.
     trim: bool,
 }
 
@@ -141,7 +141,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         visited: false,
         ending: None,
         reap_again: false,
-        trim: false,
+        trim: true,
     };
     while !shim.is_done() {
         shim.turn()?;
@@ -173,7 +173,7 @@ impl Shim {
         let deadline = self.deadline();
         if self.trim && deadline.is_none() {
             self.trim = false;
-            corten_sys::spawn::trim_memory();
+            corten_sys::memory::trim();
         }
         let timeout = deadline.map(|at| {
             let left = at.saturating_duration_since(Instant::now());

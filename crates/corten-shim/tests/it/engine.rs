@@ -46,10 +46,16 @@ fn a_container_from_spawn_to_shutdown() {
     assert_eq!(rig.client().start("").unwrap(), pid);
     attached.stdin(b"word\n").unwrap();
     let (out, err) = read_all(&mut attached);
-    assert_eq!((text(out), text(err)), ("got word\n".into(), "err\n".into()));
+    assert_eq!(
+        (text(out), text(err)),
+        ("got word\n".into(), "err\n".into())
+    );
     assert_eq!(rig.client().wait("").unwrap().status, 3);
     let record = ExitRecord::read(&rig.path("exit.json")).unwrap().unwrap();
-    assert_eq!((record.pid, record.exit_status, record.oom_killed), (pid, 3, false));
+    assert_eq!(
+        (record.pid, record.exit_status, record.oom_killed),
+        (pid, 3, false)
+    );
     let log = fs::read_to_string(rig.path("log")).unwrap();
     let mut lines: Vec<&str> = log.lines().map(|l| &l[31..]).collect();
     lines.sort_unstable();
@@ -65,7 +71,10 @@ fn a_missing_program_is_127_and_a_text_is_126() {
     for (program, code) in [("/bin/none", 127), ("/bin/text", 126)] {
         let mut rig = Rig::with("", |s| s["process"]["args"] = serde_json::json!([program]));
         let options = rig.options();
-        let failed = rig.create(false, options).and_then(|_| rig.client().start("")).unwrap_err();
+        let failed = rig
+            .create(false, options)
+            .and_then(|_| rig.client().start(""))
+            .unwrap_err();
         let failure = failed.failure().unwrap_or_else(|| panic!("{failed:?}"));
         assert_eq!(failure.exit_code, code, "{failed}");
         if rig.client().state("").is_ok() {
@@ -84,8 +93,13 @@ fn exec_with_its_own_stdio_and_exit() {
     rig.create(false, options).unwrap();
     rig.client().start("").unwrap();
     let program = process(&["/bin/sh", "-c", "cat; echo end; exit 7"], false);
-    rig.client().exec("e1", Stdio::attach(false), &program).unwrap();
-    let twice = rig.client().exec("e1", Stdio::attach(false), &program).unwrap_err();
+    rig.client()
+        .exec("e1", Stdio::attach(false), &program)
+        .unwrap();
+    let twice = rig
+        .client()
+        .exec("e1", Stdio::attach(false), &program)
+        .unwrap_err();
     assert_eq!(twice.kind(), Kind::AlreadyExists);
     let mut attached = attach::connect(rig.folder.path(), &hello("e1")).unwrap();
     rig.client().start("e1").unwrap();
@@ -98,14 +112,18 @@ fn exec_with_its_own_stdio_and_exit() {
     assert_eq!(gone.kind(), Kind::NotFound);
     // Output that came before the client is not lost.
     let program = process(&["/bin/echo", "early"], false);
-    rig.client().exec("e2", Stdio::attach(false), &program).unwrap();
+    rig.client()
+        .exec("e2", Stdio::attach(false), &program)
+        .unwrap();
     rig.client().start("e2").unwrap();
     std::thread::sleep(Duration::from_millis(200));
     let mut attached = attach::connect(rig.folder.path(), &hello("e2")).unwrap();
     assert_eq!(text(read_all(&mut attached).0), "early\n");
     for (program, code) in [("/bin/none", 127), ("/bin/text", 126)] {
         let id = format!("bad{code}");
-        rig.client().exec(&id, Stdio::default(), &process(&[program], false)).unwrap();
+        rig.client()
+            .exec(&id, Stdio::default(), &process(&[program], false))
+            .unwrap();
         let failed = rig.client().start(&id).unwrap_err();
         assert_eq!(failed.failure().unwrap().exit_code, code, "{failed}");
         rig.client().delete(&id).unwrap();
@@ -149,7 +167,9 @@ fn a_hundred_megabytes_both_ways() {
     rig.create(false, options).unwrap();
     let mut attached = attach::connect(rig.folder.path(), &hello("")).unwrap();
     rig.client().start("").unwrap();
-    let data: Vec<u8> = (0..25 << 20u32).flat_map(|i: u32| i.wrapping_mul(0x9e37_79b9).to_le_bytes()).collect();
+    let data: Vec<u8> = (0..25 << 20u32)
+        .flat_map(|i: u32| i.wrapping_mul(0x9e37_79b9).to_le_bytes())
+        .collect();
     let expected = data.clone();
     let mut sender = attached.try_clone().unwrap();
     let sends = std::thread::spawn(move || {
@@ -169,14 +189,20 @@ fn pause_pids_stats_update() {
     let options = rig.options();
     let pid = rig.create(false, options).unwrap();
     rig.client().start("").unwrap();
-    eventually("three processes", || rig.client().pids().unwrap().len() == 3);
+    eventually("three processes", || {
+        rig.client().pids().unwrap().len() == 3
+    });
     assert!(rig.client().pids().unwrap().contains(&pid));
     rig.client().pause().unwrap();
     assert_eq!(rig.client().state("").unwrap().status, 4);
     rig.client().resume().unwrap();
     assert_eq!(rig.client().state("").unwrap().status, 2);
     let stats = rig.client().stats().unwrap().unwrap();
-    assert!(stats.type_url.starts_with("io.containerd.cgroups.v"), "{}", stats.type_url);
+    assert!(
+        stats.type_url.starts_with("io.containerd.cgroups.v"),
+        "{}",
+        stats.type_url
+    );
     assert!(!stats.value.is_empty());
     let limit = serde_json::from_str(r#"{"pids":{"limit":50}}"#).unwrap();
     match rig.client().update(&limit) {
@@ -193,12 +219,20 @@ fn pause_pids_stats_update() {
 #[test]
 fn an_out_of_memory_kill_is_recorded() {
     let layout = corten_cgroup::Layout::probe().unwrap();
-    if layout.hierarchies().iter().all(|h| !h.controllers.contains(&"memory".to_string())) {
+    if layout
+        .hierarchies()
+        .iter()
+        .all(|h| !h.controllers.contains(&"memory".to_string()))
+    {
         return;
     }
-    let mut rig = Rig::with("dd if=/dev/zero of=/dev/null bs=200M count=1; exit 9", |s| {
-        s["linux"]["resources"]["memory"] = serde_json::json!({"limit": 33554432, "swap": 33554432});
-    });
+    let mut rig = Rig::with(
+        "dd if=/dev/zero of=/dev/null bs=200M count=1; exit 9",
+        |s| {
+            s["linux"]["resources"]["memory"] =
+                serde_json::json!({"limit": 33554432, "swap": 33554432});
+        },
+    );
     let options = rig.options();
     rig.create(false, options).unwrap();
     rig.client().start("").unwrap();
@@ -216,7 +250,13 @@ fn signals_do_not_end_the_shim_or_its_container() {
     rig.client().start("").unwrap();
     use rustix::process::{Pid, Signal, kill_process};
     let shim = Pid::from_raw(rig.shim_pid as i32).unwrap();
-    for signal in [Signal::TERM, Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1] {
+    for signal in [
+        Signal::TERM,
+        Signal::INT,
+        Signal::HUP,
+        Signal::QUIT,
+        Signal::USR1,
+    ] {
         kill_process(shim, signal).unwrap();
     }
     assert_eq!(rig.client().state("").unwrap().pid, pid);
@@ -232,12 +272,18 @@ fn a_killed_shim_leaves_a_container_that_can_be_deleted() {
     let options = rig.options();
     let pid = rig.create(false, options).unwrap();
     rig.client().start("").unwrap();
-    let written: u32 = fs::read_to_string(rig.path("shim.pid")).unwrap().parse().unwrap();
+    let written: u32 = fs::read_to_string(rig.path("shim.pid"))
+        .unwrap()
+        .parse()
+        .unwrap();
     assert_eq!(written, rig.shim_pid);
     let shim = rustix::process::Pid::from_raw(rig.shim_pid as i32).unwrap();
     rustix::process::kill_process(shim, rustix::process::Signal::KILL).unwrap();
     rustix::process::waitpid(Some(shim), rustix::process::WaitOptions::empty()).unwrap();
-    assert!(fs::exists(format!("/proc/{pid}")).unwrap(), "the container outlives its shim");
+    assert!(
+        fs::exists(format!("/proc/{pid}")).unwrap(),
+        "the container outlives its shim"
+    );
     assert!(client::connect(rig.folder.path(), &rig.id).is_err());
     let deleted = std::process::Command::new(super::rig::shim())
         .args(["-namespace", "test", "-id", rig.id.as_str(), "-state-root"])
@@ -247,7 +293,9 @@ fn a_killed_shim_leaves_a_container_that_can_be_deleted() {
         .output()
         .unwrap();
     assert!(deleted.status.success(), "{deleted:?}");
-    eventually("the end of init", || !fs::exists(format!("/proc/{pid}")).unwrap());
+    eventually("the end of init", || {
+        !fs::exists(format!("/proc/{pid}")).unwrap()
+    });
     rig.assert_clean();
 }
 
@@ -256,11 +304,15 @@ fn the_exit_command_runs_when_nobody_is_left() {
     let mut rig = Rig::new("sleep 0.2");
     let mut options = rig.options();
     let mark = rig.path("mark").display().to_string();
-    options.exit_command = ["/bin/sh", "-c", &format!("echo ran >{mark}")].map(String::from).into();
+    options.exit_command = ["/bin/sh", "-c", &format!("echo ran >{mark}")]
+        .map(String::from)
+        .into();
     rig.create(false, options).unwrap();
     rig.client().start("").unwrap();
     rig.client = None;
-    eventually("the exit command", || fs::read_to_string(&mark).is_ok_and(|t| t == "ran\n"));
+    eventually("the exit command", || {
+        fs::read_to_string(&mark).is_ok_and(|t| t == "ran\n")
+    });
     assert!(rig.path("exit.json").exists());
     rig.client = Some(client::connect(rig.folder.path(), &rig.id).unwrap());
     assert_eq!(rig.client().wait("").unwrap().status, 0);
@@ -286,7 +338,9 @@ fn a_hundred_short_execs_lose_no_exit() {
     rig.client().start("").unwrap();
     for n in 0..100 {
         let id = format!("e{n}");
-        rig.client().exec(&id, Stdio::default(), &process(&["/bin/true"], false)).unwrap();
+        rig.client()
+            .exec(&id, Stdio::default(), &process(&["/bin/true"], false))
+            .unwrap();
         rig.client().start(&id).unwrap();
         assert_eq!(rig.client().wait(&id).unwrap().status, 0);
         rig.client().delete(&id).unwrap();
@@ -350,7 +404,12 @@ fn garbage_on_the_socket_does_not_hurt_others() {
     let mut rig = Rig::new("sleep 1000");
     let options = rig.options();
     rig.create(false, options).unwrap();
-    for garbage in [&[0xff; 5000][..], &[0; 10], b"GET / HTTP/1.1\r\n\r\n", &[0, 0, 0, 2, 0, 0, 0, 1, 1, 0, 0xff, 0xff]] {
+    for garbage in [
+        &[0xff; 5000][..],
+        &[0; 10],
+        b"GET / HTTP/1.1\r\n\r\n",
+        &[0, 0, 0, 2, 0, 0, 0, 1, 1, 0, 0xff, 0xff],
+    ] {
         let mut socket = std::os::unix::net::UnixStream::connect(rig.path("shim.sock")).unwrap();
         let _ = socket.write_all(garbage);
         let _ = socket.shutdown(std::net::Shutdown::Write);
@@ -399,7 +458,11 @@ fn memory_and_latency() {
     let started = started.elapsed();
     std::thread::sleep(Duration::from_millis(200));
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", rig.shim_pid)).unwrap();
-    let pss = rollup.lines().find(|l| l.starts_with("Pss:")).unwrap().to_string();
+    let pss = rollup
+        .lines()
+        .find(|l| l.starts_with("Pss:"))
+        .unwrap()
+        .to_string();
     println!("spawn (with bundle) {spawned:?}, create {created:?}, start {started:?}, {pss}");
     let kib: u64 = pss.split_whitespace().nth(1).unwrap().parse().unwrap();
     // The release build's bound is 2 MiB; this one carries more code.

@@ -24,7 +24,10 @@ pub fn busybox(root: &Path) {
         fs::create_dir_all(root.join(folder)).unwrap();
     }
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
-    for name in ["sh", "cat", "echo", "sleep", "true", "seq", "stty", "dd", "kill", "ls", "id", "md5sum", "head", "yes"] {
+    for name in [
+        "sh", "cat", "echo", "sleep", "true", "seq", "stty", "dd", "kill", "ls", "id", "md5sum",
+        "head", "yes",
+    ] {
         symlink("busybox", root.join("bin").join(name)).unwrap();
     }
     fs::write(root.join("bin/text"), "no program").unwrap();
@@ -100,7 +103,11 @@ impl Rig {
         }
     }
 
-    pub fn create(&mut self, terminal: bool, options: CreateOptions) -> Result<u32, corten_shim::Error> {
+    pub fn create(
+        &mut self,
+        terminal: bool,
+        options: CreateOptions,
+    ) -> Result<u32, corten_shim::Error> {
         let request = CreateRequest {
             bundle: self.folder.path().into(),
             rootfs: Vec::new(),
@@ -124,17 +131,26 @@ impl Rig {
     pub fn assert_clean(&self) {
         let layout = corten_cgroup::Layout::probe().unwrap();
         let group = format!("/corten-shimtest/{}", self.id.as_str());
-        assert!(corten_cgroup::Cgroup::open(&layout, &group).is_err(), "cgroup left");
+        assert!(
+            corten_cgroup::Cgroup::open(&layout, &group).is_err(),
+            "cgroup left"
+        );
         assert!(!self.state_dir().exists(), "state left");
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
-        assert!(!mounts.contains(self.folder.path().to_str().unwrap()), "mount left");
+        assert!(
+            !mounts.contains(self.folder.path().to_str().unwrap()),
+            "mount left"
+        );
     }
 }
 
 impl Drop for Rig {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("shim log: {}", fs::read_to_string(self.path("shim.log")).unwrap_or_default());
+            eprintln!(
+                "shim log: {}",
+                fs::read_to_string(self.path("shim.log")).unwrap_or_default()
+            );
         }
         let layout = corten_cgroup::Layout::probe().unwrap();
         let group = format!("/corten-shimtest/{}", self.id.as_str());
@@ -143,7 +159,8 @@ impl Drop for Rig {
             let _ = group.delete();
         }
         if let Some(pid) = rustix::process::Pid::from_raw(self.shim_pid as i32)
-            && fs::read_link(format!("/proc/{}/cwd", self.shim_pid)).is_ok_and(|c| c == self.folder.path())
+            && fs::read_link(format!("/proc/{}/cwd", self.shim_pid))
+                .is_ok_and(|c| c == self.folder.path())
         {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
