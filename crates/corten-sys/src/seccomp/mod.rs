@@ -108,3 +108,6 @@ impl Policy<'_> {
         compile::compile(self)
     }
 }
+
+#[cfg(test)]
+mod tests;
