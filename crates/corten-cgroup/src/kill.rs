@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 
+use corten_sys::process::send_signal;
 use rustix::fs::{Dir as ReadDir, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::Error;
 use crate::dir::{open_child, read_file};
@@ -14,6 +15,7 @@ use crate::group::Cgroup;
 
 /// A container with its own cgroup namespace can nest groups; nobody nests deeper than this.
 const DEPTH: usize = 64;
+const SIGKILL: i32 = 9;
 
 impl Cgroup {
     /// The processes of the group and of all groups below it, ascending.
@@ -33,12 +35,14 @@ impl Cgroup {
     /// Sends a signal to every process of the group and below, leaving none out: not
     /// those that are forked meanwhile. An empty group is no error.
     pub fn kill(&self, signal: i32) -> Result<(), Error> {
-        let number = Signal::from_named_raw(signal).ok_or(Error::Invalid {
-            setting: "signal".into(),
-            value: signal.to_string(),
-            reason: "no such signal",
-        })?;
-        if number == Signal::KILL
+        if !(1..=corten_sys::signal::LAST).contains(&signal) {
+            return Err(Error::Invalid {
+                setting: "signal".into(),
+                value: signal.to_string(),
+                reason: "no such signal",
+            });
+        }
+        if signal == SIGKILL
             && let Some(dir) = self.unified()
         {
             match dir.write(&self.path, "cgroup.kill", "1") {
@@ -57,26 +61,26 @@ impl Cgroup {
                 Freezer::V1(dir) => drop(self.freeze_v1(dir)?),
             }
         }
-        let sent = self.signal_each(number);
-        let thawed = match was_frozen && number != Signal::KILL {
+        let sent = self.signal_each(signal);
+        let thawed = match was_frozen && signal != SIGKILL {
             true => Ok(()),
             false => self.thaw(),
         };
         sent.and(thawed)
     }
 
-    fn signal_each(&self, signal: Signal) -> Result<(), Error> {
+    fn signal_each(&self, signal: i32) -> Result<(), Error> {
         for pid in self.pids()? {
             let Some(target) = Pid::from_raw(pid) else {
                 continue; // 0: a process outside of our pid namespace
             };
-            let sent = pidfd_open(target, PidfdFlags::empty())
-                .and_then(|fd| pidfd_send_signal(fd, signal));
+            let sent =
+                pidfd_open(target, PidfdFlags::empty()).and_then(|fd| send_signal(fd, signal));
             match sent {
                 Ok(()) | Err(Errno::SRCH) => {}
                 Err(source) => {
                     return Err(Error::Signal {
-                        signal: signal.as_raw(),
+                        signal,
                         pid,
                         group: self.path.clone(),
                         source,

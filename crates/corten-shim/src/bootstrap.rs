@@ -165,6 +165,16 @@ fn launch(flags: &Flags, bundle: &Path, path: &Path) -> Result<u32, Error> {
     })
 }
 
+/// Removes the socket that a dead shim of this bundle has left. A pod's shim that serves others is not dead.
+pub fn forget(bundle: &Path) {
+    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
+    let path = Path::new(address.strip_prefix("unix://").unwrap_or_default());
+    if path.starts_with(SOCKETS) && UnixStream::connect(path).is_err() {
+        // Gone already, or the next shim of this name replaces it.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
 /// containerd reads a FIFO named `log`. Opened for both, it neither waits for containerd nor breaks
 /// when it goes; lines that nobody reads are lost when it is full.
 fn log(bundle: &Path) -> Option<OwnedFd> {

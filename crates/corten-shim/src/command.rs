@@ -188,6 +188,7 @@ fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
             });
         }
     }
+    crate::bootstrap::forget(&flags.bundle()?);
     Ok(DeleteResponse {
         pid: 0,
         // Nobody saw it end; it was killed at the latest just now.

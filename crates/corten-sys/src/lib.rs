@@ -12,6 +12,7 @@ mod call;
 pub mod capability;
 pub mod exec;
 pub mod keyring;
+pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;

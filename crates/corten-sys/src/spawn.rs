@@ -192,13 +192,3 @@ pub fn inherited(count: usize) -> Result<Vec<OwnedFd>, Errno> {
         .map(|n| unsafe { OwnedFd::from_raw_fd(n) })
         .collect())
 }
-
-/// Gives the allocator's free pages back to the kernel. For a resident process after
-/// a burst of work, such as parsing a large document.
-pub fn trim_memory() {
-    // SAFETY: malloc_trim has no preconditions.
-    #[cfg(target_env = "gnu")]
-    unsafe {
-        libc::malloc_trim(0);
-    }
-}

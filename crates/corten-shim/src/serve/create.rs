@@ -61,7 +61,6 @@ impl Shim {
         };
         let (prepared, stdio) = self.prepare_init(&request, &options, &spec)?;
         let rootfs = assemble(&request)?;
-        self.trim = true;
         let mut created = corten_runtime::create(Create {
             id: &id,
             bundle: &bundle,

@@ -65,6 +65,8 @@ pub struct Config {
 
 /// Without any connection for so long after the start, nobody will come.
 const LONELY: Duration = Duration::from_secs(10);
+/// After so long without a request, what was used for requests only is given back.
+const CALM: Duration = Duration::from_millis(200);
 /// What may delay the end: answers and events that are not sent yet.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -114,8 +116,8 @@ struct Shim {
     ending: Option<Instant>,
     /// Children may be left to reap without another signal.
     reap_again: bool,
-    /// A large document was parsed and dropped.
-    trim: bool,
+    /// When to give memory back: a while after the last burst of work.
+    trim: Option<Instant>,
 }
 
 /// Serves until the end.
@@ -141,7 +143,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         visited: false,
         ending: None,
         reap_again: false,
-        trim: false,
+        trim: Some(Instant::now() + CALM),
     };
     while !shim.is_done() {
         shim.turn()?;
@@ -170,10 +172,10 @@ impl Shim {
     }
 
     fn wait(&mut self) -> Result<Vec<(Token, PollFlags)>, Error> {
-        let deadline = self.deadline();
-        if self.trim && deadline.is_none() {
-            self.trim = false;
-            corten_sys::spawn::trim_memory();
+        let deadline = self.deadline().into_iter().chain(self.trim).min();
+        if self.trim.is_some_and(|at| at <= Instant::now()) {
+            self.trim = None;
+            corten_sys::memory::trim();
         }
         let timeout = deadline.map(|at| {
             let left = at.saturating_duration_since(Instant::now());

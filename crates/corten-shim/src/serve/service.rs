@@ -8,8 +8,8 @@ use super::connection::Responder;
 use super::options::json;
 use super::settle::waited;
 use super::task::{Exit, Phase, Process, Task};
-use super::{Shim, say};
 use crate::OWN_SERVICE;
+use super::{CALM, Shim, say};
 use crate::attach::Size;
 use crate::proto::events::{TaskDelete, TaskNamed};
 use crate::proto::task::{
@@ -71,6 +71,7 @@ impl Shim {
         if let Some(answer) = answer {
             self.respond(responder, answer);
         }
+        self.trim = Some(std::time::Instant::now() + CALM);
     }
 
     pub(super) fn respond(&mut self, to: Responder, answer: Answer) {
@@ -348,7 +349,6 @@ impl Shim {
             let _ = std::fs::remove_file(task.bundle.join(crate::attach::SOCKET));
         }
         self.tasks.remove(&serial);
-        self.trim = true;
         let event = TaskDelete {
             container_id: id.as_str().into(),
             pid: exit.pid,

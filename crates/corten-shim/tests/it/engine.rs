@@ -456,7 +456,8 @@ fn memory_and_latency() {
     let started = Instant::now();
     rig.client().start("").unwrap();
     let started = started.elapsed();
-    std::thread::sleep(Duration::from_millis(200));
+    // What only the start needed is given back after a calm.
+    std::thread::sleep(Duration::from_millis(700));
     let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", rig.shim_pid)).unwrap();
     let pss = rollup
         .lines()
@@ -465,8 +466,8 @@ fn memory_and_latency() {
         .to_string();
     println!("spawn (with bundle) {spawned:?}, create {created:?}, start {started:?}, {pss}");
     let kib: u64 = pss.split_whitespace().nth(1).unwrap().parse().unwrap();
-    // The release build's bound is 2 MiB; this one carries more code.
-    assert!(kib < 6 << 10, "{pss}");
+    let bound = if cfg!(debug_assertions) { 4 } else { 2 };
+    assert!(kib < bound << 10, "{pss}");
     let status = fs::read_to_string(format!("/proc/{}/status", rig.shim_pid)).unwrap();
     assert!(status.contains("Threads:\t1\n"));
     rig.client().kill("", 9, false).unwrap();

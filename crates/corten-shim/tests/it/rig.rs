@@ -12,6 +12,10 @@ use serde_json::{Value, json};
 
 /// The shim's program: the example beside this test binary.
 pub fn shim() -> PathBuf {
+    // To measure another build.
+    if let Some(path) = std::env::var_os("CORTEN_TEST_SHIM") {
+        return path.into();
+    }
     let test = std::env::current_exe().unwrap();
     let folder = test.parent().unwrap().parent().unwrap();
     let path = folder.join("examples/containerd-shim-corten-v2");
