@@ -255,3 +255,105 @@ fn attach(group: &Cgroup, program: &[Instruction]) -> Result<(), Error> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A device and the accesses asked for.
+    type Request = (u16, u32, u32, u8);
+
+    /// What the rules say, each access by itself.
+    fn said(rules: &[Rule], (kind, major, minor, access): Request) -> bool {
+        let fits = |r: &&Rule| {
+            r.kind.is_none_or(|k| k == kind)
+                && r.major.is_none_or(|m| m == major)
+                && r.minor.is_none_or(|m| m == minor)
+        };
+        [READ, WRITE, MKNOD]
+            .into_iter()
+            .filter(|bit| access & bit != 0)
+            .all(|bit| {
+                let last = rules
+                    .iter()
+                    .rev()
+                    .filter(fits)
+                    .find(|r| r.access & bit != 0);
+                last.is_some_and(|r| r.allow)
+            })
+    }
+
+    /// Runs a program as the kernel does; only what `compile` emits is known.
+    fn run(program: &[Instruction], (kind, major, minor, access): Request) -> bool {
+        let context = [u32::from(access) << 16 | u32::from(kind), major, minor];
+        let (mut r, mut at) = ([0u64; 6], 0usize);
+        loop {
+            let (code, dst, src, offset, value) = program[at].fields();
+            let (dst, src) = (usize::from(dst), usize::from(src));
+            at += 1;
+            let jump = |yes: bool| if yes { offset as usize } else { 0 };
+            match code {
+                0x61 => r[dst] = context[offset as usize / 4].into(),
+                0xbc => r[dst] = u64::from(r[src] as u32),
+                0x54 => r[dst] = u64::from(r[dst] as u32 & value as u32),
+                0x74 => r[dst] = u64::from(r[dst] as u32 >> value),
+                0xb7 => r[dst] = value as u64,
+                0x05 => at += jump(true),
+                0x56 => at += jump(r[dst] as u32 != value as u32),
+                0x46 => at += jump(r[dst] as u32 & value as u32 != 0),
+                0x95 => return r[0] == 1,
+                other => panic!("instruction {other:#x}"),
+            }
+        }
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let number = || proptest::option::of(0u32..3);
+        (
+            any::<bool>(),
+            proptest::option::of(1u16..3),
+            number(),
+            number(),
+            1u8..8,
+        )
+            .prop_map(|(allow, kind, major, minor, access)| Rule {
+                allow,
+                kind,
+                major,
+                minor,
+                access,
+            })
+    }
+
+    proptest! {
+        #[test]
+        fn the_program_decides_as_the_rules_do(
+            rules in proptest::collection::vec(rule(), 0..8),
+            request in (1u16..3, 0u32..4, 0u32..4, 1u8..8),
+        ) {
+            prop_assert_eq!(run(&compile(&rules), request), said(&rules, request));
+        }
+    }
+
+    #[test]
+    fn a_partial_rule_for_both_sorts_is_two_lines_on_v1() {
+        let rule = Rule {
+            allow: true,
+            kind: None,
+            major: Some(1),
+            minor: None,
+            access: READ | MKNOD,
+        };
+        let lines = v1_lines(&[Rule::DENY_ALL, rule]);
+        let text: Vec<String> = lines.iter().map(|(f, l)| format!("{f} {l}")).collect();
+        assert_eq!(
+            text,
+            [
+                "devices.deny a",
+                "devices.allow b 1:* rm",
+                "devices.allow c 1:* rm"
+            ]
+        );
+    }
+}

@@ -12,11 +12,12 @@ use std::path::Path;
 
 use corten_cgroup::{Cgroup, Layout};
 use corten_net::recover;
+use corten_shim::proto::task::Status as TaskStatus;
 use corten_spec::{ContainerId, Kind};
 use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use crate::container::{Container, Status};
+use crate::container::{Container, Status, wait_for};
 use crate::error::Error;
 use crate::{Engine, remove_tree};
 
@@ -148,7 +149,9 @@ impl Engine {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Ok(false);
         };
-        Ok(shim.state("").is_ok_and(|s| s.is_created()))
+        Ok(shim
+            .state("")
+            .is_ok_and(|s| s.status() == TaskStatus::Created))
     }
 
     fn remove_or_release(&self, container: &Container) -> Result<(), Error> {
@@ -173,8 +176,8 @@ impl Engine {
                 let id: ContainerId = id.parse()?;
                 if let Some(mut shim) = self.supervisor(&id)? {
                     // What it does not do in an orderly way, the checks below do by force.
-                    let _asked = shim.kill("", rustix::process::Signal::KILL.as_raw(), true);
-                    let _gone = shim.wait_timeout("", std::time::Duration::from_secs(5));
+                    let _asked = shim.kill("", 9, true);
+                    let _gone = wait_for(&mut shim, std::time::Duration::from_secs(5));
                     let _down = shim.delete("").and_then(|_| shim.shutdown());
                 }
                 remove_tree(&self.paths.bundle(&id))?;

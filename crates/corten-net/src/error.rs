@@ -49,6 +49,8 @@ pub enum Error {
         other: Cidr,
         link: String,
     },
+    #[error("network {network} is in use by {containers}")]
+    InUse { network: String, containers: String },
     #[error("{what} {value:?} {reason}")]
     Invalid {
         what: &'static str,
@@ -143,7 +145,7 @@ impl Error {
                 _ => Kind::Internal,
             },
             Error::PortTaken { .. } | Error::AddressTaken { .. } => Kind::AlreadyExists,
-            Error::RangeFull { .. } => Kind::Busy,
+            Error::RangeFull { .. } | Error::InUse { .. } => Kind::Busy,
             Error::SubnetTaken { .. } | Error::Mismatch { .. } => Kind::Conflict,
             Error::Invalid { .. } | Error::Config(_) => Kind::Invalid,
             Error::Result { .. } | Error::Silent { .. } => Kind::Unavailable,
@@ -171,7 +173,9 @@ impl Error {
                 return source.to_object(version);
             }
             Error::Several { first, .. } => return first.to_object(version),
-            Error::PluginMissing { .. } | Error::Silent { .. } => code::INTERNAL,
+            Error::PluginMissing { .. } | Error::Silent { .. } | Error::InUse { .. } => {
+                code::INTERNAL
+            }
         };
         let text = chain(self);
         let msg = self.to_string();

@@ -26,6 +26,7 @@ pub mod firewall;
 pub mod link;
 pub mod names;
 pub mod network;
+pub mod owner;
 pub mod plugin;
 pub mod recover;
 mod sysctl;

@@ -5,10 +5,13 @@ use std::path::{Path, PathBuf};
 
 use corten_spec::Cidr;
 use corten_spec::cidr;
-use corten_spec::cni::NetworkConfigList;
+use corten_spec::cni::{NetworkConfigList, PluginConfig};
 use serde_json::{Value, json};
 
 use crate::Error;
+use crate::address::Store;
+use crate::firewall::Firewall;
+use crate::link::Links;
 
 /// The name of the nftables table of an engine that is given no other.
 pub const TABLE: &str = "corten";
@@ -107,6 +110,77 @@ pub fn default_list(state_dir: &Path) -> Result<NetworkConfigList, Error> {
 /// the nftables table (and the table with the last of them), its reservation folder. A network
 /// with containers still attached is refused (`Busy`); one that is not there is a success.
 pub fn remove(list: &NetworkConfigList) -> Result<(), Error> {
-    let _ = list;
-    unimplemented!()
+    let held = crate::recover::holdings(list)?;
+    if !held.is_empty() {
+        return Err(Error::InUse {
+            network: list.name.clone(),
+            containers: held.containers().into_iter().collect::<Vec<_>>().join(", "),
+        });
+    }
+    for plugin in &list.plugins {
+        let parts = Parts::of(list, plugin);
+        if let Some((data_dir, network)) = &parts.store
+            && let Some(store) = Store::open_existing(data_dir, network)?
+        {
+            store.remove_if_empty()?;
+        }
+        let Some(bridge) = &parts.bridge else {
+            continue;
+        };
+        Firewall::open(&parts.table)?.dismiss(bridge, &parts.subnets)?;
+        let mut links = Links::open()?;
+        match links.by_name(bridge)? {
+            Some(link) if link.kind == "bridge" => links.delete(&link)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What of the host a bundled plugin's configuration names.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub bridge: Option<String>,
+    pub table: String,
+    pub subnets: Vec<Cidr>,
+    /// host-local's folder and the network's name.
+    pub store: Option<(PathBuf, String)>,
+}
+
+impl Parts {
+    pub(crate) fn of(list: &NetworkConfigList, plugin: &PluginConfig) -> Self {
+        let text = |key: &str| {
+            plugin
+                .document
+                .get(key)
+                .and_then(Value::as_str)
+                .map(str::to_owned)
+        };
+        let ipam = plugin.document.get("ipam");
+        let data_dir = ipam
+            .and_then(|i| i.get("dataDir"))
+            .and_then(Value::as_str)
+            .unwrap_or("/var/lib/cni/networks");
+        let local = plugin.ipam.as_deref() == Some("host-local");
+        Self {
+            bridge: (plugin.kind == "bridge").then(|| text("bridge").unwrap_or("cni0".into())),
+            table: text("cortenTable").unwrap_or(TABLE.into()),
+            subnets: ipam.map(subnets).unwrap_or_default(),
+            store: local.then(|| (data_dir.into(), list.name.clone())),
+        }
+    }
+}
+
+/// Every subnet that an `ipam` object names.
+fn subnets(ipam: &Value) -> Vec<Cidr> {
+    let sets = ipam.get("ranges").and_then(Value::as_array);
+    let ranges = sets
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_array)
+        .flatten();
+    std::iter::once(ipam)
+        .chain(ranges)
+        .filter_map(|r| r.get("subnet")?.as_str()?.parse().ok())
+        .collect()
 }

@@ -9,6 +9,11 @@ use std::net::{IpAddr, SocketAddr};
 use corten_spec::cni::{NetworkConfigList, Protocol};
 
 use crate::Error;
+use crate::address::Store;
+use crate::firewall::Firewall;
+use crate::link::Links;
+use crate::network::Parts;
+use crate::owner::Owner;
 
 /// Everything that a network holds for containers, each with the container's id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -63,13 +68,82 @@ impl Holdings {
 
 /// Lists what the network holds.
 pub fn holdings(list: &NetworkConfigList) -> Result<Holdings, Error> {
-    let _ = list;
-    unimplemented!()
+    let mut all = Holdings::default();
+    let mut links = Links::open()?;
+    for plugin in &list.plugins {
+        let parts = Parts::of(list, plugin);
+        if let Some(bridge) = parts.bridge.as_deref().map(|b| links.by_name(b)) {
+            for port in bridge?.map_or(Ok(Vec::new()), |b| links.list(Some(b.index)))? {
+                let owner = Owner::parse(&port.alias);
+                let (container_id, ifname) =
+                    owner.map_or_else(Default::default, |o| (o.container_id, o.ifname));
+                all.links.push(HeldLink {
+                    name: port.name,
+                    index: port.index,
+                    container_id,
+                    ifname,
+                });
+            }
+        }
+        if let Some((data_dir, network)) = &parts.store
+            && let Some(store) = Store::open_existing(data_dir, network)?
+        {
+            all.addresses
+                .extend(store.list()?.into_iter().map(|r| HeldAddress {
+                    address: r.address,
+                    container_id: r.container_id,
+                    ifname: r.ifname,
+                }));
+        }
+        if plugin.kind == "portmap" {
+            let published = Firewall::open(&parts.table)?.published()?;
+            let ours = published
+                .into_iter()
+                .filter(|p| p.owner.network == list.name);
+            all.ports.extend(ours.map(|p| HeldPort {
+                host: p.host,
+                protocol: p.protocol,
+                target: p.target,
+                container_id: p.owner.container_id,
+                ifname: p.owner.ifname,
+            }));
+        }
+    }
+    Ok(all)
 }
 
 /// Frees all that the network holds for one container; nothing held is a success. For a
 /// container that is dead or unknown; a live one is taken off by [`crate::cni::Caller::del`].
 pub fn free(list: &NetworkConfigList, container_id: &str) -> Result<(), Error> {
-    let _ = (list, container_id);
-    unimplemented!()
+    for plugin in list.plugins.iter().rev() {
+        let parts = Parts::of(list, plugin);
+        if plugin.kind == "portmap" {
+            Firewall::open(&parts.table)?
+                .withdraw(|p| p.owner.network == list.name && p.owner.is_container(container_id))?;
+        }
+        if let Some(bridge) = &parts.bridge {
+            free_links(bridge, &list.name, container_id)?;
+        }
+        if let Some((data_dir, network)) = &parts.store
+            && let Some(store) = Store::open_existing(data_dir, network)?
+        {
+            store.release_if(|r| r.container_id == container_id)?;
+        }
+    }
+    Ok(())
+}
+
+fn free_links(bridge: &str, network: &str, container_id: &str) -> Result<(), Error> {
+    let mut links = Links::open()?;
+    let Some(bridge) = links.by_name(bridge)? else {
+        return Ok(());
+    };
+    for port in links.list(Some(bridge.index))? {
+        let held = Owner::parse(&port.alias)
+            .is_some_and(|o| o.network == network && o.is_container(container_id));
+        if held {
+            links.delete(&port)?;
+        }
+    }
+    Ok(())
 }

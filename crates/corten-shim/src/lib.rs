@@ -1,1 +1,36 @@
-//! containerd's Task API for one container: stdio, log, exit status
+//! containerd's Task API for containers: stdio, logs, exit status.
+//!
+//! A shim is the process that stands beside a container, or the containers of one
+//! pod. It is their parent, holds their stdio, writes their log, keeps their exit status, and
+//! answers on a socket; engines come and go.
+//!
+//! ```text
+//!   containerd ──ttrpc──┐                        ┌── pipes, pty ── init, execs
+//!   Corten's engine ────┤  one thread, one poll  ├── log, FIFOs, loggers
+//!   attached clients ───┘        (serve)         └── events to containerd, exit record
+//! ```
+//!
+//! [`main`] is the program; [`client`] starts one and speaks to it; [`attach`] is the
+//! protocol of its second socket. It owns no network, no image and no database, and never mounts
+//! anything on the host.
+
+#![forbid(unsafe_code)]
+
+pub mod attach;
+mod bootstrap;
+pub mod client;
+mod command;
+mod error;
+mod listen;
+pub mod log;
+mod metrics;
+pub mod proto;
+mod record;
+mod serve;
+mod stdio;
+mod time;
+pub mod ttrpc;
+
+pub use command::main;
+pub use error::Error;
+pub use record::ExitRecord;

@@ -8,7 +8,8 @@ use crate::failure::{NO_PROGRAM, NOT_EXECUTABLE, OURS};
 
 /// As docker's: 127 and 126 where the container's program is missing or not executable, else 125.
 pub fn exit_code(error: &Error) -> u8 {
-    match find::<corten_shim::Error>(error).and_then(corten_shim::Error::exit_code) {
+    let failure = find::<corten_shim::Error>(error).and_then(corten_shim::Error::failure);
+    match failure.map(|f| f.exit_code) {
         Some(127) => NO_PROGRAM,
         Some(126) => NOT_EXECUTABLE,
         _ => OURS,

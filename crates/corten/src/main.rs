@@ -15,16 +15,6 @@ mod session;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-/// The other names, each with its program.
-const NAMES: [&str; 6] = [
-    "corten-oci",
-    "containerd-shim-corten-v2",
-    "bridge",
-    "host-local",
-    "loopback",
-    "portmap",
-];
-
 fn main() -> ExitCode {
     let mut args = std::env::args_os();
     let name = args.next().unwrap_or_default();

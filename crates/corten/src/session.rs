@@ -241,7 +241,7 @@ fn pass_signals(
                 n if JOB_CONTROL.contains(&n) => {}
                 // It may have ended just now.
                 n => {
-                    let _sent = control.kill(exec_id, n, false);
+                    let _sent = control.kill(exec_id, n.unsigned_abs(), false);
                 }
             }
         }

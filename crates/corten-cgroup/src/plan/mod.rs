@@ -203,48 +203,4 @@ pub fn io_weight_from_blkio(weight: u16) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_and_weight_map_ends_and_defaults() {
-        for (shares, weight) in [(2, 1), (1024, 100), (262_144, 10_000)] {
-            assert_eq!(weight_from_shares(shares), weight);
-            assert_eq!(shares_from_weight(weight), shares);
-        }
-        assert_eq!(weight_from_shares(0), 1);
-        assert_eq!(weight_from_shares(u64::MAX), 10_000);
-    }
-
-    #[test]
-    fn weight_grows_with_shares() {
-        let mut last = 0;
-        for shares in (2..=262_144).step_by(37) {
-            let weight = weight_from_shares(shares);
-            assert!(weight >= last, "{shares}: {weight} after {last}");
-            last = weight;
-        }
-    }
-
-    #[test]
-    fn blkio_ends() {
-        assert_eq!(io_weight_from_blkio(10), 1);
-        assert_eq!(io_weight_from_blkio(1000), 10_000);
-    }
-
-    #[test]
-    fn a_page_size_cannot_leave_its_file_name() {
-        use oci_spec::runtime::LinuxHugepageLimitBuilder;
-        let limit = |size: &str| {
-            LinuxHugepageLimitBuilder::default()
-                .page_size(size)
-                .limit(1i64)
-                .build()
-                .unwrap()
-        };
-        assert_eq!(hugepage_size(&limit("2MB")).unwrap(), "2MB");
-        for bad in ["", "MB", "2", "02MB", "2mb", "../../x", "2MB/..", "2TB"] {
-            assert!(hugepage_size(&limit(bad)).is_err(), "{bad}");
-        }
-    }
-}
+mod tests;

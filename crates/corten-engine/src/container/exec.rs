@@ -2,8 +2,9 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use corten_shim::Attached;
-use corten_shim::client::Client;
+use corten_shim::attach::{self, Attached, Hello};
+use corten_shim::client::{Client, Stdio};
+use corten_spec::oci::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
@@ -47,12 +48,17 @@ impl Engine {
         };
         let process = self.exec_process(container, options)?;
         let id = exec_id()?;
-        let stdio = corten_shim::client::ExecStdio {
-            stdin: options.stdin && !options.detach,
-            output: !options.detach,
-            terminal: options.tty,
+        let mut stdio = match options.detach {
+            true => Stdio {
+                terminal: options.tty,
+                ..Stdio::default()
+            },
+            false => Stdio::attach(options.tty),
         };
-        shim.exec(&id, &process.to_string(), stdio)?;
+        if !options.stdin {
+            stdio.stdin.clear();
+        }
+        shim.exec(&id, stdio, &process)?;
         let attached = match options.detach {
             true => None,
             false => Some(self.attach(container, &id, options.stdin)?),
@@ -67,11 +73,13 @@ impl Engine {
         exec_id: &str,
         stdin: bool,
     ) -> Result<Attached, Error> {
-        Ok(corten_shim::attach::connect(
-            &self.paths.bundle(&container.id),
-            exec_id,
+        let hello = Hello {
+            exec_id: exec_id.into(),
             stdin,
-        )?)
+            stdout: true,
+            stderr: true,
+        };
+        Ok(attach::connect(&self.paths.bundle(&container.id), &hello)?)
     }
 
     /// A connection to the container's supervisor, to resize and signal while streams are open.
@@ -80,11 +88,14 @@ impl Engine {
     }
 
     /// The container's own process, changed as asked.
-    fn exec_process(&self, container: &Container, options: &ExecOptions) -> Result<Value, Error> {
+    fn exec_process(&self, container: &Container, options: &ExecOptions) -> Result<Process, Error> {
         let path = self.paths.bundle(&container.id).join("config.json");
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-        let config: Value =
-            serde_json::from_slice(&bytes).map_err(|source| Error::Document { path, source })?;
+        let document = |source| Error::Document {
+            path: path.clone(),
+            source,
+        };
+        let config: Value = serde_json::from_slice(&bytes).map_err(document)?;
         let mut process = config["process"].clone();
         process["args"] = json!(options.command);
         process["terminal"] = json!(options.tty);
@@ -117,7 +128,7 @@ impl Engine {
             process["capabilities"] =
                 json!({ "bounding": all, "effective": all, "permitted": all });
         }
-        Ok(process)
+        serde_json::from_value(process).map_err(document)
     }
 
     /// The root as init sees it, through its /proc entry.

@@ -38,6 +38,7 @@ pub use record::Container;
 pub use start::Prepared;
 pub use status::Status;
 pub use stop::signal;
+pub(crate) use stop::wait_for;
 
 use crate::Engine;
 use crate::error::Error;

@@ -9,10 +9,12 @@ use corten_store::Snapshotter as _;
 use super::options::MountSource;
 use super::record::Container;
 use super::status::Status;
+use super::stop::wait_for;
 use crate::error::Error;
 use crate::{Engine, remove_tree, volume};
 
 /// SIGKILL cannot be refused; a process that is still there after this hangs in the kernel.
+const SIGKILL: u32 = 9;
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 impl Engine {
@@ -93,11 +95,11 @@ impl Engine {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Ok(());
         };
-        match shim.kill("", rustix::process::Signal::KILL.as_raw(), true) {
+        match shim.kill("", SIGKILL, true) {
             Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
             _ => {}
         }
-        match shim.wait_timeout("", KILL_PATIENCE) {
+        match wait_for(&mut shim, KILL_PATIENCE) {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(Error::Stuck {
                 name: container.name.to_string(),

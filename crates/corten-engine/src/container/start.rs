@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use corten_runtime::seccomp_profile::docker_default;
-use corten_shim::Attached;
-use corten_shim::client::{Client, CreateRequest, Forward, SpawnRequest};
+use corten_shim::attach::Attached;
+use corten_shim::client::{self, Client, CreateOptions, CreateRequest, SpawnRequest, Stdio};
 use corten_spec::oci::runtime::{Arch, Capability};
 use corten_spec::{ContainerId, Kind};
 use corten_store::{LayerId, RootMount, Snapshotter as _};
@@ -113,7 +113,7 @@ impl Engine {
         self.update(container)?;
 
         let mut shim = self.spawn(&id, &bundle, &held)?;
-        run.pid = shim.create(&self.create_request(container, &mount, &held)?)?;
+        run.pid = shim.create(self.create_request(container, &mount)?)?;
         self.attach_network(&id, &options.network, &mut run)?;
         if !run.addresses.is_empty() {
             files.write(&hostname, &options.network, &run.addresses)?;
@@ -214,24 +214,21 @@ impl Engine {
         Ok(bundle)
     }
 
-    fn spawn(
-        &self,
-        id: &ContainerId,
-        bundle: &std::path::Path,
-        held: &[HeldPort],
-    ) -> Result<Client, Error> {
+    fn spawn(&self, id: &ContainerId, bundle: &Path, held: &[HeldPort]) -> Result<Client, Error> {
         make_private(&self.paths.runtime_state())?;
         let inherit = held
             .iter()
             .map(|h| h.socket.try_clone())
             .collect::<Result<Vec<OwnedFd>, _>>()
             .map_err(Error::io("duplicate", "a socket"))?;
-        Ok(corten_shim::client::spawn(SpawnRequest {
+        Ok(client::spawn(&SpawnRequest {
+            exe: SpawnRequest::own_exe(),
             bundle,
             id,
             namespace: "corten",
             state_root: &self.paths.runtime_state(),
             inherit,
+            log: None,
         })?)
     }
 
@@ -239,33 +236,37 @@ impl Engine {
         &self,
         container: &Container,
         mount: &RootMount,
-        held: &[HeldPort],
     ) -> Result<CreateRequest, Error> {
         let (id, options) = (&container.id, &container.record.options);
-        let mut exit_command = vec![executable()?.into_os_string()];
-        for word in [
-            "--root".as_ref(),
-            self.paths.root().as_os_str(),
-            "--run".as_ref(),
-            self.paths.run().as_os_str(),
+        let mut exit_command = vec![text(&executable()?)];
+        for (flag, path) in [
+            ("--root", self.paths.root()),
+            ("--run", self.paths.run()),
+            ("--etc", self.paths.etc()),
         ] {
-            exit_command.push(word.to_owned());
+            exit_command.extend([flag.into(), text(path)]);
         }
         exit_command.extend(["system", "exited", id.as_str()].map(Into::into));
         Ok(CreateRequest {
+            bundle: self.paths.bundle(id),
             rootfs: vec![runtime_mount(mount)],
-            terminal: options.process.tty,
-            open_stdin: options.process.open_stdin,
-            log_path: Some(self.paths.log(id)),
-            exit_record: Some(self.paths.exit_record(id)),
-            exit_command,
-            forwards: forwards(container, held),
+            stdio: Stdio::attach(options.process.tty),
+            options: CreateOptions {
+                log_path: text(&self.paths.log(id)),
+                exit_record: text(&self.paths.exit_record(id)),
+                exit_command,
+                attach: true,
+                open_stdin: options.process.open_stdin,
+                // docker: the end of the first client's input is the end of the container's.
+                stdin_once: options.process.open_stdin,
+                ..CreateOptions::default()
+            },
         })
     }
 
     /// The container's supervisor, if one answers.
     pub(crate) fn supervisor(&self, id: &ContainerId) -> Result<Option<Client>, Error> {
-        match corten_shim::client::connect(&self.paths.bundle(id)) {
+        match client::connect(&self.paths.bundle(id), id) {
             Ok(client) => Ok(Some(client)),
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unavailable) => Ok(None),
             Err(e) => Err(e.into()),
@@ -289,8 +290,8 @@ impl Prepared<'_> {
             Ok(_pid) => {
                 self.started = true;
                 self.lock = None;
-                let bundle = self.engine.paths.bundle(&self.container.id);
-                Ok(corten_shim::client::connect(&bundle)?)
+                let id = &self.container.id;
+                Ok(client::connect(&self.engine.paths.bundle(id), id)?)
             }
             Err(e) => Err(Error::from(e).of_container(self.container.name.as_str(), "started")),
         }
@@ -322,7 +323,7 @@ fn executable() -> Result<PathBuf, Error> {
 }
 
 /// A start begins a new history: the last exit is forgotten.
-fn forget_exit(path: &std::path::Path) -> Result<(), Error> {
+fn forget_exit(path: &Path) -> Result<(), Error> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
         _ => Ok(()),
@@ -338,10 +339,10 @@ fn runtime_mount(mount: &RootMount) -> corten_runtime::rootfs::Mount {
     }
 }
 
-/// What reaches a held socket, and where it is to go: the container's address of a family that it has.
-fn forwards(container: &Container, held: &[HeldPort]) -> Vec<Forward> {
-    let _ = (container, held);
-    vec![]
+/// A path for the wire, which carries text: all of ours begin in folders that the store has checked
+/// to be UTF-8, or that were given as flags.
+fn text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
 }
 
 /// Docker's default policy, for the capabilities that the container has.

@@ -4,6 +4,8 @@
 use std::fs;
 use std::io;
 
+use corten_shim::proto::task::Status as TaskStatus;
+
 use super::record::{Container, ExitRecord};
 use crate::Engine;
 use crate::error::Error;
@@ -71,7 +73,7 @@ impl Engine {
             return Ok(None);
         };
         match shim.state("") {
-            Ok(state) if !state.has_exited() => Ok(Some(state.pid)),
+            Ok(state) if state.status() != TaskStatus::Stopped => Ok(Some(state.pid)),
             // It is going away, or has no task (yet, or any more).
             _ => Ok(None),
         }

@@ -1,8 +1,10 @@
 //! Signals, stopping and waiting.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use corten_shim::client::{Client, Exit};
 use corten_spec::Kind;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::record::{Container, ExitRecord};
 use super::status::Status;
@@ -41,6 +43,30 @@ pub fn signal(text: &str) -> Option<i32> {
     (34..=64).contains(&number).then_some(number)
 }
 
+/// Waits for init's end, at most so long.
+pub(crate) fn wait_for(
+    shim: &mut Client,
+    patience: Duration,
+) -> Result<Option<Exit>, corten_shim::Error> {
+    let waiting = shim.begin_wait("")?;
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(exit) = shim.poll_wait(&waiting)? {
+            return Ok(Some(exit));
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
+        // An interrupted poll is one that found nothing.
+        let _ready = poll(&mut [PollFd::new(shim, PollFlags::IN)], Some(&timeout));
+    }
+}
+
 impl Engine {
     /// Sends a signal to the container's init.
     pub fn kill(&self, container: &Container, signal: i32) -> Result<(), Error> {
@@ -56,7 +82,7 @@ impl Engine {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Err(refused(&Status::Lost));
         };
-        Ok(shim.kill("", signal, false)?)
+        Ok(shim.kill("", signal.unsigned_abs(), false)?)
     }
 
     /// Asks init to end by the image's stop signal, and makes it after `patience`. A container
@@ -78,11 +104,11 @@ impl Engine {
             (self.stop_signal(container)?, patience),
             (SIGKILL, Duration::from_secs(10)),
         ] {
-            match shim.kill("", signal, signal == SIGKILL) {
+            match shim.kill("", signal.unsigned_abs(), signal == SIGKILL) {
                 Err(e) if gone(&e) => break,
                 sent => sent?,
             }
-            match shim.wait_timeout("", patience) {
+            match wait_for(&mut shim, patience) {
                 Ok(Some(_)) => break,
                 Ok(None) if signal == SIGKILL => {
                     return Err(Error::Stuck {

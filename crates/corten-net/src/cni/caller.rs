@@ -1,10 +1,16 @@
 //! Calls the plugins of a list in their order, chains their results, and remembers what ADD
 //! returned.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use corten_spec::cni::{ConfigError, PluginConfig, check_ifname};
+use serde_json::{Map, Value, json};
+
+use super::cache::{self, Entry};
+use super::exec::{exec, insert};
 use super::{Attachment, CniResult, NetworkConfigList, ValidAttachment};
 use crate::Error;
+use crate::plugin::{self, Request, Verb};
 
 /// Calls plugins. Cheap to make: it opens nothing until a call.
 #[derive(Clone, Debug)]
@@ -12,6 +18,18 @@ pub struct Caller {
     plugin_path: Vec<PathBuf>,
     cache_dir: PathBuf,
     bundled: bool,
+}
+
+/// What a call passes to each plugin.
+struct Call<'a> {
+    verb: Verb,
+    container_id: &'a str,
+    netns: &'a Path,
+    ifname: &'a str,
+    args: &'a [(String, String)],
+    capabilities: &'a Map<String, Value>,
+    /// Keys that are put into each configuration.
+    extra: Vec<(&'static str, Value)>,
 }
 
 impl Caller {
@@ -33,33 +51,280 @@ impl Caller {
 
     /// Attaches: runs ADD of each plugin in order. After a failure the DEL of all has run.
     pub fn add(&self, list: &NetworkConfigList, to: &Attachment) -> Result<CniResult, Error> {
-        let _ = (list, to, self.bundled, &self.plugin_path, &self.cache_dir);
-        unimplemented!()
+        validate(to)?;
+        let attached = self
+            .add_all(list, to)
+            .and_then(|result| cache::write(&self.cache_dir, list, to, &result).map(|()| result));
+        attached.map_err(|error| Error::Attach {
+            container: to.container_id.to_string(),
+            network: list.name.clone(),
+            source: Box::new(error),
+            undo: self.del_all(list, to, None).err().into_iter().collect(),
+        })
+    }
+
+    fn add_all(&self, list: &NetworkConfigList, to: &Attachment) -> Result<CniResult, Error> {
+        let capabilities = capabilities(to);
+        let mut call = Call::on(Verb::Add, to, &to.args, &capabilities);
+        let mut result = CniResult {
+            cni_version: list.version.as_str().into(),
+            ..Default::default()
+        };
+        for plugin in &list.plugins {
+            if let Some(next) = self.call(list, plugin, &call)? {
+                result = next;
+                call.extra = vec![("prevResult", result.to_document(list.version))];
+            }
+        }
+        Ok(result)
     }
 
     /// Takes off: DEL of each plugin in reverse. Not being attached is a success; so is a
     /// namespace that has gone. Arguments left out (`capabilities`, `args`) come from the cache.
     pub fn del(&self, list: &NetworkConfigList, from: &Attachment) -> Result<(), Error> {
-        let _ = (list, from);
-        unimplemented!()
+        validate_names(from)?;
+        let cached = cache::read(&self.cache_dir, &list.name, from)?;
+        self.del_all(list, from, cached)?;
+        let (id, ifname) = (from.container_id.as_str(), &from.ifname);
+        cache::remove(&self.cache_dir, &list.name, id, ifname)
+    }
+
+    fn del_all(
+        &self,
+        list: &NetworkConfigList,
+        from: &Attachment,
+        cached: Option<Entry>,
+    ) -> Result<(), Error> {
+        let (args, capabilities) = remembered(from, cached.as_ref());
+        let mut call = Call::on(Verb::Del, from, &args, &capabilities);
+        call.extra = previous(cached);
+        // Every plugin gets its turn: what one cannot free must not keep the rest.
+        let failures = list
+            .plugins
+            .iter()
+            .rev()
+            .filter_map(|plugin| self.call(list, plugin, &call).err())
+            .collect();
+        Error::several(failures)
     }
 
     /// Compares what is there with what ADD returned.
     pub fn check(&self, list: &NetworkConfigList, of: &Attachment) -> Result<(), Error> {
-        let _ = (list, of);
-        unimplemented!()
+        validate(of)?;
+        if list.disable_check {
+            return Ok(());
+        }
+        if !list.version.has_check() {
+            return Err(Error::Invalid {
+                what: "network",
+                value: list.name.clone(),
+                reason: format!("is of CNI {}, which has no CHECK", list.version),
+            });
+        }
+        let Some(cached) = cache::read(&self.cache_dir, &list.name, of)? else {
+            return Err(Error::Mismatch {
+                what: format!("container {} on network {}", of.container_id, list.name),
+                found: "not attached".into(),
+                wanted: "attached".into(),
+            });
+        };
+        let (args, capabilities) = remembered(of, Some(&cached));
+        let mut call = Call::on(Verb::Check, of, &args, &capabilities);
+        call.extra = previous(Some(cached));
+        for plugin in &list.plugins {
+            self.call(list, plugin, &call)?;
+        }
+        Ok(())
     }
 
     /// Frees all that belongs to no attachment in `valid`. Must not run beside `add` or `del`
     /// on the same network.
     pub fn gc(&self, list: &NetworkConfigList, valid: &[ValidAttachment]) -> Result<(), Error> {
-        let _ = (list, valid);
-        unimplemented!()
+        if list.disable_gc {
+            return Ok(());
+        }
+        let mut failures = Vec::new();
+        for entry in cache::list(&self.cache_dir, &list.name)? {
+            let known = |v: &ValidAttachment| {
+                v.container_id == entry.container_id && v.ifname == entry.if_name
+            };
+            if !valid.iter().any(known) {
+                failures.extend(self.forget(list, &entry).err());
+            }
+        }
+        if list.version.has_gc_and_status() {
+            let none = Map::new();
+            let call = Call {
+                extra: vec![("cni.dev/valid-attachments", json!(valid))],
+                ..Call::about_nobody(Verb::Gc, &none)
+            };
+            let errors = list.plugins.iter().map(|p| self.call(list, p, &call));
+            failures.extend(errors.filter_map(Result::err));
+        }
+        Error::several(failures)
+    }
+
+    fn forget(&self, list: &NetworkConfigList, entry: &Entry) -> Result<(), Error> {
+        let id = entry.container_id.parse().map_err(|_| Error::Invalid {
+            what: "container id of a cached result",
+            value: entry.container_id.chars().take(64).collect(),
+            reason: "is none".into(),
+        })?;
+        let mut from = Attachment::new(id, entry.netns.clone());
+        from.ifname.clone_from(&entry.if_name);
+        self.del(list, &from)
     }
 
     /// Whether every plugin could serve an ADD now.
     pub fn status(&self, list: &NetworkConfigList) -> Result<(), Error> {
-        let _ = list;
-        unimplemented!()
+        if !list.version.has_gc_and_status() {
+            return Ok(());
+        }
+        let none = Map::new();
+        let call = Call::about_nobody(Verb::Status, &none);
+        for plugin in &list.plugins {
+            self.call(list, plugin, &call)?;
+        }
+        Ok(())
+    }
+
+    fn call(
+        &self,
+        list: &NetworkConfigList,
+        plugin: &PluginConfig,
+        call: &Call<'_>,
+    ) -> Result<Option<CniResult>, Error> {
+        let config = call.config(list, plugin);
+        let request = Request {
+            verb: call.verb,
+            container_id: call.container_id,
+            netns: call.netns,
+            ifname: call.ifname,
+            args: call.args,
+            path: &self.plugin_path,
+            bundled: self.bundled,
+            version: list.version,
+            config: &config,
+        };
+        let result = match self.bundled && plugin::is_bundled(&plugin.kind) {
+            true => plugin::run(&plugin.kind, &request),
+            false => exec(&plugin.kind, &request),
+        };
+        result.map_err(|source| Error::Plugin {
+            plugin: plugin.kind.clone(),
+            verb: call.verb.as_str(),
+            source: Box::new(source),
+        })
+    }
+}
+
+impl<'a> Call<'a> {
+    fn on(
+        verb: Verb,
+        a: &'a Attachment,
+        args: &'a [(String, String)],
+        capabilities: &'a Map<String, Value>,
+    ) -> Self {
+        Self {
+            verb,
+            container_id: a.container_id.as_str(),
+            netns: &a.netns,
+            ifname: &a.ifname,
+            args,
+            capabilities,
+            extra: Vec::new(),
+        }
+    }
+
+    fn about_nobody(verb: Verb, capabilities: &'a Map<String, Value>) -> Self {
+        Self {
+            verb,
+            container_id: "",
+            netns: Path::new(""),
+            ifname: "",
+            args: &[],
+            capabilities,
+            extra: Vec::new(),
+        }
+    }
+
+    /// The plugin's configuration, with what the specification has the caller insert.
+    fn config(&self, list: &NetworkConfigList, plugin: &PluginConfig) -> Map<String, Value> {
+        let mut config = plugin.document.clone();
+        insert(&mut config, &list.name, list.version);
+        let declared: Map<String, Value> = plugin
+            .capabilities
+            .iter()
+            .filter_map(|c| Some((c.clone(), self.capabilities.get(c)?.clone())))
+            .collect();
+        if !declared.is_empty() {
+            config.insert("runtimeConfig".into(), declared.into());
+        }
+        for (key, value) in &self.extra {
+            config.insert((*key).into(), value.clone());
+        }
+        config
+    }
+}
+
+fn capabilities(of: &Attachment) -> Map<String, Value> {
+    match serde_json::to_value(&of.capabilities) {
+        Ok(Value::Object(object)) => object,
+        // A struct of strings and numbers serializes to an object.
+        _ => Map::new(),
+    }
+}
+
+/// The arguments given, or where none are, those of the ADD.
+fn remembered(
+    of: &Attachment,
+    cached: Option<&Entry>,
+) -> (Vec<(String, String)>, Map<String, Value>) {
+    let mut args = of.args.clone();
+    let mut given = capabilities(of);
+    if let Some(entry) = cached {
+        if args.is_empty() {
+            args = entry.cni_args.clone().unwrap_or_default();
+        }
+        if given.is_empty() {
+            given = entry.capability_args.clone().unwrap_or_default();
+        }
+    }
+    (args, given)
+}
+
+fn previous(cached: Option<Entry>) -> Vec<(&'static str, Value)> {
+    cached
+        .map(|entry| ("prevResult", entry.result))
+        .into_iter()
+        .collect()
+}
+
+fn validate(a: &Attachment) -> Result<(), Error> {
+    validate_names(a)?;
+    if a.netns.as_os_str().is_empty() {
+        return Err(Error::Invalid {
+            what: "network namespace of container",
+            value: a.container_id.to_string(),
+            reason: "is not given".into(),
+        });
+    }
+    Ok(())
+}
+
+fn validate_names(a: &Attachment) -> Result<(), Error> {
+    check_ifname(&a.ifname).map_err(|e: ConfigError| Error::Config(e))?;
+    let bad = |text: &str| text.contains([';', '=', '\0']);
+    match a
+        .args
+        .iter()
+        .find(|(k, v)| bad(k) || bad(v) || k.is_empty())
+    {
+        None => Ok(()),
+        Some((key, _)) => Err(Error::Invalid {
+            what: "CNI argument",
+            value: key.chars().take(64).collect(),
+            reason: "is empty or holds ';' or '='".into(),
+        }),
     }
 }

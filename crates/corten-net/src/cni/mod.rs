@@ -1,6 +1,8 @@
 //! The runtime's side of CNI: attach a container to a network, take it off, compare, collect.
 
+mod cache;
 mod caller;
+mod exec;
 
 use std::path::PathBuf;
 
@@ -9,6 +11,7 @@ use corten_spec::ContainerId;
 pub use corten_spec::cni::{
     Capabilities, CniResult, Dns, DnsArgument, NetworkConfigList, PortMapping, Protocol,
 };
+pub(crate) use exec::exec;
 
 /// One container on one network by one interface: what a call is about.
 #[derive(Clone, Debug)]

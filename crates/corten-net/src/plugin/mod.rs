@@ -1,13 +1,170 @@
-//! The bundled CNI plugins: `bridge`, `host-local`, `loopback`, `portmap`.
+//! The bundled CNI plugins: `bridge`, `host-local`, `loopback`, `portmap`. Called in process by
+//! [`crate::cni::Caller`], or as executables of those names by anybody's.
+//!
+//! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
+//! a result; how it was called is not its business.
 
+mod bridge;
+mod host_local;
+mod loopback;
+mod portmap;
+mod process;
+
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use corten_spec::cni::{CniResult, Version};
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use crate::Error;
+use crate::cni::ValidAttachment;
+use crate::owner::Owner;
 
 /// The names that [`main`] answers to.
 pub const NAMES: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
 
+/// The verbs of the specification, but for VERSION, which needs no request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verb {
+    Add,
+    Del,
+    Check,
+    Gc,
+    Status,
+}
+
+impl Verb {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Verb::Add => "ADD",
+            Verb::Del => "DEL",
+            Verb::Check => "CHECK",
+            Verb::Gc => "GC",
+            Verb::Status => "STATUS",
+        }
+    }
+}
+
+/// One call of a plugin: what an executable finds in its environment and on stdin.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub verb: Verb,
+    pub container_id: &'a str,
+    pub netns: &'a Path,
+    pub ifname: &'a str,
+    pub args: &'a [(String, String)],
+    pub path: &'a [PathBuf],
+    /// Whether plugins of ours run in process when this one delegates.
+    pub bundled: bool,
+    pub version: Version,
+    pub config: &'a Map<String, Value>,
+}
+
+impl Request<'_> {
+    /// The network's name.
+    fn network(&self) -> &str {
+        self.config
+            .get("name")
+            .and_then(Value::as_str)
+            .unwrap_or("")
+    }
+
+    fn owner(&self) -> Owner {
+        Owner::new(self.container_id, self.ifname, self.network())
+    }
+
+    /// The configuration as this plugin understands it.
+    fn read<T: DeserializeOwned>(&self, plugin: &'static str) -> Result<T, Error> {
+        T::deserialize(&Value::Object(self.config.clone())).map_err(|e| Error::Invalid {
+            what: "the configuration of plugin",
+            value: plugin.into(),
+            reason: format!("is wrong: {e}"),
+        })
+    }
+
+    fn previous(&self) -> Result<Option<CniResult>, Error> {
+        match self.config.get("prevResult") {
+            None | Some(Value::Null) => Ok(None),
+            Some(document) => {
+                CniResult::parse(document, self.version)
+                    .map(Some)
+                    .map_err(|source| Error::Result {
+                        plugin: "before this one".into(),
+                        source,
+                    })
+            }
+        }
+    }
+
+    fn need_previous(&self, plugin: &'static str) -> Result<CniResult, Error> {
+        self.previous()?.ok_or_else(|| Error::Invalid {
+            what: "the configuration of plugin",
+            value: plugin.into(),
+            reason: "has no prevResult".into(),
+        })
+    }
+
+    /// For GC: whether this attachment is to be kept.
+    fn is_valid(&self, valid: &[ValidAttachment], owner: &Owner) -> bool {
+        owner.network != self.network()
+            || valid
+                .iter()
+                .any(|v| Owner::new(&v.container_id, &v.ifname, self.network()) == *owner)
+    }
+
+    /// For GC: the attachments to be kept. Without the key nothing may be collected.
+    fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Error> {
+        let key = "cni.dev/valid-attachments";
+        let Some(value) = self.config.get(key) else {
+            return Err(Error::Invalid {
+                what: "the configuration of GC",
+                value: self.network().into(),
+                reason: format!("has no {key}"),
+            });
+        };
+        serde_json::from_value(value.clone()).map_err(|e| Error::Invalid {
+            what: "the configuration of GC",
+            value: self.network().into(),
+            reason: format!("has a wrong {key}: {e}"),
+        })
+    }
+}
+
+/// Whether we have a plugin of this name.
+pub fn is_bundled(name: &str) -> bool {
+    NAMES.contains(&name)
+}
+
+/// Runs a bundled plugin in this process. ADD gives a result, other verbs none.
+pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
+    match name {
+        "bridge" => bridge::run(request),
+        "host-local" => host_local::run(request),
+        "loopback" => loopback::run(request),
+        "portmap" => portmap::run(request),
+        _ => Err(Error::PluginMissing {
+            plugin: name.into(),
+            searched: "this program".into(),
+        }),
+    }
+}
+
+/// Runs the IPAM plugin that `config.ipam.type` names, with the whole configuration.
+fn delegate(kind: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
+    let result = match request.bundled && is_bundled(kind) {
+        true => run(kind, request),
+        false => crate::cni::exec(kind, request),
+    };
+    result.map_err(|source| Error::Plugin {
+        plugin: kind.into(),
+        verb: request.verb.as_str(),
+        source: Box::new(source),
+    })
+}
+
 /// The command line of the plugin `name`: configuration on stdin, `CNI_*` in the environment,
 /// result or error object on stdout.
 pub fn main(name: &str) -> ExitCode {
-    let _ = name;
-    unimplemented!()
+    process::main(name)
 }

@@ -2,5 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod disk;
 mod fixture;
+mod generated;
+mod hostile;
+mod ingest;
 mod overlay;
+mod peers;
+mod process;
+mod rows;

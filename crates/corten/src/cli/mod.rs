@@ -58,6 +58,9 @@ pub struct Global {
     /// Run folder: sockets, state of running containers. Empty after a reboot
     #[arg(long, global = true, value_name = "DIR", default_value = paths::DEFAULT_RUN, env = "CORTEN_RUN", hide_env = true)]
     pub run: PathBuf,
+    /// Folder of config.toml and certs.d
+    #[arg(long, global = true, value_name = "DIR", default_value = paths::DEFAULT_ETC, env = "CORTEN_ETC", hide_env = true)]
+    pub etc: PathBuf,
     /// Least importance of what is logged on stderr
     #[arg(long, global = true, value_name = "LEVEL", default_value = "warn", value_parser = ["error", "warn", "info", "debug", "trace"])]
     pub log_level: String,
@@ -194,13 +197,11 @@ impl Cli {
 
 impl Global {
     pub fn paths(&self) -> Result<Paths, Failure> {
-        let etc =
-            std::env::var_os("CORTEN_ETC").map_or_else(|| paths::DEFAULT_ETC.into(), PathBuf::from);
         let absolute = |p: &PathBuf| std::path::absolute(p);
         Ok(Paths::new(
             absolute(&self.root)?,
             absolute(&self.run)?,
-            absolute(&etc)?,
+            absolute(&self.etc)?,
         ))
     }
 

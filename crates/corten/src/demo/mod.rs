@@ -201,9 +201,9 @@ impl<'a> Demo<'a> {
         exec.start()?;
         let mut text = String::new();
         if let Some(mut streams) = streams {
-            let mut out = Vec::new();
-            streams.read_all(&mut out)?;
-            text = String::from_utf8_lossy(&out).into_owned();
+            while let Some(frame) = streams.read_frame()? {
+                text.push_str(&String::from_utf8_lossy(&frame.payload));
+            }
         }
         let code = exec.finish()?;
         let seen = |name: &str| {

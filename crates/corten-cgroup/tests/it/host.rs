@@ -1,0 +1,219 @@
+//! On the host's own layout.
+
+use std::fs;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use corten_cgroup::{Cgroup, Error, Layout};
+use corten_spec::Kind;
+use rustix::event::{PollFd, Timespec, poll};
+
+use super::Scratch;
+
+/// These read v1 files by name; a pure v2 host has its own tests.
+fn v1() -> bool {
+    !Layout::probe().unwrap().hierarchies().is_empty()
+}
+
+fn read(scratch: &Scratch, controller: &str, file: &str) -> String {
+    let layout = Layout::probe().unwrap();
+    let h = layout
+        .hierarchies()
+        .iter()
+        .find(|h| h.controllers.iter().any(|c| c == controller))
+        .unwrap();
+    let path = format!("{}{}/{file}", h.root.display(), scratch.group.path());
+    fs::read_to_string(path).unwrap().trim().to_string()
+}
+
+#[test]
+fn limits_are_what_the_kernel_reads_back() {
+    if !v1() {
+        return;
+    }
+    let s = Scratch::new("limits");
+    s.apply(
+        r#"{"memory":{"limit":67108864,"swap":67108864,"reservation":33554432,"disableOOMKiller":false},
+            "cpu":{"shares":512,"quota":50000,"period":100000},
+            "pids":{"limit":17},
+            "blockIO":{"weight":0},
+            "devices":[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":3,"access":"rw"}]}"#,
+    )
+    .unwrap();
+    assert_eq!(read(&s, "memory", "memory.limit_in_bytes"), "67108864");
+    assert_eq!(
+        read(&s, "memory", "memory.memsw.limit_in_bytes"),
+        "67108864"
+    );
+    assert_eq!(read(&s, "memory", "memory.soft_limit_in_bytes"), "33554432");
+    assert_eq!(read(&s, "cpu", "cpu.shares"), "512");
+    assert_eq!(read(&s, "cpu", "cpu.cfs_quota_us"), "50000");
+    assert_eq!(read(&s, "pids", "pids.max"), "17");
+    assert_eq!(read(&s, "devices", "devices.list"), "c 1:3 rw");
+    assert!(!read(&s, "cpuset", "cpuset.cpus").is_empty());
+}
+
+#[test]
+fn memory_and_swap_go_up_and_down_together() {
+    if !v1() {
+        return;
+    }
+    let s = Scratch::new("swap");
+    for mib in [64, 256, 32, 128] {
+        let bytes = mib << 20;
+        s.apply(&format!(
+            r#"{{"memory":{{"limit":{bytes},"swap":{bytes}}}}}"#
+        ))
+        .unwrap();
+        assert_eq!(
+            read(&s, "memory", "memory.memsw.limit_in_bytes"),
+            bytes.to_string()
+        );
+    }
+    s.apply(r#"{"memory":{"limit":-1}}"#).unwrap();
+    assert!(read(&s, "memory", "memory.memsw.limit_in_bytes").len() > 18);
+}
+
+#[test]
+fn a_refused_value_is_named_with_its_file_and_group() {
+    if !v1() {
+        return;
+    }
+    let s = Scratch::new("refused");
+    let error = s.apply(r#"{"cpu":{"cpus":"4000"}}"#).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("cannot write 4000 to cpuset.cpus of {}", s.group.path())
+    );
+    assert!(matches!(error, Error::Write { .. }));
+    let error = s.apply(r#"{"network":{"classID":5}}"#).unwrap_err();
+    assert_eq!(error.kind(), Kind::Unsupported);
+    assert!(error.to_string().contains("net_cls"), "{error}");
+    let error = s.apply(r#"{"unified":{"memory.high":"5"}}"#).unwrap_err();
+    // memory is a v1 controller here, which has no such file.
+    assert_eq!(error.kind(), Kind::Unsupported, "{error}");
+}
+
+#[test]
+fn freeze_pids_kill_delete() {
+    let s = Scratch::new("life");
+    let mut child = s.spawn_ready("sleep 1000 & sleep 1000 & wait");
+    let end = Instant::now() + Duration::from_secs(10);
+    while s.group.pids().unwrap().len() < 3 {
+        assert!(Instant::now() < end);
+        std::thread::yield_now();
+    }
+    s.group.freeze().unwrap();
+    assert!(s.group.is_frozen().unwrap());
+    s.group.thaw().unwrap();
+    assert!(!s.group.is_frozen().unwrap());
+    let again = Cgroup::create(&Layout::probe().unwrap(), s.group.path()).unwrap_err();
+    assert_eq!(again.kind(), Kind::AlreadyExists);
+    s.group.freeze().unwrap();
+    s.group.kill(9).unwrap();
+    child.wait().unwrap();
+    s.group.delete().unwrap();
+    let gone = Cgroup::open(&Layout::probe().unwrap(), s.group.path()).unwrap_err();
+    assert_eq!(gone.kind(), Kind::NotFound);
+    s.group.delete().unwrap();
+}
+
+#[test]
+fn a_fork_bomb_is_bounded_and_killed_whole() {
+    let s = Scratch::new("bomb");
+    s.apply(r#"{"pids":{"limit":60}}"#).unwrap();
+    let mut child =
+        s.spawn_ready("f() { f 2>/dev/null | f 2>/dev/null & }; f; while :; do :; done");
+    let end = Instant::now() + Duration::from_secs(5);
+    while s.group.pids().unwrap().len() < 20 && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    s.group.kill(9).unwrap();
+    child.wait().unwrap();
+    s.group.delete().unwrap();
+}
+
+#[test]
+fn a_plain_signal_reaches_every_process() {
+    let s = Scratch::new("term");
+    let mut child = s.spawn_ready("sleep 1000 & sleep 1000 & wait");
+    let end = Instant::now() + Duration::from_secs(10);
+    while s.group.pids().unwrap().len() < 3 && Instant::now() < end {
+        std::thread::yield_now();
+    }
+    s.group.kill(15).unwrap();
+    child.wait().unwrap();
+    s.group.delete().unwrap();
+    assert_eq!(s.group.kill(0).unwrap_err().kind(), Kind::Invalid);
+}
+
+#[test]
+fn an_oom_kill_wakes_the_watch_and_is_counted() {
+    if !v1() {
+        return;
+    }
+    let s = Scratch::new("oom");
+    s.apply(r#"{"memory":{"limit":16777216,"swap":16777216}}"#)
+        .unwrap();
+    let watch = s.group.oom_events().unwrap().unwrap();
+    assert_eq!(watch.kills().unwrap(), 0);
+    // dd holds a block of 64 MB in memory, four times the limit.
+    let mut child = s.spawn_ready("dd if=/dev/zero of=/dev/null bs=64M count=1 2>/dev/null");
+    let limit = Timespec {
+        tv_sec: 20,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::from_borrowed_fd(watch.as_fd(), watch.interest())];
+    assert_eq!(poll(&mut fds, Some(&limit)).unwrap(), 1);
+    child.wait().unwrap();
+    assert!(watch.kills().unwrap() >= 1);
+    let stats = s.group.stats().unwrap();
+    let memory = stats.memory.unwrap();
+    assert!(memory.oom_kills >= 1);
+    assert_eq!(memory.limit, Some(16 << 20));
+    assert!(stats.cpu.unwrap().usage > 0);
+}
+
+#[test]
+fn groups_are_listed_for_recovery() {
+    let s = Scratch::new("list");
+    let parent = s.path.rsplit_once('/').unwrap().0;
+    let layout = Layout::probe().unwrap();
+    assert_eq!(layout.list(parent).unwrap(), std::slice::from_ref(&s.path));
+    assert!(layout.list("/corten-test-nowhere").unwrap().is_empty());
+}
+
+#[test]
+fn a_path_cannot_leave_its_root() {
+    let layout = Layout::probe().unwrap();
+    for path in [
+        "",
+        "/",
+        "a",
+        "/../x",
+        "/a/../../b",
+        "/a//b",
+        "/a\nb",
+        "/./a",
+    ] {
+        let error = Cgroup::create(&layout, path).unwrap_err();
+        assert_eq!(error.kind(), Kind::Invalid, "{path:?}: {error}");
+    }
+}
+
+#[test]
+fn a_process_of_the_entry_files_is_inside() {
+    let s = Scratch::new("entry");
+    let entry = s.group.entry().unwrap();
+    assert_eq!(entry.v2.is_some(), s.layout.unified().is_some());
+    assert_eq!(entry.v1_tasks.len(), s.layout.hierarchies().len());
+}
+
+#[test]
+fn nested_groups_go_with_their_parent() {
+    let s = Scratch::new("nest");
+    let nested = format!("{}/x/y", s.path);
+    Cgroup::create(&s.layout, &nested).unwrap();
+    s.group.delete().unwrap();
+    assert!(Cgroup::open(&s.layout, &nested).is_err());
+}

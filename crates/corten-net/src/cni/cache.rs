@@ -1,0 +1,179 @@
+//! What ADD returned, kept for DEL and CHECK: the files of the reference library, so that either
+//! can take over from the other. `CACHE/results/NETWORK-CONTAINER-IFNAME`.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::{Attachment, CniResult, NetworkConfigList};
+use crate::Error;
+
+const KIND: &str = "cniCacheV1";
+/// A result and a configuration, each at most a document, the latter in base64.
+const MAX_FILE: u64 = 4 << 20;
+
+/// One file of the cache.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Entry {
+    kind: String,
+    pub container_id: String,
+    /// Base64.
+    config: String,
+    pub if_name: String,
+    pub network_name: String,
+    #[serde(default)]
+    pub netns: PathBuf,
+    #[serde(default)]
+    pub cni_args: Option<Vec<(String, String)>>,
+    #[serde(default)]
+    pub capability_args: Option<Map<String, Value>>,
+    pub result: Value,
+}
+
+fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File {
+        action,
+        path,
+        source,
+    }
+}
+
+fn folder(cache: &Path) -> PathBuf {
+    cache.join("results")
+}
+
+fn path(cache: &Path, network: &str, container_id: &str, ifname: &str) -> PathBuf {
+    // A file name has at most 255 bytes, which only an id that no engine makes would pass; the
+    // error then comes from the file system.
+    folder(cache).join(format!("{network}-{container_id}-{ifname}"))
+}
+
+/// Writes the result of an ADD, whole or not at all.
+pub fn write(
+    cache: &Path,
+    list: &NetworkConfigList,
+    of: &Attachment,
+    result: &CniResult,
+) -> Result<(), Error> {
+    let entry = Entry {
+        kind: KIND.into(),
+        container_id: of.container_id.to_string(),
+        config: base64(list.document().to_string().as_bytes()),
+        if_name: of.ifname.clone(),
+        network_name: list.name.clone(),
+        netns: of.netns.clone(),
+        cni_args: Some(of.args.clone()),
+        capability_args: serde_json::to_value(&of.capabilities)
+            .ok()
+            .and_then(|v| v.as_object().cloned()),
+        result: result.to_document(list.version),
+    };
+    let path = path(cache, &list.name, &entry.container_id, &of.ifname);
+    let temporary = folder(cache).join(format!(".{}-{}", of.container_id, of.ifname));
+    fs::create_dir_all(folder(cache)).map_err(failed("make", &folder(cache)))?;
+    let bytes = serde_json::to_vec(&entry).map_err(|e| failed("write", &path)(e.into()))?;
+    let write = || {
+        File::create(&temporary)?.write_all(&bytes)?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(failed("write", &path))
+}
+
+/// The entry of an attachment, if there is one.
+pub fn read(cache: &Path, network: &str, of: &Attachment) -> Result<Option<Entry>, Error> {
+    let path = path(cache, network, of.container_id.as_str(), &of.ifname);
+    read_file(&path)
+}
+
+fn read_file(path: &Path) -> Result<Option<Entry>, Error> {
+    match fs::metadata(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed("read", path)(e)),
+        Ok(m) if m.len() > MAX_FILE => return Ok(None),
+        Ok(_) => {}
+    }
+    let bytes = fs::read(path).map_err(failed("read", path))?;
+    // One that cannot be read is as none: DEL must work without it anyway.
+    let entry: Option<Entry> = serde_json::from_slice(&bytes).ok();
+    Ok(entry.filter(|e| e.kind == KIND))
+}
+
+/// All entries of a network.
+pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
+    let folder = folder(cache);
+    let entries = match fs::read_dir(&folder) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed("list", &folder))?,
+    };
+    let mut all = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed("list", &folder))?;
+        if !entry.file_name().to_string_lossy().starts_with(network) {
+            continue;
+        }
+        all.extend(read_file(&entry.path())?.filter(|e| e.network_name == network));
+    }
+    Ok(all)
+}
+
+/// Forgets an attachment; not known is no error.
+pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> Result<(), Error> {
+    let path = path(cache, network, container_id, ifname);
+    match fs::remove_file(&path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
+        _ => Ok(()),
+    }
+}
+
+/// Base64 with padding (RFC 4648): the one place that needs it.
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for i in 0..4 {
+            match i <= chunk.len() {
+                true => text.push(char::from(ALPHABET[(bits >> (18 - 6 * i) & 63) as usize])),
+                false => text.push('='),
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_the_standards() {
+        // RFC 4648, section 10.
+        for (plain, wanted) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foobar", "Zm9vYmFy"),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), wanted);
+        }
+    }
+
+    #[test]
+    fn an_unreadable_entry_is_as_none() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder(dir.path())).unwrap();
+        let of = Attachment::new("c1".parse().unwrap(), "");
+        for text in ["", "{", "[]", r#"{"kind":"other"}"#] {
+            fs::write(path(dir.path(), "n", "c1", "eth0"), text).unwrap();
+            assert!(read(dir.path(), "n", &of).unwrap().is_none());
+            assert!(list(dir.path(), "n").unwrap().is_empty());
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! A plugin as an executable: the protocol of section 2 of the specification.
+
+use std::env;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use corten_spec::ContainerId;
+use corten_spec::cni::{
+    CniResult, ErrorObject, MAX_DOCUMENT, Version, VersionInfo, check_ifname, code,
+};
+use serde_json::{Map, Value};
+
+use super::{Request, Verb, run};
+use crate::Error;
+
+/// What is printed: a result, a version, nothing.
+type Output = Option<Value>;
+
+pub fn main(name: &str) -> ExitCode {
+    let (document, exit) = match answer(name) {
+        Ok(None) => return ExitCode::SUCCESS,
+        Ok(Some(document)) => (document, ExitCode::SUCCESS),
+        Err(object) => (
+            serde_json::to_value(object).unwrap_or(Value::Null),
+            ExitCode::FAILURE,
+        ),
+    };
+    // A caller that closed its end gets nothing; the exit code is all that is left to say it.
+    match writeln!(io::stdout(), "{document:#}") {
+        Ok(()) => exit,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn answer(name: &str) -> Result<Output, ErrorObject> {
+    let fail = |version: &str, code, msg: String| ErrorObject {
+        cni_version: version.into(),
+        code,
+        msg,
+        details: String::new(),
+    };
+    let newest = Version::V1_1_0.as_str();
+    let command = variable("CNI_COMMAND");
+    let config = match command.as_str() {
+        "" => {
+            return Err(fail(
+                newest,
+                code::INVALID_ENVIRONMENT,
+                "CNI_COMMAND is missing".into(),
+            ));
+        }
+        // Callers before 1.0 send no configuration with VERSION.
+        "VERSION" => {
+            return Ok(Some(
+                serde_json::to_value(VersionInfo::ours()).unwrap_or(Value::Null),
+            ));
+        }
+        _ => read_config().map_err(|msg| fail(newest, code::DECODING, msg))?,
+    };
+    let text = config
+        .get("cniVersion")
+        .and_then(Value::as_str)
+        .unwrap_or("0.3.0");
+    let version: Version = text.parse().map_err(|v| {
+        fail(
+            newest,
+            code::INCOMPATIBLE_VERSION,
+            format!("CNI version {v:?} is not spoken by {name}"),
+        )
+    })?;
+    let environment = |msg| fail(version.as_str(), code::INVALID_ENVIRONMENT, msg);
+    let verb = match command.as_str() {
+        "ADD" => Verb::Add,
+        "DEL" => Verb::Del,
+        "CHECK" if version.has_check() => Verb::Check,
+        "GC" if version.has_gc_and_status() => Verb::Gc,
+        "STATUS" if version.has_gc_and_status() => Verb::Status,
+        other => {
+            let other: String = other.chars().take(32).collect();
+            return Err(environment(format!(
+                "CNI_COMMAND {other:?} is none of CNI {version}"
+            )));
+        }
+    };
+    let call = Call::from_environment(verb).map_err(environment)?;
+    let request = call.request(verb, version, &config);
+    run(name, &request)
+        .map(|result| result.map(|r: CniResult| r.to_document(version)))
+        .map_err(|e: Error| e.to_object(version.as_str()))
+}
+
+fn variable(name: &str) -> String {
+    env::var_os(name)
+        .map(|v| v.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn read_config() -> Result<Map<String, Value>, String> {
+    let mut bytes = Vec::new();
+    io::stdin()
+        .take(MAX_DOCUMENT as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| format!("cannot read the configuration: {e}"))?;
+    if bytes.len() > MAX_DOCUMENT {
+        return Err(format!(
+            "the configuration has more than {MAX_DOCUMENT} bytes"
+        ));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| format!("the configuration is no JSON object: {e}"))
+}
+
+/// The `CNI_*` variables, checked.
+struct Call {
+    container_id: String,
+    netns: PathBuf,
+    ifname: String,
+    args: Vec<(String, String)>,
+    path: Vec<PathBuf>,
+}
+
+impl Call {
+    fn from_environment(verb: Verb) -> Result<Self, String> {
+        let call = Self {
+            container_id: variable("CNI_CONTAINERID"),
+            netns: env::var_os("CNI_NETNS").unwrap_or_default().into(),
+            ifname: variable("CNI_IFNAME"),
+            args: parse_args(&variable("CNI_ARGS"))?,
+            path: env::split_paths(&env::var_os("CNI_PATH").unwrap_or_default())
+                .filter(|p| !p.as_os_str().is_empty())
+                .collect(),
+        };
+        if matches!(verb, Verb::Gc | Verb::Status) {
+            return Ok(call);
+        }
+        call.container_id
+            .parse::<ContainerId>()
+            .map_err(|e| format!("CNI_CONTAINERID is wrong: {e}"))?;
+        check_ifname(&call.ifname).map_err(|e| format!("CNI_IFNAME is wrong: {e}"))?;
+        // DEL of a container whose namespace has gone has none.
+        if call.netns.as_os_str().is_empty() && verb != Verb::Del {
+            return Err("CNI_NETNS is missing".into());
+        }
+        Ok(call)
+    }
+
+    fn request<'a>(
+        &'a self,
+        verb: Verb,
+        version: Version,
+        config: &'a Map<String, Value>,
+    ) -> Request<'a> {
+        Request {
+            verb,
+            container_id: &self.container_id,
+            netns: &self.netns,
+            ifname: &self.ifname,
+            args: &self.args,
+            path: &self.path,
+            bundled: true,
+            version,
+            config,
+        }
+    }
+}
+
+/// `KEY=VALUE;KEY=VALUE`.
+fn parse_args(text: &str) -> Result<Vec<(String, String)>, String> {
+    text.split(';')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| match pair.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+            _ => Err(format!("CNI_ARGS holds {pair:?}, which is no KEY=VALUE")),
+        })
+        .collect()
+}

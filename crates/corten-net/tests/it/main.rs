@@ -1,0 +1,8 @@
+//! corten-net in network namespaces of the tests' own: the machine's network stays untouched.
+
+mod attach;
+mod firewall;
+mod parallel;
+mod peers;
+mod rig;
+mod traffic;

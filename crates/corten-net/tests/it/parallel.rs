@@ -1,0 +1,90 @@
+//! Many processes at once, and processes that are killed.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use corten_net::{network, recover};
+use serde_json::Value;
+
+use crate::rig::{Host, Namespace, leftovers};
+
+/// Starts our `bridge` executable.
+fn spawn(host: &Host, bin: &Path, verb: &str, id: &str, netns: &Namespace) -> Child {
+    let list = host.list();
+    let mut config = list.plugins[0].document.clone();
+    config.insert("cniVersion".into(), "1.1.0".into());
+    config.insert("name".into(), list.name.clone().into());
+    let mut child = Command::new(bin.join("bridge"))
+        .env("CNI_COMMAND", verb)
+        .env("CNI_CONTAINERID", id)
+        .env("CNI_NETNS", netns.path())
+        .env("CNI_IFNAME", "eth0")
+        .env("CNI_PATH", bin)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut pipe = child.stdin.take().unwrap();
+    // A killed one breaks the pipe.
+    let _ = pipe.write_all(Value::Object(config).to_string().as_bytes());
+    child
+}
+
+#[test]
+fn sixty_four_processes_get_sixty_four_addresses() {
+    let host = Host::new();
+    let bin = host.executables();
+    let namespaces: Vec<Namespace> = (0..64).map(|_| Namespace::new()).collect();
+    let mut addresses = BTreeSet::new();
+    let children: Vec<Child> = namespaces
+        .iter()
+        .enumerate()
+        .map(|(i, n)| spawn(&host, &bin, "ADD", &format!("c{i}"), n))
+        .collect();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        let result: Value = serde_json::from_str(&text).unwrap();
+        for ip in result["ips"].as_array().unwrap() {
+            assert!(addresses.insert(ip["address"].to_string()), "{ip} twice");
+        }
+    }
+    assert_eq!(addresses.len(), 128);
+    let held = recover::holdings(&host.list()).unwrap();
+    assert_eq!((held.links.len(), held.addresses.len()), (64, 128));
+    let children: Vec<Child> = namespaces
+        .iter()
+        .enumerate()
+        .map(|(i, n)| spawn(&host, &bin, "DEL", &format!("c{i}"), n))
+        .collect();
+    for child in children {
+        assert!(child.wait_with_output().unwrap().status.success());
+    }
+    network::remove(&host.list()).unwrap();
+    assert_eq!(leftovers(&host), "");
+}
+
+#[test]
+fn what_a_killed_process_leaves_is_found_and_freed() {
+    let host = Host::new();
+    let bin = host.executables();
+    let namespace = Namespace::new();
+    for round in 0..60u64 {
+        let id = format!("c{round}");
+        let mut child = spawn(&host, &bin, "ADD", &id, &namespace);
+        std::thread::sleep(Duration::from_micros(round * 97 % 6000));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let held = recover::holdings(&host.list()).unwrap();
+        // Whatever is there says whose it is.
+        assert!(held.containers().iter().all(|c| *c == id), "{held:?}");
+        recover::free(&host.list(), &id).unwrap();
+        assert!(recover::holdings(&host.list()).unwrap().is_empty());
+    }
+    network::remove(&host.list()).unwrap();
+    assert_eq!(leftovers(&host), "");
+}

@@ -1,0 +1,304 @@
+//! Create and Start of a container.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use corten_runtime::rootfs;
+use corten_runtime::{Create, Created, Options as RuntimeOptions, Rootfs};
+use corten_spec::ContainerId;
+use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
+use prost::Message;
+
+use super::forward::Forward;
+use super::options::{self, Options};
+use super::task::{Phase, Process, Task, Wanted};
+use super::{Shim, say};
+use crate::attach::Size;
+use crate::listen::bind_in;
+use crate::log::Log;
+use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
+use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, StartResponse};
+use crate::stdio::prepare::{Plan, Prepared, prepare};
+use crate::ttrpc::status::{Code, Status};
+
+/// A `config.json` is some 10 KiB; seccomp profiles may make it 100.
+const SPEC_MAX: u64 = 16 << 20;
+/// Where `delete` finds the state root after a crash, in the bundle.
+pub const STATE_ROOT_FILE: &str = "corten-state-root";
+
+impl Shim {
+    pub(super) fn create(&mut self, request: CreateTaskRequest) -> Result<Vec<u8>, Status> {
+        let id: ContainerId = request.id.parse().map_err(|e| invalid(format!("{e}")))?;
+        if self.tasks.values().any(|t| t.id == id) {
+            let text = format!("container {id} already exists");
+            return Err(Status::new(Code::AlreadyExists, text));
+        }
+        if !request.checkpoint.is_empty() {
+            return Err(Status::new(
+                Code::Unimplemented,
+                "restoring from a checkpoint is not supported",
+            ));
+        }
+        let options = options::decode(request.options.as_ref(), &self.config.namespace)?;
+        let bundle = match request.bundle.is_empty() {
+            true => self.config.bundle.clone(),
+            false => PathBuf::from(&request.bundle),
+        };
+        let state_root = options.state_root.clone();
+        let state_root = state_root.unwrap_or_else(|| self.config.state_root.clone());
+        if !self.config.until_idle {
+            let path = bundle.join(STATE_ROOT_FILE);
+            let text = state_root.as_os_str().as_encoded_bytes();
+            std::fs::write(&path, text).map_err(|e| failed("write", &path, &e))?;
+        }
+        let spec = read_spec(&bundle)?;
+        // Everything that can fail for bad input comes before the container exists.
+        let forwards = self.forwards(&options)?;
+        let attach = match options.corten.attach {
+            false => None,
+            true => Some(listen(&bundle)?),
+        };
+        let (prepared, stdio) = self.prepare_init(&request, &options, &spec)?;
+        let rootfs = assemble(&request)?;
+        self.trim = true;
+        let mut created = corten_runtime::create(Create {
+            id: &id,
+            bundle: &bundle,
+            spec: &spec,
+            state_root: &state_root,
+            rootfs,
+            stdio,
+            options: RuntimeOptions {
+                no_pivot: options.corten.no_pivot_root,
+                no_new_keyring: options.corten.no_new_keyring,
+                ..RuntimeOptions::default()
+            },
+        })?;
+        for warning in &created.warnings {
+            say(format_args!("{id}: {warning}"));
+        }
+        let pid = created.pid;
+        let joined = join(prepared, &mut created);
+        let io = match joined {
+            Ok(io) => io,
+            Err(status) => {
+                // Nobody will ask for it: it must not wait at its gate for ever.
+                let undone = corten_runtime::delete(&state_root, &id, true);
+                if let Err(error) = undone {
+                    say(format_args!("cannot undo the creation of {id}: {error}"));
+                }
+                return Err(status);
+            }
+        };
+        let event = TaskCreate {
+            container_id: request.id.clone(),
+            bundle: request.bundle.clone(),
+            rootfs: request.rootfs.clone(),
+            io: Some(TaskIo {
+                stdin: request.stdin.clone(),
+                stdout: request.stdout.clone(),
+                stderr: request.stderr.clone(),
+                terminal: request.terminal,
+            }),
+            checkpoint: String::new(),
+            pid,
+        };
+        let oom = watch_memory(&state_root, &id);
+        let init = Process {
+            number: 0,
+            exec_id: String::new(),
+            wanted: Wanted {
+                terminal: request.terminal,
+                stdin: request.stdin,
+                stdout: request.stdout,
+                stderr: request.stderr,
+            },
+            phase: Phase::Created(Box::new(created)),
+            io,
+            size: None,
+            waiters: Vec::new(),
+            deleters: Vec::new(),
+        };
+        let corten = options.corten;
+        let task = Task {
+            id,
+            bundle,
+            state_root,
+            init,
+            execs: Vec::new(),
+            next_number: 1,
+            paused: false,
+            oom,
+            oom_kills: 0,
+            kill_all: shares_pids(&spec),
+            attach,
+            greeting: Vec::new(),
+            exit_record: Some(corten.exit_record)
+                .filter(|p| !p.is_empty())
+                .map(PathBuf::from),
+            exit_command: corten.exit_command,
+            told: None,
+            forwards,
+            drains: Vec::new(),
+        };
+        let serial = self.serial();
+        self.tasks.insert(serial, task);
+        self.publisher
+            .publish("/tasks/create", "TaskCreate", &event);
+        Ok(CreateTaskResponse { pid }.encode_to_vec())
+    }
+
+    fn prepare_init(
+        &self,
+        request: &CreateTaskRequest,
+        options: &Options,
+        spec: &Spec,
+    ) -> Result<(Prepared, corten_runtime::Stdio), Status> {
+        let corten = &options.corten;
+        let log = match corten.log_path.as_str() {
+            "" => None,
+            path => {
+                let path = Path::new(path);
+                Some(Log::open(path).map_err(|e| failed("open the log", path, &e))?)
+            }
+        };
+        let size = spec.process().as_ref().and_then(|p| p.console_size());
+        let size = size.map(|s| Size {
+            rows: u16::try_from(s.height()).unwrap_or(u16::MAX),
+            cols: u16::try_from(s.width()).unwrap_or(u16::MAX),
+        });
+        prepare(Plan {
+            terminal: request.terminal,
+            uris: [&request.stdin, &request.stdout, &request.stderr],
+            id: &request.id,
+            namespace: &self.config.namespace,
+            log,
+            open_stdin: corten.open_stdin,
+            stdin_once: corten.stdin_once,
+            await_client: false,
+            owner: options.owner,
+            size,
+        })
+        .map_err(|e| Status::of(e.kind(), e.to_string()))
+    }
+
+    fn forwards(&self, options: &Options) -> Result<Vec<Forward>, Status> {
+        let wanted = options.corten.loopback_forwards.iter();
+        wanted
+            .map(|f| {
+                let socket = self.config.inherited.get(f.fd as usize);
+                let socket = socket.and_then(|s| s.try_clone().ok());
+                let socket = socket.ok_or_else(|| {
+                    invalid(format!(
+                        "loopback forward: no descriptor {} was passed on",
+                        f.fd
+                    ))
+                })?;
+                Forward::new(socket, &f.protocol, &f.target).map_err(invalid)
+            })
+            .collect()
+    }
+
+    /// Lets init go.
+    pub(super) fn start_init(&mut self, serial: u32) -> Result<Vec<u8>, Status> {
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return Err(Status::new(Code::NotFound, "no such container"));
+        };
+        let id = task.id.as_str().to_string();
+        let Phase::Created(created) = &mut task.init.phase else {
+            let text = format!("container {id} was started before");
+            return Err(Status::new(Code::FailedPrecondition, text));
+        };
+        // If it fails, init ends: its exit is reaped and told like any other.
+        created.start()?;
+        let pid = created.pid;
+        let pidfd = created.pidfd.try_clone();
+        let pidfd =
+            pidfd.map_err(|e| Status::new(Code::Unknown, format!("cannot keep the pidfd: {e}")))?;
+        task.init.phase = Phase::Running { pid, pidfd };
+        let event = TaskStart {
+            container_id: id,
+            pid,
+        };
+        self.publisher.publish("/tasks/start", "TaskStart", &event);
+        Ok(StartResponse { pid }.encode_to_vec())
+    }
+}
+
+fn join(prepared: Prepared, created: &mut Created) -> Result<crate::stdio::Io, Status> {
+    let console = created.console.take();
+    prepared
+        .finish(console)
+        .map_err(|e| Status::of(e.kind(), e.to_string()))
+}
+
+fn invalid(text: String) -> Status {
+    Status::of(corten_spec::Kind::Invalid, text)
+}
+
+fn failed(step: &str, path: &Path, error: &std::io::Error) -> Status {
+    let text = format!("cannot {step} {}: {error}", path.display());
+    let kind = match error.kind() {
+        std::io::ErrorKind::NotFound => corten_spec::Kind::NotFound,
+        _ => corten_spec::Kind::Internal,
+    };
+    Status::of(kind, text)
+}
+
+fn read_spec(bundle: &Path) -> Result<Spec, Status> {
+    let path = bundle.join("config.json");
+    let file = File::open(&path).map_err(|e| failed("open", &path, &e))?;
+    let mut bytes = Vec::new();
+    let read = file.take(SPEC_MAX + 1).read_to_end(&mut bytes);
+    read.map_err(|e| failed("read", &path, &e))?;
+    if bytes.len() as u64 > SPEC_MAX {
+        return Err(invalid(format!("{} is larger than 16 MiB", path.display())));
+    }
+    serde_json::from_slice(&bytes).map_err(|e| invalid(format!("bad {}: {e}", path.display())))
+}
+
+fn assemble(request: &CreateTaskRequest) -> Result<Rootfs, Status> {
+    if request.rootfs.is_empty() {
+        return Ok(Rootfs::Bundle);
+    }
+    let mounts: Vec<rootfs::Mount> = request
+        .rootfs
+        .iter()
+        .map(|m| rootfs::Mount {
+            fstype: m.r#type.clone(),
+            source: m.source.clone(),
+            options: m.options.clone(),
+        })
+        .collect();
+    Ok(Rootfs::Mount(rootfs::assemble(&mounts)?))
+}
+
+fn listen(bundle: &Path) -> Result<std::os::unix::net::UnixListener, Status> {
+    let path = bundle.join(crate::attach::SOCKET);
+    let listener = bind_in(bundle, crate::attach::SOCKET);
+    let listener = listener.map_err(|e| failed("listen at", &path, &e))?;
+    let quiet = listener.set_nonblocking(true);
+    quiet.map_err(|e| failed("listen at", &path, &e))?;
+    Ok(listener)
+}
+
+/// Whether init's end leaves processes: only the first process of a PID namespace takes
+/// the others with it.
+fn shares_pids(spec: &Spec) -> bool {
+    let namespaces = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    let own = |n: &corten_spec::oci::runtime::LinuxNamespace| {
+        n.typ() == LinuxNamespaceType::Pid && n.path().is_none()
+    };
+    !namespaces.is_some_and(|all| all.iter().any(own))
+}
+
+fn watch_memory(state_root: &Path, id: &ContainerId) -> Option<corten_cgroup::OomWatch> {
+    let watch = corten_runtime::cgroup(state_root, id).map_err(|e| e.to_string());
+    let watch = watch.and_then(|group| group.oom_events().map_err(|e| e.to_string()));
+    // It is news only: the container runs and is limited without.
+    watch.unwrap_or_else(|error| {
+        say(format_args!("no OOM events of {id}: {error}"));
+        None
+    })
+}

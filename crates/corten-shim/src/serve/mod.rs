@@ -1,0 +1,303 @@
+//! The resident part: one thread, one poll, and everything that can happen.
+//!
+//! ```text
+//!         ┌──────────────────────── poll ◀── deadlines ───────────────────────┐
+//!         ▼                                                                     │
+//!   signals ─▶ reap        listener ─▶ connections ─▶ service (Task API)        │
+//!   stdio, attach ─▶ Io    publisher ─▶ containerd     forwards ─▶ container    │
+//!         └──────────────── settle: tell exits whose output is drained ────────┘
+//! ```
+//!
+//! The set of descriptors is built anew for each poll from what each part wants now. A
+//! shim has about ten; that costs less than keeping an epoll set in step, and a part cannot forget to
+//! take its interest back. SIGCHLD is blocked before the first child exists and read from a
+//! signalfd, so no exit can be missed between a fork and its wait.
+
+mod attach;
+mod connection;
+mod create;
+mod exec;
+mod forward;
+mod options;
+mod publisher;
+mod reap;
+mod service;
+mod settle;
+mod task;
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use corten_sys::signal::{Mask, Receiver};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::Error;
+use crate::stdio::{Part, SCRATCH};
+use connection::Connection;
+use publisher::Publisher;
+use task::Task;
+
+pub use create::STATE_ROOT_FILE;
+
+/// How the shim was started.
+#[derive(Debug)]
+pub struct Config {
+    pub namespace: String,
+    /// The bundle, and the working folder.
+    pub bundle: PathBuf,
+    /// Where the runtime keeps state, unless a container's options say otherwise.
+    pub state_root: PathBuf,
+    pub listener: UnixListener,
+    /// The sockets that options of a container refer to by number.
+    pub inherited: Vec<OwnedFd>,
+    /// containerd's ttrpc socket for events; `None`: nobody is told.
+    pub publish: Option<PathBuf>,
+    /// Exit when nothing is left to supervise and nobody is connected. Under
+    /// containerd only its Shutdown ends a shim.
+    pub until_idle: bool,
+    /// Files to remove at the end.
+    pub leavings: Vec<PathBuf>,
+}
+
+/// Without any connection for so long after the start, nobody will come.
+const LONELY: Duration = Duration::from_secs(10);
+/// What may delay the end: answers and events that are not sent yet.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// A process of a task: 0 is its init.
+type Number = u32;
+
+/// Whose descriptor woke the poll.
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    Signals,
+    Listener,
+    Connection(u32),
+    Publisher,
+    Oom(u32),
+    AttachListener(u32),
+    Greeting(u32, u32),
+    Io(u32, Number, Part),
+    Forward(u32, usize, forward::Part),
+}
+
+/// What is polled for, and on whose behalf.
+struct Interest<'a> {
+    fds: Vec<PollFd<'a>>,
+    tokens: Vec<Token>,
+}
+
+impl<'a> Interest<'a> {
+    fn add(&mut self, fd: BorrowedFd<'a>, flags: PollFlags, token: Token) {
+        self.fds.push(PollFd::from_borrowed_fd(fd, flags));
+        self.tokens.push(token);
+    }
+}
+
+struct Shim {
+    config: Config,
+    signals: Receiver,
+    connections: BTreeMap<u32, Connection>,
+    tasks: BTreeMap<u32, Task>,
+    publisher: Publisher,
+    scratch: Box<[u8]>,
+    /// The next number for a connection, task or attached client.
+    serial: u32,
+    started: Instant,
+    /// Whether a connection ever came.
+    visited: bool,
+    /// When the end began.
+    ending: Option<Instant>,
+    /// Children may be left to reap without another signal.
+    reap_again: bool,
+    /// A large document was parsed and dropped.
+    trim: bool,
+}
+
+/// Serves until the end.
+pub fn run(config: Config) -> Result<(), Error> {
+    let kernel = |step| move |source: Errno| Error::Kernel { step, source };
+    // A shim is ended by its engine, not by signals: what stops the machine stops containers first.
+    let mask = Mask::full();
+    mask.install().map_err(kernel("block signals"))?;
+    let signals = Receiver::new(&mask).map_err(kernel("open a signalfd"))?;
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(kernel("become a subreaper"))?;
+    crate::stdio::open::unblock(&config.listener).map_err(kernel("unblock the socket"))?;
+    let publisher = Publisher::new(config.publish.clone(), config.namespace.clone());
+    let mut shim = Shim {
+        config,
+        signals,
+        connections: BTreeMap::new(),
+        tasks: BTreeMap::new(),
+        publisher,
+        scratch: vec![0; SCRATCH].into(),
+        serial: 1,
+        started: Instant::now(),
+        visited: false,
+        ending: None,
+        reap_again: false,
+        trim: false,
+    };
+    while !shim.is_done() {
+        shim.turn()?;
+    }
+    for path in &shim.config.leavings {
+        // Whoever removes the bundle may have been faster.
+        let _ = std::fs::remove_file(path);
+    }
+    Ok(())
+}
+
+impl Shim {
+    /// One round: wait, act on what is ready, tell what has become true.
+    fn turn(&mut self) -> Result<(), Error> {
+        let ready = self.wait()?;
+        for (token, flags) in ready {
+            self.act(token, flags);
+        }
+        if self.reap_again {
+            self.reap();
+        }
+        self.settle();
+        self.publisher.advance();
+        self.connections.retain(|_, c| !c.is_gone());
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<Vec<(Token, PollFlags)>, Error> {
+        let deadline = self.deadline();
+        if self.trim && deadline.is_none() {
+            self.trim = false;
+            corten_sys::spawn::trim_memory();
+        }
+        let timeout = deadline.map(|at| {
+            let left = at.saturating_duration_since(Instant::now());
+            // Rounded up: a poll that wakes before its deadline would spin until it.
+            let left = left + Duration::from_micros(100);
+            Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            }
+        });
+        let mut interest = Interest {
+            fds: Vec::with_capacity(16),
+            tokens: Vec::with_capacity(16),
+        };
+        self.interest(&mut interest);
+        match poll(&mut interest.fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(source) => {
+                return Err(Error::Kernel {
+                    step: "poll",
+                    source,
+                });
+            }
+        }
+        let ready = interest.fds.iter().zip(&interest.tokens);
+        Ok(ready
+            .map(|(fd, token)| (*token, fd.revents()))
+            .filter(|(_, flags)| !flags.is_empty())
+            .collect())
+    }
+
+    fn interest<'a>(&'a self, to: &mut Interest<'a>) {
+        to.add(self.signals.as_fd(), PollFlags::IN, Token::Signals);
+        to.add(self.config.listener.as_fd(), PollFlags::IN, Token::Listener);
+        for (id, connection) in &self.connections {
+            to.add(
+                connection.as_fd(),
+                connection.interest(),
+                Token::Connection(*id),
+            );
+        }
+        if let Some((fd, flags)) = self.publisher.interest() {
+            to.add(fd, flags, Token::Publisher);
+        }
+        for (serial, task) in &self.tasks {
+            task.interest(*serial, to);
+        }
+    }
+
+    fn act(&mut self, token: Token, flags: PollFlags) {
+        match token {
+            Token::Signals => self.reap(),
+            Token::Listener => self.accept(),
+            Token::Connection(id) => self.serve_connection(id),
+            Token::Publisher => self.publisher.ready(),
+            Token::Oom(task) => self.oom(task),
+            Token::AttachListener(task) => self.accept_attach(task),
+            Token::Greeting(task, client) => self.greet(task, client),
+            Token::Io(task, number, part) => {
+                if let Some(process) = self.tasks.get_mut(&task).and_then(|t| t.process(number)) {
+                    process.io.ready(part, &mut self.scratch);
+                }
+            }
+            Token::Forward(task, index, part) => {
+                if let Some(task) = self.tasks.get_mut(&task) {
+                    task.forward_ready(index, part, flags, &mut self.scratch);
+                }
+            }
+        }
+    }
+
+    fn serial(&mut self) -> u32 {
+        let serial = self.serial;
+        // Four thousand million connections in one container's life would have to be open to clash.
+        self.serial = self.serial.wrapping_add(1);
+        serial
+    }
+
+    fn accept(&mut self) {
+        while let Ok((socket, _)) = self.config.listener.accept() {
+            if crate::stdio::open::unblock(&socket).is_ok() {
+                self.visited = true;
+                let id = self.serial();
+                self.connections.insert(id, Connection::new(socket));
+            }
+        }
+    }
+
+    /// The next moment at which something must be done although nothing happens.
+    fn deadline(&self) -> Option<Instant> {
+        let tasks = self.tasks.values().filter_map(Task::deadline).min();
+        let idle = self.config.until_idle && self.connections.is_empty() && self.tasks.is_empty();
+        let lonely = (idle && !self.visited).then(|| self.started + LONELY);
+        let ending = self.ending.map(|at| at + FAREWELL);
+        let again = self.reap_again.then(Instant::now);
+        [tasks, lonely, ending, again, self.publisher.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn is_done(&self) -> bool {
+        if let Some(since) = self.ending {
+            let sent = self.connections.values().all(|c| !c.is_behind());
+            return (sent && self.publisher.is_empty()) || since.elapsed() >= FAREWELL;
+        }
+        self.config.until_idle
+            && self.tasks.is_empty()
+            && self.connections.is_empty()
+            && (self.visited || self.started.elapsed() >= LONELY)
+    }
+}
+
+/// A line for whoever reads the shim's log. There is nobody to tell if that fails.
+fn say(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let line = format!(
+        "time=\"{}\" level=warning msg={:?}\n",
+        now(),
+        text.to_string()
+    );
+    let _ = std::io::stderr().write_all(line.as_bytes());
+}
+
+fn now() -> String {
+    crate::time::rfc3339(std::time::SystemTime::now())
+}

@@ -1,0 +1,104 @@
+//! Children that have ended.
+
+use std::time::{Instant, SystemTime};
+
+use rustix::io::Errno;
+use rustix::process::{WaitOptions, wait};
+
+use super::task::{Exit, Phase};
+use super::{Shim, say};
+
+/// How many are reaped before others have their turn: a container that forks without end can
+/// hand its orphans to us as fast as they are reaped.
+const ROUND: usize = 128;
+
+impl Shim {
+    /// Empties the signalfd and reaps. Signals to this process do nothing more: a shim
+    /// is ended by Shutdown, and what it supervises must outlive its terminal and its engine.
+    pub(super) fn reap(&mut self) {
+        while let Ok(Some(received)) = self.signals.next() {
+            if received.signal == SIGTERM {
+                say(format_args!(
+                    "ignoring signal {SIGTERM} of process {}",
+                    received.pid
+                ));
+            }
+        }
+        self.reap_again = false;
+        for _ in 0..ROUND {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) => {
+                    let code = status
+                        .exit_status()
+                        .or(status.terminating_signal().map(|s| 128 + s));
+                    // Neither: stopped or continued, which was not asked for.
+                    if let Some(code) = code {
+                        self.exited(pid.as_raw_nonzero().get() as u32, code as u32);
+                    }
+                }
+                Ok(None) | Err(Errno::CHILD) => return,
+                Err(Errno::INTR) => {}
+                Err(errno) => return say(format_args!("cannot reap: {errno}")),
+            }
+        }
+        self.reap_again = true;
+    }
+
+    /// An orphan, a logger or an exit command is in no task, and needs no more than to be reaped.
+    fn exited(&mut self, pid: u32, status: u32) {
+        for task in self.tasks.values_mut() {
+            let id = task.id.clone();
+            let is_init = task.init.is_alive() && task.init.pid() == pid;
+            let Some(process) = task
+                .processes_mut()
+                .find(|p| p.is_alive() && p.pid() == pid)
+            else {
+                continue;
+            };
+            let exit = Exit {
+                pid,
+                status,
+                at: SystemTime::now(),
+            };
+            process.phase = Phase::Draining {
+                exit,
+                since: Instant::now(),
+            };
+            if is_init && task.kill_all {
+                let killed = corten_runtime::cgroup(&task.state_root, &id)
+                    .map_err(|e| e.to_string())
+                    .and_then(|group| group.kill(9).map_err(|e| e.to_string()));
+                if let Err(error) = killed {
+                    say(format_args!("cannot end what init of {id} left: {error}"));
+                }
+            }
+            return;
+        }
+    }
+
+    /// The kernel killed a process of the task for its memory.
+    pub(super) fn oom(&mut self, serial: u32) {
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return;
+        };
+        let Some(watch) = &task.oom else { return };
+        match watch.kills() {
+            Ok(kills) if kills > task.oom_kills => {
+                task.oom_kills = kills;
+                let event = crate::proto::events::TaskNamed {
+                    container_id: task.id.as_str().into(),
+                };
+                self.publisher.publish("/tasks/oom", "TaskOOM", &event);
+            }
+            // The descriptor also wakes when a group is removed.
+            Ok(_) if task.told.is_some() => task.oom = None,
+            Ok(_) => {}
+            Err(error) => {
+                say(format_args!("no more OOM events of {}: {error}", task.id));
+                task.oom = None;
+            }
+        }
+    }
+}
+
+const SIGTERM: i32 = 15;

@@ -1,0 +1,181 @@
+//! Telling exits: when the output of an exited process has arrived everywhere, or will not.
+
+use std::process::Command;
+use std::time::Instant;
+
+use prost::Message;
+
+use super::task::{COMPANY, Exit, PATIENCE, Phase, Process, Task};
+use super::{Number, Shim, say};
+use crate::ExitRecord;
+use crate::proto::events::TaskExit;
+use crate::proto::task::WaitResponse;
+use crate::stdio::Drain;
+use crate::time::timestamp;
+
+impl Shim {
+    /// Tells every exit that is due.
+    pub(super) fn settle(&mut self) {
+        let serials: Vec<u32> = self.tasks.keys().copied().collect();
+        for serial in serials {
+            for number in self.due(serial) {
+                self.tell(serial, number);
+            }
+            self.run_exit_command(serial);
+            if let Some(task) = self.tasks.get_mut(&serial) {
+                task.forwards
+                    .iter_mut()
+                    .for_each(super::forward::Forward::expire);
+            }
+        }
+    }
+
+    /// The processes of a task whose exit can be told now, execs before init.
+    fn due(&mut self, serial: u32) -> Vec<Number> {
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return Vec::new();
+        };
+        let now = Instant::now();
+        let (mut due, mut drains) = (Vec::new(), Vec::new());
+        for process in task
+            .processes_mut()
+            .filter(|p| matches!(p.phase, Phase::Draining { .. }))
+        {
+            let drain = process.io.drain(&mut self.scratch);
+            if process.settle_at(drain).is_some_and(|at| at <= now) {
+                due.push(process.number);
+            } else {
+                drains.push((process.number, drain));
+            }
+        }
+        due.sort_by_key(|n| *n == 0);
+        // What ended init ended its execs too; containerd expects to hear of them first.
+        let company = task.execs.iter().any(|e| {
+            !due.contains(&e.number) && (e.is_alive() || matches!(e.phase, Phase::Draining { .. }))
+        });
+        if let Phase::Draining { since, .. } = &task.init.phase
+            && company
+            && since.elapsed() < COMPANY
+        {
+            due.retain(|n| *n != 0);
+        }
+        task.drains = drains;
+        due
+    }
+
+    fn tell(&mut self, serial: u32, number: Number) {
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return;
+        };
+        let id = task.id.as_str().to_string();
+        let Some(process) = task.process(number) else {
+            return;
+        };
+        let Phase::Draining { exit, .. } = process.phase else {
+            return;
+        };
+        process.phase = Phase::Exited(exit);
+        if number == 0 {
+            record(task, exit);
+        }
+        let Some(process) = task.process(number) else {
+            return;
+        };
+        let event = TaskExit {
+            container_id: id.clone(),
+            id: match number {
+                0 => id,
+                _ => process.exec_id.clone(),
+            },
+            pid: exit.pid,
+            exit_status: exit.status,
+            exited_at: Some(timestamp(exit.at)),
+        };
+        self.publisher.publish("/tasks/exit", "TaskExit", &event);
+        process.io.finish();
+        if let Some(error) = process.io.log_failure.take() {
+            say(format_args!(
+                "the log of {} is not whole: {error}",
+                event.id
+            ));
+        }
+        let waiters = std::mem::take(&mut process.waiters);
+        let deleters = std::mem::take(&mut process.deleters);
+        let exec_id = process.exec_id.clone();
+        for waiter in waiters {
+            self.respond(waiter, Ok(waited(&exit)));
+        }
+        for deleter in deleters {
+            let answer = self.delete(serial, &exec_id);
+            self.respond(deleter, answer);
+        }
+    }
+
+    /// Runs the engine's command for an exited container: at once if nobody is there to care
+    /// for it, or after a while if who is there does not.
+    fn run_exit_command(&mut self, serial: u32) {
+        let alone = self.connections.is_empty();
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return;
+        };
+        let due = task
+            .told
+            .is_some_and(|told| alone || told.elapsed() >= PATIENCE);
+        if !due || task.exit_command.is_empty() {
+            return;
+        }
+        let command = std::mem::take(&mut task.exit_command);
+        let started = Command::new(&command[0])
+            .args(&command[1..])
+            .current_dir("/")
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn();
+        // Its end is reaped like any child's.
+        if let Err(error) = started {
+            say(format_args!(
+                "cannot run the exit command {}: {error}",
+                command[0]
+            ));
+        }
+    }
+}
+
+fn record(task: &mut Task, exit: Exit) {
+    task.told = Some(Instant::now());
+    if let Some(watch) = &task.oom
+        && let Ok(kills) = watch.kills()
+    {
+        task.oom_kills = task.oom_kills.max(kills);
+    }
+    if let Some(path) = &task.exit_record {
+        let record = ExitRecord::new(exit.pid, exit.status, exit.at, task.oom_kills > 0);
+        if let Err(error) = record.write(path) {
+            say(format_args!("cannot write {}: {error}", path.display()));
+        }
+    }
+}
+
+/// The answer to Wait.
+pub(super) fn waited(exit: &Exit) -> Vec<u8> {
+    WaitResponse {
+        exit_status: exit.status,
+        exited_at: Some(timestamp(exit.at)),
+    }
+    .encode_to_vec()
+}
+
+impl Process {
+    /// The exit, if it was told.
+    pub(super) fn exit(&self) -> Option<Exit> {
+        match &self.phase {
+            Phase::Exited(exit) => Some(*exit),
+            _ => None,
+        }
+    }
+
+    /// Whether all of its output was passed on when its exit was told.
+    pub(super) fn is_held(&mut self, scratch: &mut [u8]) -> bool {
+        self.io.drain(scratch) != Drain::Done
+    }
+}

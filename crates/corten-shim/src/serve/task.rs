@@ -1,0 +1,236 @@
+//! A container and its processes, as the shim remembers them.
+//!
+//! ```text
+//!            start              exits             drained
+//!   Added ───────────▶ Running ───────▶ Draining ─────────▶ Exited ── delete
+//!   Created ───────────▶                 (output left)       (told)
+//! ```
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime};
+
+use corten_cgroup::OomWatch;
+use corten_runtime::Created;
+use corten_spec::ContainerId;
+use corten_spec::oci::runtime;
+use rustix::event::PollFlags;
+
+use super::connection::Responder;
+use super::forward::Forward;
+use super::{Interest, Number, Token};
+use crate::attach::Size;
+use crate::proto::task::Status;
+use crate::stdio::{Client, Drain, Io};
+
+/// How long an exited process's output may be held open by others before the exit is told.
+const HELD: Duration = Duration::from_millis(100);
+/// How long a reader that takes nothing may delay it.
+const BLOCKED: Duration = Duration::from_secs(2);
+/// How long init's exit waits for those of its execs, which the same kill has ended.
+pub const COMPANY: Duration = Duration::from_secs(1);
+/// When the exit command runs although a client is still connected.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where a process is in its life.
+#[derive(Debug)]
+pub enum Phase {
+    /// An exec that was asked for and not started.
+    Added(Box<runtime::Process>),
+    /// Init at its gate.
+    Created(Box<Created>),
+    Running {
+        pid: u32,
+        pidfd: OwnedFd,
+    },
+    /// Reaped; its output is still on the way.
+    Draining {
+        exit: Exit,
+        since: Instant,
+    },
+    Exited(Exit),
+}
+
+/// How and when a process ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Exit {
+    pub pid: u32,
+    /// The exit code, or 128 + the signal.
+    pub status: u32,
+    pub at: SystemTime,
+}
+
+/// The stdio that a client asked for, in its own words.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    pub terminal: bool,
+    pub stdin: String,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Init, or a process that Exec added.
+#[derive(Debug)]
+pub struct Process {
+    pub number: Number,
+    /// Empty for init.
+    pub exec_id: String,
+    pub wanted: Wanted,
+    pub phase: Phase,
+    pub io: Io,
+    /// A size that was set before the terminal existed.
+    pub size: Option<Size>,
+    pub waiters: Vec<Responder>,
+    /// Deletes that came between the exit and its telling.
+    pub deleters: Vec<Responder>,
+}
+
+impl Process {
+    pub fn pid(&self) -> u32 {
+        match &self.phase {
+            Phase::Added(_) => 0,
+            Phase::Created(created) => created.pid,
+            Phase::Running { pid, .. } => *pid,
+            Phase::Draining { exit, .. } | Phase::Exited(exit) => exit.pid,
+        }
+    }
+
+    /// Whether the kernel still has it, at least as a zombie of ours.
+    pub fn is_alive(&self) -> bool {
+        matches!(self.phase, Phase::Created(_) | Phase::Running { .. })
+    }
+
+    pub fn status(&self) -> Status {
+        match &self.phase {
+            Phase::Added(_) | Phase::Created(_) => Status::Created,
+            // Its exit is not told yet, and nobody must see it before.
+            Phase::Running { .. } | Phase::Draining { .. } => Status::Running,
+            Phase::Exited(_) => Status::Stopped,
+        }
+    }
+
+    /// When a draining process's exit is told at the latest, as far as is known now.
+    pub fn settle_at(&self, drain: Drain) -> Option<Instant> {
+        let Phase::Draining { since, .. } = &self.phase else {
+            return None;
+        };
+        Some(match drain {
+            Drain::Done => *since,
+            Drain::Held => *since + HELD,
+            Drain::Blocked => self.io.progress.map_or(*since, |p| p.max(*since)) + BLOCKED,
+        })
+    }
+}
+
+/// A container.
+#[derive(Debug)]
+pub struct Task {
+    pub id: ContainerId,
+    pub bundle: PathBuf,
+    pub state_root: PathBuf,
+    pub init: Process,
+    pub execs: Vec<Process>,
+    pub next_number: Number,
+    pub paused: bool,
+    pub oom: Option<OomWatch>,
+    /// OOM kills that were told.
+    pub oom_kills: u64,
+    /// Whether the end of init leaves others behind: the PID namespace is not its own.
+    pub kill_all: bool,
+    pub attach: Option<UnixListener>,
+    /// Attached clients whose hello has not come.
+    pub greeting: Vec<Client>,
+    pub exit_record: Option<PathBuf>,
+    pub exit_command: Vec<String>,
+    /// When init's exit was told.
+    pub told: Option<Instant>,
+    pub forwards: Vec<Forward>,
+    /// When [`Io::drain`] last said what, for the deadline.
+    pub drains: Vec<(Number, Drain)>,
+}
+
+impl Task {
+    pub fn process(&mut self, number: Number) -> Option<&mut Process> {
+        self.processes_mut().find(|p| p.number == number)
+    }
+
+    pub fn named(&mut self, exec_id: &str) -> Option<&mut Process> {
+        self.processes_mut().find(|p| p.exec_id == exec_id)
+    }
+
+    pub fn processes(&self) -> impl Iterator<Item = &Process> {
+        std::iter::once(&self.init).chain(&self.execs)
+    }
+
+    pub fn processes_mut(&mut self) -> impl Iterator<Item = &mut Process> {
+        std::iter::once(&mut self.init).chain(&mut self.execs)
+    }
+
+    pub fn interest<'a>(&'a self, serial: u32, to: &mut Interest<'a>) {
+        if let Some(oom) = &self.oom {
+            to.add(oom.as_fd(), oom.interest(), Token::Oom(serial));
+        }
+        if let Some(listener) = &self.attach {
+            to.add(
+                listener.as_fd(),
+                PollFlags::IN,
+                Token::AttachListener(serial),
+            );
+        }
+        for client in &self.greeting {
+            to.add(
+                client.as_fd(),
+                PollFlags::IN,
+                Token::Greeting(serial, client.id),
+            );
+        }
+        for process in self.processes() {
+            let number = process.number;
+            process.io.interest(|fd, flags, part| {
+                to.add(fd, flags, Token::Io(serial, number, part));
+            });
+        }
+        for (index, forward) in self.forwards.iter().enumerate() {
+            forward.interest(|fd, flags, part| {
+                to.add(fd, flags, Token::Forward(serial, index, part));
+            });
+        }
+    }
+
+    pub fn forward_ready(
+        &mut self,
+        index: usize,
+        part: super::forward::Part,
+        flags: PollFlags,
+        scratch: &mut [u8],
+    ) {
+        if let Some(forward) = self.forwards.get_mut(index) {
+            forward.ready(part, flags, scratch);
+        }
+    }
+
+    /// When this task needs attention without an event.
+    pub fn deadline(&self) -> Option<Instant> {
+        let draining = self.drains.iter().filter_map(|(number, drain)| {
+            let process = self.processes().find(|p| p.number == *number)?;
+            process.settle_at(*drain)
+        });
+        let company = match &self.init.phase {
+            Phase::Draining { since, .. } => Some(*since + COMPANY),
+            _ => None,
+        };
+        let command = self
+            .told
+            .filter(|_| !self.exit_command.is_empty())
+            .map(|t| t + PATIENCE);
+        let forwards = self.forwards.iter().filter_map(Forward::deadline);
+        draining
+            .min()
+            .into_iter()
+            .chain(company)
+            .chain(command)
+            .chain(forwards)
+            .min()
+    }
+}

@@ -1,0 +1,303 @@
+//! A process's stdio: from its pipes or terminal to everyone who listens, and back.
+//!
+//! ```text
+//!   stdout, stderr ─▶ Output ─┬─▶ log                   FIFO ──┐
+//!   (pipe or pty)             ├─▶ FIFO, file, logger           ├──▶ Input ─▶ stdin
+//!                             └─▶ attached clients ────────────┘         (pipe or pty)
+//! ```
+//!
+//! Nothing here waits: [`Io::interest`] says what to poll for, [`Io::ready`] moves what
+//! can move. Back-pressure is one rule: what could not be passed on is kept, and nothing more
+//! is read from where it came before it has gone.
+
+mod client;
+mod input;
+mod logger;
+pub mod open;
+mod output;
+pub mod prepare;
+#[cfg(test)]
+mod tests;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+
+pub use client::Client;
+pub use input::Input;
+pub use output::{Output, Sink};
+
+use crate::attach::Size;
+use crate::log::{Log, Stream};
+
+/// One read's worth. The pipes' own capacity is 64 KiB; less keeps the supervisor small.
+pub const SCRATCH: usize = 32 << 10;
+
+/// Which descriptor of an [`Io`] is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    Source(usize),
+    Sink(usize, usize),
+    Fifo,
+    InputSink,
+    Client(u32),
+}
+
+/// Everything that is connected to one process.
+#[derive(Debug, Default)]
+pub struct Io {
+    pub outputs: Vec<Output>,
+    pub input: Option<Input>,
+    pub log: Option<Log>,
+    pub clients: Vec<Client>,
+    /// The terminal's master, for its size.
+    pub console: Option<OwnedFd>,
+    /// Output goes to attached clients only: before the first has come it waits.
+    pub awaits_client: bool,
+    /// When something last moved.
+    pub progress: Option<Instant>,
+    /// The first failure to write the log; the container does not suffer for it.
+    pub log_failure: Option<std::io::Error>,
+}
+
+/// How far the output of an exited process has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// All written everywhere, and no writer left.
+    Done,
+    /// All written, but another process holds the pipe open.
+    Held,
+    /// A reader has not taken everything yet.
+    Blocked,
+}
+
+impl Io {
+    /// Calls `add` for each descriptor that matters now.
+    pub fn interest<'a>(&'a self, mut add: impl FnMut(BorrowedFd<'a>, PollFlags, Part)) {
+        for (i, output) in self.outputs.iter().enumerate() {
+            for (j, sink) in output.sinks.iter().enumerate() {
+                if sink.is_behind() {
+                    add(sink.as_fd(), PollFlags::OUT, Part::Sink(i, j));
+                }
+            }
+            // A blocked source is left out whole: its hang-up would wake the poll without end.
+            if let Some(source) = &output.source
+                && !self.is_blocked(i)
+            {
+                add(source.as_fd(), PollFlags::IN, Part::Source(i));
+            }
+        }
+        let mut input_behind = false;
+        if let Some(input) = &self.input {
+            input_behind = input.is_behind();
+            match input_behind {
+                true => input.sink.iter().for_each(|s| {
+                    add(s.as_fd(), PollFlags::OUT, Part::InputSink);
+                }),
+                false => input.fifo().into_iter().for_each(|f| {
+                    add(f, PollFlags::IN, Part::Fifo);
+                }),
+            }
+        }
+        for client in &self.clients {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::OUT, client.is_behind());
+            let wait = client.hello.stdin && input_behind;
+            flags.set(PollFlags::IN, !client.read_closed && !wait);
+            add(client.as_fd(), flags, Part::Client(client.id));
+        }
+    }
+
+    fn is_blocked(&self, output: usize) -> bool {
+        let output = &self.outputs[output];
+        let behind = |c: &Client| c.wants(output.stream) && c.is_behind();
+        output.sinks.iter().any(Sink::is_behind)
+            || self.clients.iter().any(behind)
+            || (self.awaits_client && self.clients.is_empty())
+    }
+
+    /// Moves what can move at one descriptor.
+    pub fn ready(&mut self, part: Part, scratch: &mut [u8]) {
+        self.progress = Some(Instant::now());
+        match part {
+            Part::Source(i) => self.read_source(i, scratch),
+            Part::Sink(i, j) => {
+                if let Some(output) = self.outputs.get_mut(i) {
+                    output.flush(j);
+                }
+            }
+            Part::Fifo => {
+                if let Some(input) = &mut self.input {
+                    input.read_fifo(scratch);
+                }
+            }
+            Part::InputSink => {
+                if let Some(input) = &mut self.input {
+                    input.flush(scratch);
+                }
+            }
+            Part::Client(id) => self.serve_client(id, scratch),
+        }
+    }
+
+    fn read_source(&mut self, i: usize, scratch: &mut [u8]) {
+        let Some(output) = self.outputs.get_mut(i) else {
+            return;
+        };
+        let Some(source) = &output.source else {
+            return;
+        };
+        match rustix::io::read(source, &mut *scratch) {
+            // EIO: the last process on the terminal has closed it.
+            Ok(0) | Err(Errno::IO) => output.source = None,
+            Ok(n) => self.deliver(i, &scratch[..n]),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(_) => output.source = None,
+        }
+    }
+
+    fn deliver(&mut self, i: usize, bytes: &[u8]) {
+        let output = &mut self.outputs[i];
+        let stream = output.stream;
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.write(stream, bytes)
+        {
+            self.log_failure.get_or_insert(error);
+        }
+        output.send(bytes);
+        for client in self.clients.iter_mut().filter(|c| c.wants(stream)) {
+            client.send_output(stream, bytes);
+        }
+        self.drop_gone_clients();
+    }
+
+    fn serve_client(&mut self, id: u32, scratch: &mut [u8]) {
+        let Some(client) = self.clients.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        client.flush();
+        let behind = self.input.as_ref().is_some_and(Input::is_behind);
+        let must_wait = client.hello.stdin && behind;
+        if !client.read_closed && !must_wait {
+            client.receive(scratch);
+            self.take_frames(id, scratch);
+        }
+        self.drop_gone_clients();
+    }
+
+    /// Acts on what a client has sent. Called for a new client too: bytes may have come with its hello.
+    pub fn take_frames(&mut self, id: u32, scratch: &mut [u8]) {
+        let Some(client) = self.clients.iter_mut().find(|c| c.id == id) else {
+            return;
+        };
+        while let Some(action) = client.next_action() {
+            match (action, &mut self.input) {
+                (client::Action::Stdin(bytes), Some(input)) => input.push(&bytes),
+                (client::Action::StdinEnd, Some(input)) if input.once => input.close(scratch),
+                (client::Action::Resize(size), _) => {
+                    if let Some(console) = &self.console {
+                        // A terminal that is gone has no size: nothing to report to anybody.
+                        let _ = corten_sys::pty::resize(console, size.rows, size.cols);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn drop_gone_clients(&mut self) {
+        let once = |c: &Client| c.hello.stdin && c.is_gone();
+        if self.clients.iter().any(once)
+            && let Some(input) = &mut self.input
+            && input.once
+        {
+            input.close(&mut [0; 512]);
+        }
+        self.clients.retain(|c| !c.is_gone());
+    }
+
+    /// Adds a client whose hello was taken.
+    pub fn add_client(&mut self, client: Client, scratch: &mut [u8]) {
+        let id = client.id;
+        self.awaits_client = false;
+        self.clients.push(client);
+        self.take_frames(id, scratch);
+        self.drop_gone_clients();
+    }
+
+    pub fn resize(&self, size: Size) -> Result<(), Errno> {
+        match &self.console {
+            Some(console) => corten_sys::pty::resize(console, size.rows, size.cols),
+            None => Err(Errno::NOTTY),
+        }
+    }
+
+    /// How far the output has come. Reads what is in the pipes first, as far as it can be passed on.
+    pub fn drain(&mut self, scratch: &mut [u8]) -> Drain {
+        for i in 0..self.outputs.len() {
+            // A pipe holds 64 KiB, or up to 1 MiB if its holder asked for it.
+            for _ in 0..(1 << 20) / SCRATCH {
+                if self.outputs[i].source.is_none() || self.is_blocked(i) || !self.has_input(i) {
+                    break;
+                }
+                self.progress = Some(Instant::now());
+                self.read_source(i, scratch);
+            }
+        }
+        let behind = self
+            .outputs
+            .iter()
+            .any(|o| o.sinks.iter().any(Sink::is_behind))
+            || self.clients.iter().any(Client::is_behind);
+        let open = self.outputs.iter().any(|o| o.source.is_some());
+        match (behind || (open && self.awaits_client), open) {
+            (true, _) => Drain::Blocked,
+            (false, true) => Drain::Held,
+            (false, false) => Drain::Done,
+        }
+    }
+
+    fn has_input(&self, i: usize) -> bool {
+        let Some(source) = &self.outputs[i].source else {
+            return false;
+        };
+        let mut fds = [rustix::event::PollFd::new(source, PollFlags::IN)];
+        let now = rustix::event::Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        matches!(rustix::event::poll(&mut fds, Some(&now)), Ok(n) if n > 0)
+    }
+
+    /// The process has exited and its exit is about to be told: no more input, the log's
+    /// last line, and end of file to the clients.
+    pub fn finish(&mut self) {
+        self.input = None;
+        if let Some(log) = &mut self.log
+            && let Err(error) = log.finish()
+        {
+            self.log_failure.get_or_insert(error);
+        }
+        self.clients.clear();
+        self.awaits_client = false;
+    }
+
+    /// Lets go of everything. What a reader has not taken by now it never will.
+    pub fn close(&mut self) {
+        *self = Self {
+            log_failure: self.log_failure.take(),
+            ..Self::default()
+        };
+    }
+
+    /// Adds the source of a stream, with the sinks that were opened for it.
+    pub fn add_output(&mut self, stream: Stream, source: OwnedFd, sinks: Vec<Sink>) {
+        self.outputs.push(Output {
+            stream,
+            source: Some(source),
+            sinks,
+        });
+    }
+}

@@ -1,0 +1,1 @@
+//! Under a real containerd of our own: root, state and socket in a temporary folder.

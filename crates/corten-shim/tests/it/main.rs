@@ -1,0 +1,6 @@
+//! The shim as its users see it: our engine's client, and a real containerd. As root.
+//! Every test removes what it makes and checks that.
+
+mod containerd;
+mod engine;
+mod rig;

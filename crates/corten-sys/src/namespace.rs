@@ -1,0 +1,70 @@
+//! Namespaces: sets of them, joining, unsharing, names of the host.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use rustix::io::Errno;
+
+use crate::call::checked;
+
+/// A set of namespace kinds, as the kernel's `CLONE_NEW*` bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespaces(u32);
+
+impl Namespaces {
+    pub const NONE: Self = Self(0);
+    pub const MOUNT: Self = Self(libc::CLONE_NEWNS as u32);
+    pub const CGROUP: Self = Self(libc::CLONE_NEWCGROUP as u32);
+    pub const UTS: Self = Self(libc::CLONE_NEWUTS as u32);
+    pub const IPC: Self = Self(libc::CLONE_NEWIPC as u32);
+    pub const USER: Self = Self(libc::CLONE_NEWUSER as u32);
+    pub const PID: Self = Self(libc::CLONE_NEWPID as u32);
+    pub const NETWORK: Self = Self(libc::CLONE_NEWNET as u32);
+    pub const TIME: Self = Self(0x80);
+
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+}
+
+/// Moves the calling thread into the namespaces `kinds` of `fd`: a namespace file, or a pidfd
+/// (Linux 5.8), which may give several at once. A pid or time namespace takes effect for children.
+pub fn enter(fd: impl AsFd, kinds: Namespaces) -> Result<(), Errno> {
+    // SAFETY: setns takes a descriptor and an integer; it touches no memory of ours.
+    checked(unsafe { libc::setns(fd.as_fd().as_raw_fd(), kinds.0 as i32) }.into()).map(drop)
+}
+
+/// Gives the calling thread new namespaces of `kinds`.
+pub fn unshare(kinds: Namespaces) -> Result<(), Errno> {
+    // SAFETY: only CLONE_NEW* bits can be in `kinds`, so descriptor tables stay shared as they are.
+    checked(unsafe { libc::unshare(kinds.0 as i32) }.into()).map(drop)
+}
+
+/// Sets the host name of the current UTS namespace.
+pub fn set_hostname(name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: pointer and length describe `name`, which the kernel only reads.
+    checked(unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
+}
+
+/// Sets the NIS domain name of the current UTS namespace.
+pub fn set_domainname(name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: pointer and length describe `name`, which the kernel only reads.
+    checked(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
+}
