@@ -26,6 +26,7 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// also is what makes a second publisher, or any server, fail with EADDRINUSE.
 pub(crate) struct HeldPort {
     pub mapping: PortMapping,
+    pub ipv6: bool,
     pub socket: OwnedFd,
 }
 
@@ -106,7 +107,6 @@ pub(crate) fn hold_ports(wanted: &[PortMapping]) -> Result<Vec<HeldPort>, Error>
             None => vec![Ipv4Addr::UNSPECIFIED.into()],
         };
         let mut mapping = mapping.clone();
-        let mut last = None;
         for ip in addresses {
             let address = SocketAddr::new(ip, mapping.host_port);
             let socket = bind(mapping.protocol, address).map_err(|source| Error::Port {
@@ -115,14 +115,15 @@ pub(crate) fn hold_ports(wanted: &[PortMapping]) -> Result<Vec<HeldPort>, Error>
                 source,
             })?;
             if mapping.host_port == 0 {
+                // The second family takes the number that the first one got.
                 mapping.host_port = local_port(&socket)?;
             }
-            held.extend(last.replace(socket).map(|socket| HeldPort {
+            held.push(HeldPort {
                 mapping: mapping.clone(),
+                ipv6: ip.is_ipv6(),
                 socket,
-            }));
+            });
         }
-        held.extend(last.map(|socket| HeldPort { mapping, socket }));
     }
     Ok(held)
 }

@@ -21,26 +21,31 @@ pub enum Error {
     #[error("container {id} already exists")]
     AlreadyExists { id: String },
     /// The container is in another state than the call needs.
-    #[error("cannot {action} container {id}: it is {status}")]
+    ///
+    /// "container not running" is what containerd looks for when a signal comes too late.
+    #[error("cannot {action} container {id}: {}", match *action { "kill" => "container not running", _ => status })]
     Conflict {
         action: &'static str,
         id: String,
         status: &'static str,
     },
     /// The program is not in the container, or is not found on its PATH. Exit code 127.
-    #[error("executable {path:?} not found in the container")]
+    ///
+    /// "executable file not found in $PATH" and "no such file or directory" are what podman and docker
+    /// look for to tell 127.
+    #[error("exec {path:?}: {}", not_found_text(path))]
     ExecutableNotFound { path: PathBuf, errno: i32 },
     /// The program is there and cannot be executed. Exit code 126.
-    #[error("executable {path:?} cannot be executed in the container: {}", Errno::from_raw_os_error(*errno))]
+    #[error("exec {path:?}: {}", text(*errno))]
     ExecutableDenied { path: PathBuf, errno: i32 },
     /// A system call refused, in this process or in the container's init.
-    #[error("cannot {step} {path:?}: {}", Errno::from_raw_os_error(*errno))]
+    #[error("cannot {step}{}: {}", of(path), text(*errno))]
     Step {
         step: &'static str,
         path: PathBuf,
         errno: i32,
     },
-    #[error("cannot {step}: the container's cgroup refuses")]
+    #[error("cannot {step}: {source}{}", source.errno().map_or(String::new(), |e| format!(": {}", text(e.raw_os_error()))))]
     Cgroup {
         step: &'static str,
         #[source]
@@ -123,5 +128,60 @@ impl Error {
             Self::ExecutableDenied { .. } => 126,
             _ => 1,
         }
+    }
+}
+
+pub(crate) fn invalid(field: impl Into<String>, problem: impl Into<String>) -> Error {
+    Error::Spec {
+        field: field.into(),
+        problem: problem.into(),
+    }
+}
+
+pub(crate) fn unsupported(what: impl Into<String>) -> Error {
+    Error::Unsupported { what: what.into() }
+}
+
+/// A step of ours, on this side, that the kernel refused.
+pub(crate) fn failed(step: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(Errno) -> Error {
+    move |errno| Error::Step {
+        step,
+        path: path.into(),
+        errno: errno.raw_os_error(),
+    }
+}
+
+/// As [`failed`], for the standard library's errors.
+pub(crate) fn failed_io(
+    step: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(std::io::Error) -> Error {
+    move |error| Error::Step {
+        step,
+        path: path.into(),
+        errno: error.raw_os_error().unwrap_or(0),
+    }
+}
+
+/// The kernel's words, lower case, without the number that the standard library adds.
+fn text(errno: i32) -> String {
+    let text = std::io::Error::from_raw_os_error(errno).to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_ascii_lowercase());
+    first.into_iter().chain(letters).collect()
+}
+
+fn of(path: &Path) -> String {
+    match path.as_os_str().is_empty() {
+        true => String::new(),
+        false => format!(" {path:?}"),
+    }
+}
+
+fn not_found_text(path: &Path) -> &'static str {
+    match path.components().count() > 1 || path.is_absolute() {
+        true => "no such file or directory",
+        false => "executable file not found in $PATH",
     }
 }

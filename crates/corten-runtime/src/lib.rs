@@ -19,7 +19,11 @@
 
 pub mod cli;
 mod error;
+mod handshake;
+mod init;
 mod lifecycle;
+mod parent;
+mod plan;
 mod request;
 pub mod rootfs;
 pub mod seccomp_profile;
@@ -27,7 +31,9 @@ pub mod spec;
 mod state;
 
 pub use error::Error;
-pub use lifecycle::{cgroup, create, delete, exec, kill, list, pause, resume, start, state};
+pub use lifecycle::{
+    cgroup, config, create, delete, exec, kill, list, pause, resume, run, start, state, update,
+};
 pub use request::{Create, Created, Exec, Execed, Options, Rootfs, Stdio};
 pub use state::{State, Status};
 

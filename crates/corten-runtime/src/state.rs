@@ -1,9 +1,27 @@
-//! A container's state as the specification words it.
+//! A container's state: what is on disk, and what is derived from it.
+//!
+//! ```text
+//!   ROOT/ID/state.json    who the container is: written before its cgroup exists, again with init's pid
+//!   ROOT/ID/config.json   the spec that it was made from
+//!   ROOT/ID/start.sock    the gate: there while init waits, gone before it is told to go
+//! ```
+//! Whether a container is created, running or stopped is written nowhere. Init is known by process id
+//! and start time; the gate tells whether it has been let go.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::io::Read as _;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
+use corten_cgroup::{Cgroup, Layout};
 use corten_spec::ContainerId;
+use oci_spec::runtime::Spec;
+use rustix::fs::{CWD, Mode, mkdir};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, failed, failed_io};
 
 /// Where in its life a container is. Never stored: derived from init, which is known by process
 /// id and start time.
@@ -47,4 +65,414 @@ pub struct State {
     /// Path of the cgroup below each hierarchy's root.
     pub cgroup: String,
     pub annotations: BTreeMap<String, String>,
+}
+
+const VERSION: u32 = 1;
+/// Larger files are not ours.
+const SIZE_MAX: u64 = 16 << 20;
+
+/// The content of `state.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    pub id: ContainerId,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    pub created: String,
+    pub owner: u32,
+    pub cgroup: String,
+    /// `argv[0]`, for messages.
+    pub program: String,
+    /// The spec has hooks from start on, so `config.json` must be read again.
+    pub hooks: bool,
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    #[serde(default)]
+    pub init: Option<Init>,
+}
+
+/// A process that no other can be mistaken for until the next boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Init {
+    pub pid: u32,
+    /// Field 22 of `/proc/PID/stat`, in clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Record {
+    pub fn new(id: &ContainerId, bundle: &Path, rootfs: PathBuf, cgroup: &str) -> Self {
+        Self {
+            version: VERSION,
+            id: id.clone(),
+            bundle: bundle.into(),
+            rootfs,
+            created: now(),
+            owner: rustix::process::geteuid().as_raw(),
+            cgroup: cgroup.into(),
+            program: String::new(),
+            hooks: false,
+            annotations: BTreeMap::new(),
+            init: None,
+        }
+    }
+
+    /// The specification's state document, as hooks get it.
+    pub fn document(&self, status: &str, pid: u32) -> String {
+        let mut document = serde_json::json!({
+            "ociVersion": crate::OCI_VERSION,
+            "id": self.id,
+            "status": status,
+            "bundle": self.bundle,
+        });
+        if pid != 0 {
+            document["pid"] = pid.into();
+        }
+        if !self.annotations.is_empty() {
+            document["annotations"] = serde_json::json!(self.annotations);
+        }
+        document.to_string()
+    }
+}
+
+/// A container's folder below the state root.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
+    pub path: PathBuf,
+    id: ContainerId,
+}
+
+impl Folder {
+    pub fn new(root: &Path, id: &ContainerId) -> Self {
+        Self {
+            path: root.join(id.as_str()),
+            id: id.clone(),
+        }
+    }
+
+    /// Makes it; that it exists is the one sign that an id is taken.
+    pub fn make(&self) -> Result<(), Error> {
+        let mode = Mode::from_raw_mode(0o711);
+        match mkdir(&self.path, mode) {
+            Err(Errno::NOENT) => {
+                let parent = self.path.parent().unwrap_or(Path::new("/"));
+                std::fs::create_dir_all(parent).map_err(failed_io("make the folder", parent))?;
+                mkdir(&self.path, mode)
+            }
+            other => other,
+        }
+        .map_err(|errno| match errno {
+            Errno::EXIST => Error::AlreadyExists {
+                id: self.id.to_string(),
+            },
+            errno => failed("make the folder", &self.path)(errno),
+        })
+    }
+
+    pub fn gate(&self) -> PathBuf {
+        self.path.join("start.sock")
+    }
+
+    /// Writes the record: the first one in place, as nothing was there; later ones by renaming.
+    pub fn write(&self, record: &Record, first: bool) -> Result<(), Error> {
+        let path = self.path.join("state.json");
+        let bytes = serde_json::to_vec(record).map_err(|e| self.broken(&path, e.to_string()))?;
+        if first {
+            return write_new(&path, &bytes);
+        }
+        let temporary = self.path.join("state.json.new");
+        write_new(&temporary, &bytes)?;
+        rustix::fs::rename(&temporary, &path).map_err(failed("rename", &temporary))
+    }
+
+    pub fn write_config(&self, spec: &Spec) -> Result<(), Error> {
+        let path = self.path.join("config.json");
+        let bytes = serde_json::to_vec(spec).map_err(|e| self.broken(&path, e.to_string()))?;
+        write_new(&path, &bytes)
+    }
+
+    pub fn read(&self) -> Result<Record, Error> {
+        let path = self.path.join("state.json");
+        let record: Record = self.parse(&path)?;
+        if record.version != VERSION {
+            let problem = format!("has version {}, and {VERSION} is known", record.version);
+            return Err(self.broken(&path, problem));
+        }
+        if record.id != self.id {
+            return Err(self.broken(&path, format!("is of container {}", record.id)));
+        }
+        Ok(record)
+    }
+
+    pub fn read_config(&self) -> Result<Spec, Error> {
+        self.parse(&self.path.join("config.json"))
+    }
+
+    fn parse<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> Result<T, Error> {
+        let read = || -> std::io::Result<Vec<u8>> {
+            let file = std::fs::File::open(path)?;
+            let mut bytes = Vec::with_capacity(4096);
+            file.take(SIZE_MAX).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        let bytes = match read() {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(match self.path.exists() {
+                    true => self.broken(path, "is missing".into()),
+                    false => Error::NotFound {
+                        id: self.id.to_string(),
+                    },
+                });
+            }
+            Err(error) => return Err(failed_io("read", path)(error)),
+        };
+        serde_json::from_slice(&bytes).map_err(|e| self.broken(path, format!("is damaged: {e}")))
+    }
+
+    fn broken(&self, path: &Path, problem: String) -> Error {
+        Error::State {
+            path: path.into(),
+            problem,
+        }
+    }
+
+    /// Removes what is in it by name, then all else: nothing but ours belongs there.
+    pub fn remove(&self) -> Result<(), Error> {
+        for name in ["start.sock", "config.json", "state.json"] {
+            match rustix::fs::unlink(self.path.join(name)) {
+                Ok(()) | Err(Errno::NOENT | Errno::ISDIR | Errno::NOTDIR) => {}
+                Err(errno) => return Err(failed("remove", self.path.join(name))(errno)),
+            }
+        }
+        match rustix::fs::rmdir(&self.path) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(_) => std::fs::remove_dir_all(&self.path).map_err(failed_io("remove", &self.path)),
+        }
+    }
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Error> {
+    use rustix::fs::OFlags;
+    let write = || -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o600))?;
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let written = rustix::io::write(&file, rest)?;
+            rest = &rest[written..];
+        }
+        Ok(())
+    };
+    write().map_err(failed("write", path))
+}
+
+/// Init, held: it cannot be replaced by another process of the same number.
+#[derive(Debug)]
+pub(crate) struct Held {
+    pub pid: u32,
+    pub pidfd: OwnedFd,
+}
+
+impl Init {
+    /// A process that was just made.
+    pub fn of(pid: u32) -> Result<Self, Error> {
+        let path = PathBuf::from(format!("/proc/{pid}/stat"));
+        let stat = Stat::read(&path).map_err(failed_io("read", &path))?;
+        Ok(Self {
+            pid,
+            start_time: stat.start_time,
+        })
+    }
+
+    /// `None`: it has ended.
+    pub fn hold(self) -> Result<Option<Held>, Error> {
+        let Some(pid) = Pid::from_raw(self.pid as i32) else {
+            return Ok(None);
+        };
+        let pidfd = match pidfd_open(pid, PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::SRCH | Errno::INVAL) => return Ok(None),
+            Err(errno) => return Err(failed("open a pidfd of init", "")(errno)),
+        };
+        // After the pidfd, so that it is about the process that the pidfd holds, or about none.
+        let stat = Stat::read(&PathBuf::from(format!("/proc/{pid}/stat")));
+        match stat {
+            Ok(stat) if stat.start_time == self.start_time && !stat.ended() => Ok(Some(Held {
+                pid: self.pid,
+                pidfd,
+            })),
+            _ => Ok(None),
+        }
+    }
+}
+
+struct Stat {
+    state: u8,
+    start_time: u64,
+}
+
+impl Stat {
+    fn read(path: &Path) -> std::io::Result<Self> {
+        let text = std::fs::read(path)?;
+        Self::parse(&text).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+    }
+
+    /// After the name in parentheses, which may hold anything: state, then fields up to 22.
+    fn parse(text: &[u8]) -> Option<Self> {
+        let end = text.iter().rposition(|b| *b == b')')?;
+        let rest = std::str::from_utf8(text.get(end + 2..)?).ok()?;
+        let mut fields = rest.split(' ');
+        let state = *fields.next()?.as_bytes().first()?;
+        let start_time = fields.nth(18)?.parse().ok()?;
+        Some(Self { state, start_time })
+    }
+
+    fn ended(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
+    }
+}
+
+/// A container, looked up: its record, and its init if that lives.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub folder: Folder,
+    pub record: Record,
+    pub init: Option<Held>,
+}
+
+impl Found {
+    pub fn open(root: &Path, id: &ContainerId) -> Result<Self, Error> {
+        let folder = Folder::new(root, id);
+        let record = folder.read()?;
+        let init = match record.init {
+            Some(init) => init.hold()?,
+            None => None,
+        };
+        Ok(Self {
+            folder,
+            record,
+            init,
+        })
+    }
+
+    /// Whether it is paused takes a look at its cgroup.
+    pub fn status(&self) -> Result<Status, Error> {
+        if self.record.init.is_none() {
+            return Ok(Status::Creating);
+        }
+        if self.init.is_none() {
+            return Ok(Status::Stopped);
+        }
+        if self.folder.gate().exists() {
+            return Ok(Status::Created);
+        }
+        let frozen = match self.cgroup()? {
+            Some(cgroup) => cgroup.is_frozen().map_err(refused("read the freezer"))?,
+            None => false,
+        };
+        Ok(if frozen {
+            Status::Paused
+        } else {
+            Status::Running
+        })
+    }
+
+    /// `None`: it is gone already.
+    pub fn cgroup(&self) -> Result<Option<Cgroup>, Error> {
+        open_cgroup(&self.record.cgroup)
+    }
+
+    pub fn state(&self) -> Result<State, Error> {
+        let status = self.status()?;
+        Ok(State {
+            id: self.record.id.clone(),
+            status,
+            pid: self.init.as_ref().map_or(0, |init| init.pid),
+            bundle: self.record.bundle.clone(),
+            rootfs: self.record.rootfs.clone(),
+            created: self.record.created.clone(),
+            owner: self.record.owner,
+            cgroup: self.record.cgroup.clone(),
+            annotations: self.record.annotations.clone(),
+        })
+    }
+
+    /// Refuses an action in a state that it is not for.
+    pub fn conflict(&self, action: &'static str, status: Status) -> Error {
+        Error::Conflict {
+            action,
+            id: self.record.id.to_string(),
+            status: status.as_str(),
+        }
+    }
+}
+
+pub(crate) fn open_cgroup(path: &str) -> Result<Option<Cgroup>, Error> {
+    let layout = Layout::probe().map_err(refused("find the control groups"))?;
+    match Cgroup::open(&layout, path) {
+        Ok(cgroup) => Ok(Some(cgroup)),
+        Err(corten_cgroup::Error::NotFound { .. }) => Ok(None),
+        Err(source) => Err(refused("open the control group")(source)),
+    }
+}
+
+pub(crate) fn refused(step: &'static str) -> impl FnOnce(corten_cgroup::Error) -> Error {
+    move |source| Error::Cgroup { step, source }
+}
+
+/// Waits, without limit, until a process has ended.
+pub(crate) fn wait_end(pidfd: impl AsFd) -> Result<(), Error> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    let mut fds = [PollFd::new(&pidfd, PollFlags::IN)];
+    loop {
+        match poll(&mut fds, None) {
+            Ok(_) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(failed("wait for init", "")(errno)),
+        }
+    }
+}
+
+fn now() -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.unwrap_or_default();
+    rfc3339(now.as_secs(), now.subsec_nanos())
+}
+
+/// Days to a date after H. Hinnant's `civil_from_days` (chrono-compatible low-level date algorithms).
+pub(crate) fn rfc3339(seconds: u64, nanos: u32) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    let (hour, minute, second) = (rest / 3_600, rest / 60 % 60, rest % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{nanos:09}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_right_around_leap_days() {
+        assert_eq!(rfc3339(0, 0), "1970-01-01T00:00:00.000000000Z");
+        assert_eq!(rfc3339(951_782_399, 5), "2000-02-28T23:59:59.000000005Z");
+        assert_eq!(rfc3339(951_868_799, 0), "2000-02-29T23:59:59.000000000Z");
+        assert_eq!(rfc3339(1_795_444_800, 0), "2026-11-23T12:00:00.000000000Z");
+    }
+
+    #[test]
+    fn a_stat_line_is_read_past_a_hostile_name() {
+        let line = b"7 (a) R 1) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
+        let stat = Stat::parse(line).unwrap();
+        assert_eq!((stat.state, stat.start_time), (b'S', 4242));
+        assert!(Stat::parse(b"7 (a").is_none());
+        assert!(Stat::parse(b"7 (a)").is_none());
+    }
 }

@@ -17,7 +17,9 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::Error;
+use crate::OWN_SERVICE;
 use crate::listen;
+use crate::proto::corten::ForwardRequest;
 pub use crate::proto::corten::{CreateOptions, LoopbackForward};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
@@ -226,6 +228,16 @@ impl Client {
         Ok(answer.pid)
     }
 
+    /// Carries what reaches the inherited sockets to the container; once its addresses are known.
+    pub fn forward(&mut self, forwards: Vec<LoopbackForward>) -> Result<(), Error> {
+        let message = ForwardRequest {
+            id: self.id.clone(),
+            forwards,
+        };
+        let stream = self.send_to(OWN_SERVICE, "Forward", &message)?;
+        self.finish("Forward", stream).map(drop)
+    }
+
     /// Starts init (`""`) or an added process. `Ok` once its program runs.
     pub fn start(&mut self, exec_id: &str) -> Result<u32, Error> {
         let message = self.process(exec_id);
@@ -424,9 +436,18 @@ impl Client {
     }
 
     fn send(&mut self, method: &'static str, message: &impl Message) -> Result<u32, Error> {
+        self.send_to(SERVICE, method, message)
+    }
+
+    fn send_to(
+        &mut self,
+        service: &str,
+        method: &'static str,
+        message: &impl Message,
+    ) -> Result<u32, Error> {
         let stream = self.stream;
         self.stream += 2;
-        let frame = ttrpc::request(stream, SERVICE, method, message.encode_to_vec())?;
+        let frame = ttrpc::request(stream, service, method, message.encode_to_vec())?;
         let sent = self.socket.write_all(&frame);
         sent.map_err(|source| Error::Broken { method, source })?;
         Ok(stream)

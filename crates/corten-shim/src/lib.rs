@@ -31,6 +31,9 @@ mod stdio;
 mod time;
 pub mod ttrpc;
 
+/// What Corten's engine asks beyond containerd's API.
+const OWN_SERVICE: &str = "corten.shim.v1.Supervisor";
+
 pub use command::main;
 pub use error::Error;
 pub use record::ExitRecord;

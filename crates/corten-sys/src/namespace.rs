@@ -68,3 +68,10 @@ pub fn set_domainname(name: &[u8]) -> Result<(), Errno> {
     // SAFETY: pointer and length describe `name`, which the kernel only reads.
     checked(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into()).map(drop)
 }
+
+/// Gives the calling thread a root and working directory of its own, so that it may join a mount
+/// namespace without its process.
+pub fn unshare_filesystem() -> Result<(), Errno> {
+    // SAFETY: CLONE_FS separates root, working directory and umask only; no memory or descriptors.
+    checked(unsafe { libc::unshare(libc::CLONE_FS) }.into()).map(drop)
+}

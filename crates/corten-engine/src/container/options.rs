@@ -41,6 +41,9 @@ pub struct ProcessOptions {
     pub hostname: Option<String>,
     pub tty: bool,
     pub open_stdin: bool,
+    /// The end of the first client's input is the end of the container's.
+    #[serde(default)]
+    pub stdin_once: bool,
 }
 
 /// Resource limits; `None` is no limit.

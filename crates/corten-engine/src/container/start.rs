@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use corten_runtime::seccomp_profile::docker_default;
 use corten_shim::attach::Attached;
-use corten_shim::client::{self, Client, CreateOptions, CreateRequest, SpawnRequest, Stdio};
+use corten_shim::client::{
+    self, Client, CreateOptions, CreateRequest, LoopbackForward, SpawnRequest, Stdio,
+};
 use corten_spec::oci::runtime::{Arch, Capability};
 use corten_spec::{ContainerId, Kind};
 use corten_store::{LayerId, RootMount, Snapshotter as _};
@@ -116,6 +119,7 @@ impl Engine {
         run.pid = shim.create(self.create_request(container, &mount)?)?;
         self.attach_network(&id, &options.network, &mut run)?;
         if !run.addresses.is_empty() {
+            shim.forward(forwards(&held, &run.addresses))?;
             files.write(&hostname, &options.network, &run.addresses)?;
         }
         container.record.run = Some(run);
@@ -257,8 +261,7 @@ impl Engine {
                 exit_command,
                 attach: true,
                 open_stdin: options.process.open_stdin,
-                // docker: the end of the first client's input is the end of the container's.
-                stdin_once: options.process.open_stdin,
+                stdin_once: options.process.stdin_once,
                 ..CreateOptions::default()
             },
         })
@@ -337,6 +340,23 @@ fn runtime_mount(mount: &RootMount) -> corten_runtime::rootfs::Mount {
         source: mount.source.clone(),
         options: mount.options.clone(),
     }
+}
+
+/// What reaches the held sockets, and which address of the container it is to go to: one of the
+/// same family if there is one, or of the other, which costs nothing here.
+fn forwards(held: &[HeldPort], addresses: &[IpAddr]) -> Vec<LoopbackForward> {
+    let to = |h: &HeldPort| {
+        let same = addresses.iter().find(|a| a.is_ipv6() == h.ipv6);
+        same.or(addresses.first()).copied()
+    };
+    let one = |(i, h): (usize, &HeldPort)| {
+        Some(LoopbackForward {
+            fd: i as u32,
+            protocol: h.mapping.protocol.as_str().into(),
+            target: SocketAddr::new(to(h)?, h.mapping.container_port).to_string(),
+        })
+    };
+    held.iter().enumerate().filter_map(one).collect()
 }
 
 /// A path for the wire, which carries text: all of ours begin in folders that the store has checked

@@ -1,10 +1,201 @@
 //! runc's command line, as podman and containerd call it.
+//!
+//! Data goes to stdout. What went wrong goes to stderr and, with `--log`, as one more line to that file,
+//! whose last line callers show to people.
+
+mod create;
+mod exec;
+mod features;
+mod foreground;
+mod list;
+mod log;
+mod options;
+mod process;
+mod simple;
+mod spec;
+mod update;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
+
+use corten_spec::ContainerId;
+
+use crate::Error;
+use log::Log;
+use options::{End, Known, Parsed, UsageError, flag, parse, value};
+
+/// Where state is kept unless `--root` says otherwise.
+const ROOT: &str = "/run/corten/oci";
+
+const USAGE: &str = "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
+
+commands:
+  create, run     make a container from a bundle (run: start it and wait)
+  start           start a created container
+  exec            run a process more in a container
+  state, list, ps show containers and their processes
+  kill            send a signal
+  pause, resume   freeze and thaw
+  update          change limits
+  delete          remove a container
+  features, spec  print what this runtime can, or a configuration to start from
+";
+
+/// What ends a command.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    #[error(transparent)]
+    Runtime(#[from] Error),
+    #[error("unknown command {0:?}")]
+    Command(String),
+    #[error("container id: {0}")]
+    Id(#[from] corten_spec::IdError),
+    #[error("cannot {what} {path:?}: {source}")]
+    File {
+        what: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("cannot parse {path:?}: {source}")]
+    Json {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
+    #[error("cannot {what}: {source}")]
+    Kernel {
+        what: &'static str,
+        source: corten_sys::Errno,
+    },
+    #[error("{0}")]
+    Refused(&'static str),
+}
+
+impl Failure {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Runtime(error) => error.exit_code(),
+            _ => 1,
+        }
+    }
+}
+
+/// What every command gets.
+struct Context {
+    root: PathBuf,
+    log: Log,
+}
+
+const GLOBAL: [Known; 10] = [
+    value("root"),
+    value("log"),
+    value("log-format"),
+    value("rootless"),
+    value("cgroup-manager"),
+    flag("debug"),
+    flag("systemd-cgroup"),
+    flag("help").or('h'),
+    flag("version").or('v'),
+    value("log-level"),
+];
 
 /// Runs `corten-oci`. `args[0]` is the program's name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
-    let _ = args;
-    ExitCode::FAILURE
+    let global = match parse(args.into_iter().skip(1), &GLOBAL, End::At(0)) {
+        Ok(global) => global,
+        Err(error) => {
+            eprintln!("error: {error}\n{USAGE}");
+            return ExitCode::FAILURE;
+        }
+    };
+    if global.has("version") {
+        version();
+        return ExitCode::SUCCESS;
+    }
+    let Some(command) = global.positional.first().filter(|_| !global.has("help")) else {
+        print!("{USAGE}");
+        return ExitCode::SUCCESS;
+    };
+    let log = match Log::open(&global) {
+        Ok(log) => log,
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let context = Context {
+        root: global.get("root").unwrap_or(ROOT).into(),
+        log,
+    };
+    let command = command.to_string_lossy().into_owned();
+    let result = check(&global).and_then(|()| dispatch(&command, global.rest, &context));
+    match result {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            context.log.error(&failure.to_string());
+            ExitCode::from(failure.exit_code())
+        }
+    }
+}
+
+/// Settings of others that would mean something else here.
+fn check(global: &Parsed) -> Result<(), Failure> {
+    if global.has("systemd-cgroup") {
+        return Err(Failure::Refused(
+            "--systemd-cgroup is not supported: use the cgroupfs cgroup manager",
+        ));
+    }
+    if !matches!(global.get("cgroup-manager"), None | Some("cgroupfs")) {
+        return Err(Failure::Refused("--cgroup-manager: only cgroupfs is supported"));
+    }
+    match global.get("rootless") {
+        None | Some("auto" | "false") => Ok(()),
+        Some(_) => Err(Failure::Refused("--rootless: only false and auto are supported")),
+    }
+}
+
+fn dispatch(command: &str, args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
+    match command {
+        "create" => create::create(args, context),
+        "run" => create::run(args, context),
+        "start" => simple::start(args, context),
+        "exec" => exec::exec(args, context),
+        "state" => list::state(args, context),
+        "list" => list::list(args, context),
+        "ps" => list::ps(args, context),
+        "kill" => simple::kill(args, context),
+        "delete" => simple::delete(args, context),
+        "pause" => simple::pause(args, context),
+        "resume" => simple::resume(args, context),
+        "update" => update::update(args, context),
+        "features" => features::features(args),
+        "spec" => spec::spec(args),
+        "help" => {
+            print!("{USAGE}");
+            Ok(0)
+        }
+        other => Err(Failure::Command(other.into())),
+    }
+}
+
+/// Three lines that podman, docker and containerd take apart.
+fn version() {
+    println!("corten-oci version {}", env!("CARGO_PKG_VERSION"));
+    println!("commit: {}", option_env!("CORTEN_COMMIT").unwrap_or("unknown"));
+    println!("spec: {}", crate::OCI_VERSION);
+}
+
+/// The one positional argument of most commands.
+fn id(parsed: &Parsed) -> Result<ContainerId, Failure> {
+    if let Some(extra) = parsed.positional.get(1) {
+        return Err(UsageError::Many(extra.clone()).into());
+    }
+    first_id(parsed)
+}
+
+fn first_id(parsed: &Parsed) -> Result<ContainerId, Failure> {
+    let text = parsed.positional.first().ok_or(UsageError::Missing("CONTAINER-ID"))?;
+    Ok(text.to_string_lossy().parse()?)
 }

@@ -9,75 +9,115 @@
 //!      └── delete ◀──────┴── (force) ─────┴──────────────────┘
 //! ```
 
+mod create;
+mod delete;
+mod exec;
+mod signal;
+mod start;
+
 use std::path::Path;
 
 use corten_cgroup::Cgroup;
 use corten_spec::ContainerId;
+use oci_spec::runtime::{LinuxResources, Spec};
 
-use crate::{Create, Created, Error, Exec, Execed, State};
+use crate::state::{Folder, Found, refused};
+use crate::{Error, State, Status};
 
-/// How a waiting init is let go.
-#[derive(Debug)]
-pub(crate) struct Gate {}
+pub use create::{create, run};
+pub use delete::delete;
+pub use exec::exec;
+pub use signal::kill;
+pub(crate) use start::Gate;
+pub use start::start;
 
-fn unfinished(what: &str) -> Error {
-    Error::Unsupported { what: what.into() }
+/// The container's state, derived from what its init does now.
+pub fn state(state_root: &Path, id: &ContainerId) -> Result<State, Error> {
+    Found::open(state_root, id)?.state()
 }
 
-/// Makes the container's cgroup, namespaces, mounts and init, which then waits at its gate.
-pub fn create(_create: Create<'_>) -> Result<Created, Error> {
-    Err(unfinished("create"))
+/// The states of all containers below `state_root`, by id. A folder that cannot be read is listed as
+/// stopped, so that it is seen and can be deleted.
+pub fn list(state_root: &Path) -> Result<Vec<State>, Error> {
+    let entries = match std::fs::read_dir(state_root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(crate::error::failed_io("read", state_root)(error)),
+    };
+    let mut states = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(crate::error::failed_io("read", state_root))?;
+        let Some(Ok(id)) = entry.file_name().to_str().map(str::parse::<ContainerId>) else {
+            continue;
+        };
+        match state(state_root, &id) {
+            Ok(state) => states.push(state),
+            Err(Error::State { .. }) => states.push(damaged(id)),
+            // Deleted meanwhile, or a file.
+            Err(_) => {}
+        }
+    }
+    states.sort_by(|a, b| a.id.cmp(&b.id));
+    Ok(states)
 }
 
-impl Created {
-    /// Opens the gate. `Ok` once `execve` has succeeded.
-    pub fn start(&mut self) -> Result<(), Error> {
-        Err(unfinished("start"))
+fn damaged(id: ContainerId) -> State {
+    State {
+        id,
+        status: Status::Stopped,
+        pid: 0,
+        bundle: Default::default(),
+        rootfs: Default::default(),
+        created: String::new(),
+        owner: 0,
+        cgroup: String::new(),
+        annotations: Default::default(),
     }
 }
 
-/// [`Created::start`] from another process than the one that created.
-pub fn start(_state_root: &Path, _id: &ContainerId) -> Result<(), Error> {
-    Err(unfinished("start"))
-}
-
-/// Adds a process to a running container. `Ok` once `execve` has succeeded.
-pub fn exec(_exec: Exec<'_>) -> Result<Execed, Error> {
-    Err(unfinished("exec"))
-}
-
-/// The container's state, derived from what its init does now.
-pub fn state(_state_root: &Path, _id: &ContainerId) -> Result<State, Error> {
-    Err(unfinished("state"))
-}
-
-/// The states of all containers below `state_root`; a damaged folder is listed as stopped.
-pub fn list(_state_root: &Path) -> Result<Vec<State>, Error> {
-    Err(unfinished("list"))
-}
-
-/// Sends `signal` to init, or to every process of the container's cgroup.
-pub fn kill(_state_root: &Path, _id: &ContainerId, _signal: i32, _all: bool) -> Result<(), Error> {
-    Err(unfinished("kill"))
-}
-
-/// Removes a stopped container's cgroup and state. With `force` it is killed first, and damaged
-/// or missing state is no error.
-pub fn delete(_state_root: &Path, _id: &ContainerId, _force: bool) -> Result<(), Error> {
-    Err(unfinished("delete"))
+/// The spec that the container was made from.
+pub fn config(state_root: &Path, id: &ContainerId) -> Result<Spec, Error> {
+    Folder::new(state_root, id).read_config()
 }
 
 /// Freezes every process of the container.
-pub fn pause(_state_root: &Path, _id: &ContainerId) -> Result<(), Error> {
-    Err(unfinished("pause"))
+pub fn pause(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
+    let found = Found::open(state_root, id)?;
+    match found.status()? {
+        Status::Running | Status::Created => {
+            group(&found)?.freeze().map_err(refused("pause the container"))
+        }
+        other => Err(found.conflict("pause", other)),
+    }
 }
 
 /// Undoes [`pause`].
-pub fn resume(_state_root: &Path, _id: &ContainerId) -> Result<(), Error> {
-    Err(unfinished("resume"))
+pub fn resume(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
+    let found = Found::open(state_root, id)?;
+    match found.status()? {
+        Status::Paused => group(&found)?.thaw().map_err(refused("resume the container")),
+        other => Err(found.conflict("resume", other)),
+    }
+}
+
+/// Changes limits. What `resources` does not mention stays as it is.
+pub fn update(
+    state_root: &Path,
+    id: &ContainerId,
+    resources: &LinuxResources,
+) -> Result<(), Error> {
+    let found = Found::open(state_root, id)?;
+    match found.status()? {
+        status @ (Status::Stopped | Status::Creating) => Err(found.conflict("update", status)),
+        _ => group(&found)?.apply(resources).map_err(refused("update the limits")),
+    }
 }
 
 /// The container's cgroup, for statistics, limits and OOM events.
-pub fn cgroup(_state_root: &Path, _id: &ContainerId) -> Result<Cgroup, Error> {
-    Err(unfinished("cgroup"))
+pub fn cgroup(state_root: &Path, id: &ContainerId) -> Result<Cgroup, Error> {
+    group(&Found::open(state_root, id)?)
+}
+
+fn group(found: &Found) -> Result<Cgroup, Error> {
+    found.cgroup()?.ok_or_else(|| found.conflict("find the cgroup of", Status::Stopped))
 }

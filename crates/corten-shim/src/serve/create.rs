@@ -17,6 +17,7 @@ use super::{Shim, say};
 use crate::attach::Size;
 use crate::listen::bind_in;
 use crate::log::Log;
+use crate::proto::corten::{ForwardRequest, LoopbackForward};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
 use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, StartResponse};
 use crate::stdio::prepare::{Plan, Prepared, prepare};
@@ -54,7 +55,6 @@ impl Shim {
         }
         let spec = read_spec(&bundle)?;
         // Everything that can fail for bad input comes before the container exists.
-        let forwards = self.forwards(&options)?;
         let attach = match options.corten.attach {
             false => None,
             true => Some(listen(&bundle)?),
@@ -139,7 +139,7 @@ impl Shim {
                 .map(PathBuf::from),
             exit_command: corten.exit_command,
             told: None,
-            forwards,
+            forwards: Vec::new(),
             drains: Vec::new(),
         };
         let serial = self.serial();
@@ -183,21 +183,26 @@ impl Shim {
         .map_err(|e| Status::of(e.kind(), e.to_string()))
     }
 
-    fn forwards(&self, options: &Options) -> Result<Vec<Forward>, Status> {
-        let wanted = options.corten.loopback_forwards.iter();
-        wanted
-            .map(|f| {
-                let socket = self.config.inherited.get(f.fd as usize);
-                let socket = socket.and_then(|s| s.try_clone().ok());
-                let socket = socket.ok_or_else(|| {
-                    invalid(format!(
-                        "loopback forward: no descriptor {} was passed on",
-                        f.fd
-                    ))
-                })?;
-                Forward::new(socket, &f.protocol, &f.target).map_err(invalid)
-            })
-            .collect()
+    /// Carries what reaches inherited sockets to the container's addresses, from now on.
+    pub(super) fn forward(&mut self, request: &ForwardRequest) -> Result<Vec<u8>, Status> {
+        let open = |f: &LoopbackForward| {
+            let socket = self.config.inherited.get(f.fd as usize);
+            let socket = socket.and_then(|s| s.try_clone().ok());
+            let socket = socket.ok_or_else(|| {
+                invalid(format!(
+                    "loopback forward: no descriptor {} was passed on",
+                    f.fd
+                ))
+            })?;
+            Forward::new(socket, &f.protocol, &f.target).map_err(invalid)
+        };
+        let forwards = request
+            .forwards
+            .iter()
+            .map(open)
+            .collect::<Result<_, _>>()?;
+        self.task(&request.id)?.forwards = forwards;
+        Ok(Vec::new())
     }
 
     /// Lets init go.

@@ -9,6 +9,7 @@ use super::options::json;
 use super::settle::waited;
 use super::task::{Exit, Phase, Process, Task};
 use super::{Shim, say};
+use crate::OWN_SERVICE;
 use crate::attach::Size;
 use crate::proto::events::{TaskDelete, TaskNamed};
 use crate::proto::task::{
@@ -82,6 +83,9 @@ impl Shim {
     /// `None`: the answer comes later.
     fn call(&mut self, responder: Responder, request: &Request) -> Option<Answer> {
         let payload = request.payload.as_slice();
+        if request.service == OWN_SERVICE && request.method == "Forward" {
+            return Some(decode(payload).and_then(|r| self.forward(&r)));
+        }
         if !SERVICES.contains(&request.service.as_str()) {
             let text = format!("service {} is not served", request.service);
             return Some(Err(Status::new(Code::Unimplemented, text)));
@@ -124,7 +128,7 @@ impl Shim {
             .ok_or_else(|| Status::new(Code::NotFound, format!("no container {id} in this shim")))
     }
 
-    fn task(&mut self, id: &str) -> Result<&mut Task, Status> {
+    pub(super) fn task(&mut self, id: &str) -> Result<&mut Task, Status> {
         let serial = self.find(id)?;
         let task = self.tasks.get_mut(&serial);
         task.ok_or_else(|| Status::new(Code::NotFound, format!("no container {id} in this shim")))

@@ -228,6 +228,7 @@ impl ContainerFlags {
             hostname: self.hostname.clone(),
             tty: self.tty,
             open_stdin: self.interactive,
+            stdin_once: self.interactive,
         })
     }
 

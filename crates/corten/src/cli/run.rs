@@ -37,7 +37,7 @@ pub struct CreateArgs {
 
 pub fn run(global: &Global, args: RunArgs) -> Result<ExitCode, Failure> {
     let engine = global.engine()?;
-    let container = make(&engine, &args.flags)?;
+    let container = make(&engine, &args.flags, args.detach)?;
     if args.detach {
         let started = engine.prepare(&container).and_then(|p| p.start());
         match started {
@@ -91,12 +91,14 @@ fn not_started(engine: &Engine, container: &Container, error: Error) -> Failure 
 
 pub fn create(global: &Global, args: CreateArgs) -> Result<(), Failure> {
     let engine = global.engine()?;
-    let container = make(&engine, &args.flags)?;
+    let container = make(&engine, &args.flags, false)?;
     Ok(output::line(&container.id)?)
 }
 
-fn make(engine: &Engine, flags: &ContainerFlags) -> Result<Container, Failure> {
-    let options = flags.options()?;
+fn make(engine: &Engine, flags: &ContainerFlags, detach: bool) -> Result<Container, Failure> {
+    let mut options = flags.options()?;
+    // Who comes to a detached container later may come and go.
+    options.process.stdin_once &= !detach;
     let cidfile = flags.cidfile.as_deref().map(reserve).transpose()?;
     let made = (|| {
         ensure_image(engine, flags.image(), flags.pull)?;

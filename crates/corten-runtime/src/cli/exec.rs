@@ -1,0 +1,173 @@
+//! `exec`.
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use oci_spec::runtime::{Capability, Process, Spec};
+
+use super::options::{End, Known, Parsed, flag, parse, value};
+use super::process::{Console, console, dial, document, hand_over, pid_file, stdio};
+use super::{Context, Failure, UsageError, first_id, foreground};
+use crate::plan::process::NAMES;
+use crate::{Exec, Options};
+
+const EXEC: [Known; 15] = [
+    value("console-socket"),
+    value("cwd"),
+    value("env").or('e'),
+    flag("tty").or('t'),
+    value("user").or('u'),
+    value("additional-gids").or('g'),
+    value("process").or('p'),
+    flag("detach").or('d'),
+    value("pid-file"),
+    value("process-label"),
+    value("apparmor"),
+    flag("no-new-privs"),
+    value("cap").or('c'),
+    value("preserve-fds"),
+    flag("no-new-keyring"),
+];
+
+pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
+    let mut parsed = parse(args, &EXEC, End::At(1))?;
+    let id = first_id(&parsed)?;
+    let command: Vec<OsString> =
+        parsed.positional.drain(1..).chain(std::mem::take(&mut parsed.rest)).collect();
+    let process = match parsed.get("process") {
+        Some(path) => document(Path::new(path))?,
+        None => {
+            let spec = crate::config(&context.root, &id)?;
+            build(&parsed, command, &spec)?
+        }
+    };
+    let detached = parsed.has("detach");
+    let console = console(&process, parsed.get("console-socket"), detached)?;
+    let socket = match console {
+        Console::Socket(path) => Some(dial(path)?),
+        _ => None,
+    };
+    let signals = match detached {
+        true => None,
+        false => Some(foreground::Signals::catch()?),
+    };
+    let added = crate::exec(Exec {
+        id: &id,
+        state_root: &context.root,
+        process: &process,
+        stdio: stdio(console, &process),
+        options: Options {
+            preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
+            no_new_keyring: parsed.has("no-new-keyring"),
+            ..Options::default()
+        },
+    })?;
+    added.warnings.iter().for_each(|w| context.log.warning(w));
+    let follow = || -> Result<u8, Failure> {
+        if let (Some(socket), Some(master)) = (&socket, &added.console) {
+            hand_over(socket, master)?;
+        }
+        pid_file(parsed.get("pid-file"), added.pid)?;
+        match &signals {
+            None => Ok(0),
+            Some(signals) => {
+                let master = added.console.as_ref().filter(|_| console == Console::Own);
+                foreground::follow(&added.pidfd, master, signals)
+            }
+        }
+    };
+    follow().inspect_err(|_| drop(corten_sys::process::send_signal(&added.pidfd, 9)))
+}
+
+/// The container's own process with what the command line changes.
+fn build(parsed: &Parsed, command: Vec<OsString>, spec: &Spec) -> Result<Process, Failure> {
+    let own = spec.process().as_ref().ok_or(Failure::Refused("process of the spec is missing"))?;
+    let mut process = own.clone();
+    let arguments = command.into_iter().map(|a| a.into_string().map_err(UsageError::Encoding));
+    process.set_args(Some(arguments.collect::<Result<_, _>>()?));
+    process.set_terminal(Some(parsed.has("tty")));
+    process.set_console_size(None);
+    if let Some(cwd) = parsed.get("cwd") {
+        process.set_cwd(cwd.into());
+    }
+    let mut environment = own.env().clone().unwrap_or_default();
+    environment.extend(parsed.all("env").map(String::from));
+    process.set_env(Some(environment));
+    if parsed.has("no-new-privs") {
+        process.set_no_new_privileges(Some(true));
+    }
+    if let Some(label) = parsed.get("process-label") {
+        process.set_selinux_label(Some(label.into()));
+    }
+    if let Some(profile) = parsed.get("apparmor") {
+        process.set_apparmor_profile(Some(profile.into()));
+    }
+    identity(parsed, &mut process)?;
+    capabilities(parsed, &mut process)?;
+    Ok(process)
+}
+
+/// `UID[:GID]`, numbers only: names are the engine's business. Strict, as a mistake here is another user
+/// (CVE-2026-30892).
+fn identity(parsed: &Parsed, process: &mut Process) -> Result<(), Failure> {
+    let bad = |name, text: &str| UsageError::Bad {
+        name,
+        text: text.into(),
+        must: "made of user and group ids",
+    };
+    let number = |name, text: &str| {
+        let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        text.parse::<u32>().ok().filter(|n| digits && *n != u32::MAX).ok_or_else(|| bad(name, text))
+    };
+    let mut user = process.user().clone();
+    if let Some(text) = parsed.get("user") {
+        let (uid, gid) = match text.split_once(':') {
+            Some((uid, gid)) => (uid, Some(gid)),
+            None => (text, None),
+        };
+        user.set_uid(number("user", uid)?);
+        if let Some(gid) = gid {
+            user.set_gid(number("user", gid)?);
+        }
+    }
+    let mut groups = user.additional_gids().clone().unwrap_or_default();
+    for text in parsed.all("additional-gids") {
+        groups.push(number("additional-gids", text)?);
+    }
+    user.set_additional_gids(Some(groups));
+    process.set_user(user);
+    Ok(())
+}
+
+/// Each `--cap` is added to every set but the ambient one.
+fn capabilities(parsed: &Parsed, process: &mut Process) -> Result<(), Failure> {
+    let mut sets = process.capabilities().clone().unwrap_or_default();
+    for text in parsed.all("cap") {
+        let capability = named(text)?;
+        let with = |set: &Option<std::collections::HashSet<Capability>>| {
+            let mut set = set.clone().unwrap_or_default();
+            set.insert(capability);
+            Some(set)
+        };
+        sets.set_bounding(with(sets.bounding()));
+        sets.set_permitted(with(sets.permitted()));
+        sets.set_effective(with(sets.effective()));
+    }
+    if parsed.get("cap").is_some() {
+        process.set_capabilities(Some(sets));
+    }
+    Ok(())
+}
+
+fn named(text: &str) -> Result<Capability, Failure> {
+    let upper = text.to_ascii_uppercase();
+    let name = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    let known = NAMES.iter().find(|(_, known)| *known == name);
+    known.map(|(capability, _)| *capability).ok_or_else(|| {
+        Failure::Usage(UsageError::Bad {
+            name: "cap",
+            text: text.into(),
+            must: "a capability's name",
+        })
+    })
+}

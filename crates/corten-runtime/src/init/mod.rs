@@ -1,0 +1,161 @@
+//! Init: the container's first process, from its birth to its `execve`.
+//!
+//! It runs on a copy of its maker's memory, reads a finished plan, and makes system calls: no parsing, no
+//! threads, no look at the host's files. Each step is a function below; the first that fails is
+//! reported and ends it.
+
+pub(crate) mod copy_up;
+pub(crate) mod identity;
+pub(crate) mod mounts;
+pub(crate) mod program;
+pub(crate) mod root;
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use corten_sys::namespace::{self, Namespaces};
+use corten_sys::{capability, keyring, signal};
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, accept_with};
+
+use crate::handshake::{self, Failure, Step};
+use crate::parent::prepare::Prepared;
+use crate::plan::Plan;
+pub(crate) use program::Parts;
+
+/// When init may execute its program.
+#[derive(Debug)]
+pub(crate) enum Start {
+    /// After somebody has connected to this socket and said so.
+    Gate(OwnedFd),
+    /// At once.
+    Now,
+}
+
+/// All that init has.
+#[derive(Debug)]
+pub(crate) struct Init<'a> {
+    pub plan: &'a Plan,
+    pub prepared: Prepared,
+    pub parts: Parts,
+    /// The way into the cgroups that have no other.
+    pub tasks: Vec<OwnedFd>,
+    /// Namespaces to join here; others were joined by the maker.
+    pub join: Vec<(Namespaces, OwnedFd)>,
+    /// Namespaces to make here; others came with the clone.
+    pub unshare: Namespaces,
+    pub keyring: Option<CString>,
+    pub socket: OwnedFd,
+    pub start: Start,
+    /// The maker has hooks to run between mounts and pivot.
+    pub hooks: bool,
+    pub no_pivot: bool,
+}
+
+impl<'a> Init<'a> {
+    /// Returns only on failure, with the exit status.
+    pub fn run(mut self) -> i32 {
+        let failure = match self.set_up() {
+            Ok(()) => match self.wait() {
+                Ok(report) => {
+                    let Self { plan, parts, .. } = self;
+                    let failure = program::execute(&plan.process, parts, report.as_fd());
+                    // The maker has no other way to learn of it; if it is gone, nobody cares.
+                    let _ = handshake::send_failure(&report, &failure);
+                    return 1;
+                }
+                Err(failure) => failure,
+            },
+            Err(failure) => failure,
+        };
+        let _ = handshake::send_failure(&self.socket, &failure);
+        1
+    }
+
+    fn set_up(&mut self) -> Result<(), Failure<'a>> {
+        let plan = self.plan;
+        signal::reset_ignored();
+        signal::Mask::empty().install().map_err(Failure::at(Step::Session, b""))?;
+        self.enter()?;
+        self.names()?;
+        let root = mounts::assemble(plan, &mut self.prepared)?;
+        if self.hooks {
+            self.ask()?;
+        }
+        root::pivot(plan, &root, self.no_pivot)?;
+        root::finish(plan, &mut self.prepared)?;
+        identity::apply(&plan.process, &mut self.parts)?;
+        program::find(&plan.process, &mut self.parts)
+    }
+
+    /// Control groups, namespaces, and who we are in them.
+    fn enter(&mut self) -> Result<(), Failure<'a>> {
+        for tasks in self.tasks.drain(..) {
+            rustix::io::write(&tasks, b"0").map_err(Failure::at(Step::EnterCgroup, b""))?;
+        }
+        let joins_user = self.join.iter().any(|(kind, _)| *kind == Namespaces::USER);
+        for (kind, fd) in self.join.drain(..) {
+            namespace::enter(&fd, kind).map_err(Failure::at(Step::JoinNamespace, b""))?;
+            if kind == Namespaces::USER {
+                become_root()?;
+            }
+        }
+        if self.plan.namespaces.user.is_some() {
+            // The maker writes the maps, and says when.
+            handshake::wait_go(&self.socket).map_err(Failure::at(Step::Handshake, b""))?;
+            become_root()?;
+        }
+        debug_assert!(!joins_user || self.plan.namespaces.user.is_none());
+        if !self.unshare.is_empty() {
+            namespace::unshare(self.unshare).map_err(Failure::at(Step::NewNamespace, b""))?;
+        }
+        if let Some(name) = &self.keyring {
+            keyring::new_session(name).map_err(Failure::at(Step::Keyring, b""))?;
+        }
+        rustix::process::setsid().map_err(Failure::at(Step::Session, b"")).map(drop)
+    }
+
+    fn names(&self) -> Result<(), Failure<'a>> {
+        if let Some(name) = &self.plan.hostname {
+            namespace::set_hostname(name.as_bytes())
+                .map_err(Failure::at(Step::Hostname, name.as_bytes()))?;
+        }
+        if let Some(name) = &self.plan.domainname {
+            namespace::set_domainname(name.as_bytes())
+                .map_err(Failure::at(Step::Domainname, name.as_bytes()))?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self) -> Result<(), Failure<'a>> {
+        handshake::send_mounted(&self.socket)
+            .and_then(|()| handshake::wait_go(&self.socket))
+            .map_err(Failure::at(Step::Handshake, b""))
+    }
+
+    /// Waits for the start. Returns where a failure of it goes.
+    fn wait(&mut self) -> Result<OwnedFd, Failure<'a>> {
+        let at = Failure::at;
+        let go = || -> Result<OwnedFd, Errno> {
+            match &self.start {
+                Start::Now => rustix::io::fcntl_dupfd_cloexec(&self.socket, 3),
+                Start::Gate(listener) => {
+                    handshake::send_ready(&self.socket)?;
+                    let starter = loop {
+                        match accept_with(listener, SocketFlags::CLOEXEC) {
+                            Err(Errno::INTR | Errno::CONNABORTED) => {}
+                            other => break other?,
+                        }
+                    };
+                    handshake::wait_go(&starter)?;
+                    Ok(starter)
+                }
+            }
+        };
+        go().map_err(at(Step::Gate, b""))
+    }
+}
+
+fn become_root<'a>() -> Result<(), Failure<'a>> {
+    capability::set_identity(0, 0, &[]).map_err(Failure::at(Step::BecomeRoot, b""))
+}

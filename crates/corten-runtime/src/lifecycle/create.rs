@@ -1,0 +1,295 @@
+//! `create`, and `run`, which is create and start without the gate between.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use corten_cgroup::{Cgroup, Layout};
+use corten_sys::namespace::Namespaces;
+use corten_sys::process::Child;
+use corten_sys::{capability, process};
+use oci_spec::runtime::{Hook, Spec};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use super::start::Gate;
+use crate::error::{Error, failed};
+use crate::handshake::{self, Message};
+use crate::init::{Init, Start};
+use crate::parent::hooks::{self, Moment};
+use crate::parent::launch;
+use crate::parent::prepare::prepare;
+use crate::plan::{self, Facts, Plan};
+use crate::request::{Create, Created, Execed, Rootfs, Stdio};
+use crate::state::{self, Folder, Record, refused};
+
+/// Makes the container's cgroup, namespaces, mounts and init, which then waits at its gate.
+pub fn create(create: Create<'_>) -> Result<Created, Error> {
+    let made = make(create, true)?;
+    Ok(Created {
+        pid: made.child.pid,
+        pidfd: made.child.pidfd,
+        console: made.console,
+        warnings: made.warnings,
+        gate: Gate::new(made.folder, made.record),
+    })
+}
+
+/// [`create`] and [`Created::start`] in one: init does not wait. `Ok` once `execve` has succeeded. After a
+/// failure nothing is left.
+pub fn run(create: Create<'_>) -> Result<Execed, Error> {
+    let made = make(create, false)?;
+    Ok(Execed {
+        pid: made.child.pid,
+        pidfd: made.child.pidfd,
+        console: made.console,
+        warnings: made.warnings,
+    })
+}
+
+struct Made {
+    child: Child,
+    console: Option<OwnedFd>,
+    warnings: Vec<String>,
+    folder: Folder,
+    record: Record,
+}
+
+/// What has been made so far, newest last, to be unmade if the rest fails.
+#[derive(Default)]
+struct Undo {
+    folder: Option<Folder>,
+    cgroup: Option<Cgroup>,
+    child: Option<OwnedFd>,
+}
+
+impl Undo {
+    /// Best effort, newest first: the error that led here is the one to tell, and the record on disk
+    /// stays if anything else does, so that `delete --force` can try again.
+    fn run(self) {
+        if let Some(pidfd) = self.child {
+            let _ = process::send_signal(&pidfd, 9);
+            let _ = process::wait(&pidfd);
+        }
+        let emptied = match self.cgroup {
+            Some(cgroup) => cgroup.delete().or_else(|_| {
+                cgroup.kill(9)?;
+                cgroup.delete()
+            }),
+            None => Ok(()),
+        };
+        if let (Ok(()), Some(folder)) = (emptied, self.folder) {
+            let _ = folder.remove();
+        }
+    }
+}
+
+fn make(create: Create<'_>, gate: bool) -> Result<Made, Error> {
+    let mut undo = Undo::default();
+    let made = try_make(create, gate, &mut undo);
+    if made.is_err() {
+        undo.run();
+    }
+    made
+}
+
+fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Error> {
+    let Create {
+        id,
+        bundle,
+        spec,
+        state_root,
+        rootfs,
+        stdio,
+        options,
+    } = create;
+    let held = capability::get().map_err(failed("read the capabilities of", "the runtime"))?;
+    let size = match stdio {
+        Stdio::Terminal { rows, cols } => Some((rows, cols)),
+        _ => None,
+    };
+    let facts = Facts {
+        id: id.as_str(),
+        bundle,
+        terminal: size.is_some(),
+        capabilities: held.permitted,
+        detached_root: matches!(rootfs, Rootfs::Mount(_)),
+    };
+    let mut plan = plan::plan(spec, &facts)?;
+    check_labels(&plan)?;
+
+    // On disk first, then made: whatever happens next, `delete --force` knows what to look for.
+    let folder = Folder::new(state_root, id);
+    folder.make()?;
+    undo.folder = Some(folder.clone());
+    let mut record = record(spec, &plan, id, bundle);
+    folder.write(&record, true)?;
+    folder.write_config(spec)?;
+
+    let layout = Layout::probe().map_err(refused("find the control groups"))?;
+    let cgroup = Cgroup::create(&layout, &plan.cgroup_path)
+        .map_err(refused("make the control group"))?;
+    let cgroup = undo.cgroup.insert(cgroup);
+    cgroup.apply(&plan.resources).map_err(refused("apply the resources"))?;
+    let entry = cgroup.entry().map_err(refused("enter the control group"))?;
+
+    let (prepared, terminal) = prepare(&plan, rootfs, &layout, size)?;
+    let (console, slave) = match terminal {
+        Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
+        None => (None, None),
+    };
+    let capabilities = match plan.namespaces.own(Namespaces::USER) {
+        true => u64::MAX,
+        false => held.permitted,
+    };
+    let parts = launch::parts(&plan.process, stdio, slave, options.preserve_fds, capabilities)?;
+    let mut route = launch::route(&plan.namespaces, !entry.v1_tasks.is_empty())?;
+    let (ours, theirs) = launch::pair()?;
+    let start = match gate {
+        true => Start::Gate(listener(&folder)?),
+        false => Start::Now,
+    };
+    let waits = has_mount_hooks(spec);
+    let init = Init {
+        plan: &plan,
+        prepared,
+        parts,
+        tasks: entry.v1_tasks,
+        join: std::mem::take(&mut route.joined_by_init),
+        unshare: route.unshared_by_init,
+        keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
+        socket: theirs,
+        start,
+        hooks: waits,
+        no_pivot: options.no_pivot,
+    };
+    let child = route.clone(entry.v2.as_ref(), move || init.run())?;
+    undo.child = Some(rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))?);
+    attend(spec, &plan, &child, &ours, &record, gate)?;
+    record.init = Some(state::Init::of(child.pid).or_else(|error| {
+        // A program may have ended before it was looked at: then it is known as ended.
+        if gate { Err(error) } else { Ok(state::Init { pid: child.pid, start_time: 0 }) }
+    })?);
+    folder.write(&record, false)?;
+    Ok(Made {
+        child,
+        console,
+        warnings: std::mem::take(&mut plan.warnings),
+        folder,
+        record,
+    })
+}
+
+/// The maker's half of the handshake.
+fn attend(
+    spec: &Spec,
+    plan: &Plan,
+    child: &Child,
+    socket: &OwnedFd,
+    record: &Record,
+    gate: bool,
+) -> Result<(), Error> {
+    if let Some(score) = plan.process.oom_score_adj {
+        launch::oom_score(child.pid, score)?;
+    }
+    let program = launch::program_name(&plan.process);
+    let lost = || failed("talk to", "init");
+    if let Some(mappings) = &plan.namespaces.user {
+        launch::map_ids(child.pid, mappings)?;
+        handshake::send_go(socket).map_err(lost())?;
+    }
+    loop {
+        match handshake::receive(socket)? {
+            Message::Mounted => {
+                mount_hooks(spec, child, record)?;
+                handshake::send_go(socket).map_err(lost())?;
+            }
+            Message::Ready if gate => return Ok(()),
+            // Without a gate the socket closes by the exec.
+            Message::End if !gate => return Ok(()),
+            other => return Err(launch::reap(child, other, program)),
+        }
+    }
+}
+
+fn hook_lists(spec: &Spec) -> [(Moment, Option<&Vec<Hook>>); 3] {
+    let hooks = spec.hooks().as_ref();
+    #[allow(deprecated, reason = "the specification still asks for prestart hooks to be run")]
+    let prestart = hooks.and_then(|h| h.prestart().as_ref());
+    [
+        (Moment::Prestart, prestart),
+        (
+            Moment::CreateRuntime,
+            hooks.and_then(|h| h.create_runtime().as_ref()),
+        ),
+        (
+            Moment::CreateContainer,
+            hooks.and_then(|h| h.create_container().as_ref()),
+        ),
+    ]
+}
+
+fn has_mount_hooks(spec: &Spec) -> bool {
+    hook_lists(spec).iter().any(|(_, hooks)| hooks.is_some_and(|h| !h.is_empty()))
+}
+
+fn mount_hooks(spec: &Spec, child: &Child, record: &Record) -> Result<(), Error> {
+    let document = record.document("creating", child.pid);
+    for (moment, list) in hook_lists(spec) {
+        let inside = (moment == Moment::CreateContainer).then_some(&child.pidfd);
+        hooks::run(moment, &list.cloned(), &document, inside)?;
+    }
+    Ok(())
+}
+
+fn record(
+    spec: &Spec,
+    plan: &Plan,
+    id: &corten_spec::ContainerId,
+    bundle: &std::path::Path,
+) -> Record {
+    let rootfs = plan.root.path.clone().unwrap_or_else(PathBuf::new);
+    let mut record = Record::new(id, bundle, rootfs, &plan.cgroup_path);
+    record.program = launch::program_name(&plan.process).to_string_lossy().into_owned();
+    record.annotations = spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    let some = |list: &Option<Vec<Hook>>| list.as_ref().is_some_and(|l| !l.is_empty());
+    record.hooks = spec.hooks().as_ref().is_some_and(|h| {
+        some(h.start_container()) || some(h.poststart()) || some(h.poststop())
+    });
+    record
+}
+
+/// The gate. By way of the folder's descriptor, as a socket's path has room for 108 bytes only.
+fn listener(folder: &Folder) -> Result<OwnedFd, Error> {
+    let path = folder.gate();
+    let at = || failed("make the gate", &path);
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(at())?;
+    super::start::with_address(&path, |address: &SocketAddrUnix| bind(&socket, address))
+        .map_err(at())?;
+    listen(&socket, 1).map_err(at())?;
+    Ok(socket)
+}
+
+/// A label that nobody enforces would be a wall that is not there.
+fn check_labels(plan: &Plan) -> Result<(), Error> {
+    let enforced = |file: &str| std::path::Path::new(file).exists();
+    if let Some(profile) = &plan.process.apparmor
+        && !enforced("/sys/kernel/security/apparmor")
+    {
+        return Err(crate::error::unsupported(format!(
+            "AppArmor profile {profile:?} on a kernel without AppArmor"
+        )));
+    }
+    if let Some(label) = &plan.process.selinux
+        && !enforced("/sys/fs/selinux/enforce")
+    {
+        return Err(crate::error::unsupported(format!(
+            "SELinux label {label:?} on a kernel without SELinux"
+        )));
+    }
+    Ok(())
+}

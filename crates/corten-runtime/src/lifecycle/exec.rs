@@ -1,0 +1,221 @@
+//! `exec`: a process more in a running container.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use corten_sys::namespace::{self, Namespaces};
+use corten_sys::{capability, keyring, signal};
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+
+use crate::error::{Error, failed};
+use crate::handshake::{self, Failure, Message, Step};
+use crate::init::{Parts, identity, program};
+use crate::parent::launch::{self, Route};
+use crate::parent::prepare::own_terminal;
+use crate::plan::namespaces::{Map, kind};
+use crate::plan::process::{self, Plan};
+use crate::request::{Exec, Execed, Stdio};
+use crate::state::{Found, Status, refused};
+
+/// Adds a process to a running container. `Ok` once `execve` has succeeded.
+pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
+    let Exec {
+        id,
+        state_root,
+        process,
+        stdio,
+        options,
+    } = exec;
+    let found = Found::open(state_root, id)?;
+    let Some(init) = &found.init else {
+        let status = found.status()?;
+        return Err(found.conflict("exec in", status));
+    };
+    let cgroup = found.cgroup()?.ok_or_else(|| found.conflict("exec in", Status::Stopped))?;
+    if cgroup.is_frozen().map_err(refused("read the freezer"))? {
+        return Err(found.conflict("exec in", Status::Paused));
+    }
+    let spec = found.folder.read_config()?;
+    let kinds = joined(&spec);
+    let held = capability::get().map_err(failed("read the capabilities of", "the runtime"))?;
+    let capabilities = match kinds.contains(Namespaces::USER) {
+        true => u64::MAX,
+        false => held.permitted,
+    };
+    let (plan, warnings) = decide(&spec, process, &stdio, capabilities)?;
+    let terminal = match stdio {
+        Stdio::Terminal { rows, cols } => Some(terminal(init.pid, &spec, &plan, rows, cols)?),
+        _ => None,
+    };
+    let (console, slave) = match terminal {
+        Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
+        None => (None, None),
+    };
+    let parts = launch::parts(&plan, stdio, slave, options.preserve_fds, capabilities)?;
+    let entry = cgroup.entry().map_err(refused("enter the control group"))?;
+    let (ours, theirs) = launch::pair()?;
+    let copy = || rustix::io::fcntl_dupfd_cloexec(&init.pidfd, 3).map_err(failed("copy", "a pidfd"));
+    let added = Added {
+        plan: &plan,
+        parts,
+        tasks: entry.v1_tasks,
+        init: copy()?,
+        kinds,
+        keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
+        socket: theirs,
+    };
+    let child = Route::into_pid(copy()?)?.clone(entry.v2.as_ref(), move || added.run())?;
+    let attend = || -> Result<Message, Error> {
+        if let Some(score) = plan.oom_score_adj {
+            launch::oom_score(child.pid, score)?;
+        }
+        handshake::receive(&ours)
+    };
+    match attend() {
+        Ok(Message::End) => Ok(Execed {
+            pid: child.pid,
+            pidfd: child.pidfd,
+            console,
+            warnings,
+        }),
+        Ok(message) => Err(launch::reap(&child, message, launch::program_name(&plan))),
+        Err(error) => {
+            // It must not run without what was asked for.
+            let _ = corten_sys::process::send_signal(&child.pidfd, 9);
+            let _ = corten_sys::process::wait(&child.pidfd);
+            Err(error)
+        }
+    }
+}
+
+/// A process without a capability section of its own has the container's.
+fn decide(
+    spec: &Spec,
+    process: &Process,
+    stdio: &Stdio,
+    capabilities: u64,
+) -> Result<(Plan, Vec<String>), Error> {
+    let mut own = process.clone();
+    let container = spec.process().as_ref();
+    if own.capabilities().is_none() {
+        own.set_capabilities(container.and_then(|p| p.capabilities().clone()));
+    }
+    let linux = spec.linux().as_ref();
+    let mut warnings = Vec::new();
+    let plan = process::plan(
+        &own,
+        &process::Facts {
+            capabilities,
+            terminal: matches!(stdio, Stdio::Terminal { .. }),
+            seccomp: linux.and_then(|l| l.seccomp().as_ref()),
+            personality: linux.and_then(|l| l.personality().as_ref()),
+            memory_policy: linux.and_then(|l| l.memory_policy().as_ref()),
+        },
+        &mut warnings,
+    )?;
+    Ok((plan, warnings))
+}
+
+/// The namespaces to follow init into. Its user and time namespaces only if they differ from ours: joining
+/// one's own user namespace is an error.
+fn joined(spec: &Spec) -> Namespaces {
+    let always = [
+        Namespaces::MOUNT,
+        Namespaces::UTS,
+        Namespaces::IPC,
+        Namespaces::NETWORK,
+        Namespaces::CGROUP,
+    ];
+    let mut kinds = always.into_iter().fold(Namespaces::NONE, Namespaces::with);
+    let listed = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
+    for namespace in listed.into_iter().flatten() {
+        if matches!(namespace.typ(), LinuxNamespaceType::User | LinuxNamespaceType::Time) {
+            kinds = kinds.with(kind(namespace.typ()));
+        }
+    }
+    kinds
+}
+
+/// A terminal of the container's devpts, opened from here through init's root.
+fn terminal(
+    pid: u32,
+    spec: &Spec,
+    plan: &Plan,
+    rows: u16,
+    cols: u16,
+) -> Result<corten_sys::pty::Terminal, Error> {
+    let at = || failed("open a terminal in", "/dev/pts");
+    let root = Path::new("/proc").join(pid.to_string()).join("root");
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = openat(CWD, &root, flags, Mode::empty()).map_err(at())?;
+    let terminal = corten_sys::pty::open_in_root(&root).map_err(at())?;
+    let mappings = spec.linux().as_ref().and_then(|l| l.uid_mappings().clone());
+    let uid = match mappings {
+        Some(mappings) if !mappings.is_empty() => {
+            Map::new("linux.uidMappings", &Some(mappings))?.host(plan.uid)
+        }
+        _ => Some(plan.uid),
+    };
+    own_terminal(&terminal, uid)?;
+    if (rows, cols) != (0, 0) {
+        corten_sys::pty::resize(&terminal.master, rows, cols).map_err(at())?;
+    }
+    Ok(terminal)
+}
+
+/// The added process, before its `execve`.
+struct Added<'a> {
+    plan: &'a Plan,
+    parts: Parts,
+    tasks: Vec<OwnedFd>,
+    init: OwnedFd,
+    kinds: Namespaces,
+    keyring: Option<std::ffi::CString>,
+    socket: OwnedFd,
+}
+
+impl<'a> Added<'a> {
+    fn run(mut self) -> i32 {
+        let failure = match self.set_up() {
+            Ok(()) => {
+                let Self {
+                    plan,
+                    parts,
+                    socket,
+                    ..
+                } = self;
+                let failure = program::execute(plan, parts, &socket);
+                let _ = handshake::send_failure(&socket, &failure);
+                return 1;
+            }
+            Err(failure) => failure,
+        };
+        // The maker has no other way to learn of it; if it is gone, nobody cares.
+        let _ = handshake::send_failure(&self.socket, &failure);
+        1
+    }
+
+    fn set_up(&mut self) -> Result<(), Failure<'a>> {
+        signal::reset_ignored();
+        signal::Mask::empty().install().map_err(Failure::at(Step::Session, b""))?;
+        if let (Some(cpus), _) = &self.plan.affinity {
+            let at = Failure::at(Step::Affinity, b"");
+            corten_sys::schedule::set_affinity(cpus).map_err(at)?;
+        }
+        for tasks in self.tasks.drain(..) {
+            rustix::io::write(&tasks, b"0").map_err(Failure::at(Step::EnterCgroup, b""))?;
+        }
+        namespace::enter(&self.init, self.kinds).map_err(Failure::at(Step::JoinNamespace, b""))?;
+        if self.kinds.contains(Namespaces::USER) {
+            let at = Failure::at(Step::BecomeRoot, b"");
+            capability::set_identity(0, 0, &[]).map_err(at)?;
+        }
+        if let Some(name) = &self.keyring {
+            keyring::new_session(name).map_err(Failure::at(Step::Keyring, b""))?;
+        }
+        rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
+        identity::apply(self.plan, &mut self.parts)?;
+        program::find(self.plan, &mut self.parts)
+    }
+}

@@ -1,0 +1,177 @@
+//! `start`: opens the gate at which init waits.
+
+use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use corten_spec::ContainerId;
+use oci_spec::runtime::{Hook, ProcessBuilder, Spec};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+
+use crate::error::{Error, failed};
+use crate::handshake::{self, Message};
+use crate::parent::hooks::{self, Moment};
+use crate::request::{Created, Exec, Options, Stdio};
+use crate::state::{Folder, Found, Record, Status};
+
+/// How a waiting init is let go.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    folder: Folder,
+    record: Record,
+}
+
+impl Gate {
+    pub fn new(folder: Folder, record: Record) -> Self {
+        Self { folder, record }
+    }
+
+    fn open(&self) -> Result<(), Error> {
+        let conflict = |status: Status| Error::Conflict {
+            action: "start",
+            id: self.record.id.to_string(),
+            status: status.as_str(),
+        };
+        let path = self.folder.gate();
+        let socket = match dial(&path) {
+            Ok(socket) => socket,
+            // Gone: somebody else has started it. Refused: init has ended.
+            Err(Errno::NOENT) => return Err(conflict(Status::Running)),
+            Err(Errno::CONNREFUSED) => return Err(conflict(Status::Stopped)),
+            Err(errno) => return Err(failed("reach init at", &path)(errno)),
+        };
+        // From here on it counts as running. If we die before init is told, it ends by itself.
+        match rustix::fs::unlink(&path) {
+            Ok(()) => {}
+            Err(Errno::NOENT) => return Err(conflict(Status::Running)),
+            Err(errno) => return Err(failed("remove", &path)(errno)),
+        }
+        let spec = match self.record.hooks {
+            true => Some(self.folder.read_config()?),
+            false => None,
+        };
+        if let Some(spec) = &spec {
+            start_container_hooks(&self.folder, &self.record, spec)?;
+        }
+        handshake::send_go(&socket).map_err(failed("talk to", "init"))?;
+        match handshake::receive(&socket)? {
+            Message::Failed { step, errno, path } => {
+                let program = OsStr::new(&self.record.program);
+                return Err(handshake::error(step, errno, path, program));
+            }
+            Message::End => {}
+            Message::Mounted | Message::Ready => {
+                return Err(failed("talk to", "init")(Errno::PROTO));
+            }
+        }
+        let poststart = spec.as_ref().and_then(|s| s.hooks().as_ref()).map(|h| h.poststart());
+        match poststart {
+            Some(list) => {
+                let pid = self.record.init.map_or(0, |init| init.pid);
+                let document = self.record.document("running", pid);
+                hooks::run(Moment::Poststart, list, &document, None)
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+impl Created {
+    /// Opens the gate. `Ok` once `execve` has succeeded.
+    pub fn start(&mut self) -> Result<(), Error> {
+        self.gate.open()
+    }
+}
+
+/// [`Created::start`] from another process than the one that created.
+pub fn start(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
+    let found = Found::open(state_root, id)?;
+    if found.record.init.is_none() || found.init.is_none() {
+        let status = found.status()?;
+        return Err(found.conflict("start", status));
+    }
+    Gate::new(found.folder, found.record).open()
+}
+
+fn dial(path: &Path) -> Result<OwnedFd, Errno> {
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    with_address(path, |address| connect(&socket, address))?;
+    Ok(socket)
+}
+
+/// Calls with the address of `path`; a path longer than the 108 bytes of an address is named through a
+/// descriptor of its folder.
+pub(super) fn with_address(
+    path: &Path,
+    call: impl FnOnce(&SocketAddrUnix) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    if let Ok(address) = SocketAddrUnix::new(path) {
+        return call(&address);
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let folder = openat(CWD, parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    let short = Path::new(&corten_sys::socket::path_of(&folder)).join(name);
+    call(&SocketAddrUnix::new(short)?)
+}
+
+/// `startContainer` hooks run inside, with a path of the container: as added processes.
+fn start_container_hooks(folder: &Folder, record: &Record, spec: &Spec) -> Result<(), Error> {
+    let list = spec.hooks().as_ref().and_then(|h| h.start_container().as_ref());
+    for hook in list.into_iter().flatten() {
+        run_inside(folder, record, spec, hook)?;
+    }
+    Ok(())
+}
+
+fn run_inside(folder: &Folder, record: &Record, spec: &Spec, hook: &Hook) -> Result<(), Error> {
+    let fail = |problem: String| Error::Hook {
+        kind: "startContainer",
+        path: hook.path().clone(),
+        problem,
+    };
+    let path = hook.path().to_string_lossy().into_owned();
+    // The first argument is the path here; a name of its own for argv[0] is not kept.
+    let rest = hook.args().iter().flatten().skip(1).cloned();
+    let mut builder = ProcessBuilder::default()
+        .args(std::iter::once(path).chain(rest).collect::<Vec<_>>())
+        .cwd("/")
+        .env(hook.env().clone().unwrap_or_default());
+    if let Some(capabilities) = spec.process().as_ref().and_then(|p| p.capabilities().clone()) {
+        builder = builder.capabilities(capabilities);
+    }
+    let mut process = builder.build().map_err(|e| fail(e.to_string()))?;
+    process.set_no_new_privileges(Some(false)).set_rlimits(None);
+    let pid = record.init.map_or(0, |init| init.pid);
+    let document = record.document("created", pid);
+    let (read, write) = std::io::pipe().map_err(|e| fail(e.to_string()))?;
+    let copy = |fd: rustix::fd::BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
+    let copies = copy(rustix::stdio::stdout()).and_then(|a| Ok((a, copy(rustix::stdio::stderr())?)));
+    let (stdout, stderr) = copies.map_err(failed("copy", "stdio"))?;
+    let root = folder.path.parent().unwrap_or(Path::new("/"));
+    let added = super::exec::exec(Exec {
+        id: &record.id,
+        state_root: root,
+        process: &process,
+        stdio: Stdio::Fds {
+            stdin: read.into(),
+            stdout,
+            stderr,
+        },
+        options: Options::default(),
+    })?;
+    // A hook that does not read its stdin is no error; a state document fits a pipe.
+    let _ = rustix::io::write(&write, document.as_bytes());
+    drop(write);
+    match corten_sys::process::wait(&added.pidfd).map_err(failed("wait for", hook.path()))? {
+        corten_sys::process::Exit::Code(0) => Ok(()),
+        exit => Err(fail(format!("failed: {exit}"))),
+    }
+}

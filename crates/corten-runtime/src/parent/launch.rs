@@ -1,0 +1,303 @@
+//! The clone: which namespaces come with it, which are joined before or after, and how the maker finds its
+//! way back.
+
+use std::ffi::{CString, OsStr};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use corten_sys::exec::Program;
+use corten_sys::namespace::{self, Namespaces};
+use corten_sys::process::{self, Child, Clone};
+use corten_sys::trampoline::{self, Trampoline};
+use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use crate::error::{Error, failed, unsupported};
+use crate::handshake::{self, Message};
+use crate::init::Parts;
+use crate::plan::namespaces::{Mappings, Plan};
+use crate::plan::process::Plan as ProcessPlan;
+use crate::request::Stdio;
+
+/// The parts of a process that are made beforehand.
+pub(crate) fn parts(
+    plan: &ProcessPlan,
+    stdio: Stdio,
+    terminal: Option<OwnedFd>,
+    preserve_fds: u32,
+    capabilities: u64,
+) -> Result<Parts, Error> {
+    check_preserved(preserve_fds)?;
+    let program = Program::new(
+        plan.paths.clone(),
+        plan.arguments.clone(),
+        plan.environment.clone(),
+        plan.wants_home,
+    );
+    let sealed = trampoline::is_sealed().map_err(failed("examine", "/proc/self/exe"))?;
+    let filter = plan.filter.as_ref().filter(|_| plan.no_new_privileges);
+    if let (false, false, Some(filter)) = (sealed, plan.no_new_privileges, &plan.filter)
+        && let Some(call) = ["execveat", "fcntl"].iter().find(|c| !filter.lets_pass(c))
+    {
+        // See `trampoline`: it runs under the filter. A sealed caller does without it.
+        return Err(unsupported(format!(
+            "a seccomp policy without {call} and without process.noNewPrivileges, in a process that is not sealed,"
+        )));
+    }
+    let trampoline = (!sealed).then(|| Trampoline::reserve(&program, filter));
+    let stdio = match stdio {
+        Stdio::Inherit | Stdio::Terminal { .. } => None,
+        Stdio::Fds {
+            stdin,
+            stdout,
+            stderr,
+        } => Some(clear_of_stdio([stdin, stdout, stderr])?),
+    };
+    Ok(Parts {
+        program,
+        trampoline,
+        terminal,
+        stdio,
+        capabilities,
+        preserve_fds,
+        found: 0,
+    })
+}
+
+/// Descriptors 0 to 2 among those given would be overwritten by one another.
+fn clear_of_stdio(fds: [OwnedFd; 3]) -> Result<[OwnedFd; 3], Error> {
+    use std::os::fd::AsRawFd;
+    let [a, b, c] = fds.map(|fd| match fd.as_raw_fd() {
+        0..=2 => rustix::io::fcntl_dupfd_cloexec(&fd, 3).map_err(failed("copy", "stdio")),
+        _ => Ok(fd),
+    });
+    Ok([a?, b?, c?])
+}
+
+/// All descriptors that are to be preserved must be there: else one that we open would take its number.
+fn check_preserved(count: u32) -> Result<(), Error> {
+    let last = 3 + count;
+    let missing = (3..last).find(|n| !Path::new("/proc/self/fd").join(n.to_string()).exists());
+    match missing {
+        Some(number) => Err(crate::error::invalid(
+            "preserve-fds",
+            format!("is {count}, but descriptor {number} is not open"),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// A pair of sockets; the second is init's.
+pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
+    socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC,
+        None,
+    )
+    .map_err(failed("make a pair of sockets", ""))
+}
+
+/// How the namespaces of a plan are reached.
+#[derive(Debug, Default)]
+pub(crate) struct Route {
+    pub by_clone: Namespaces,
+    pub unshared_by_init: Namespaces,
+    pub joined_by_init: Vec<(Namespaces, OwnedFd)>,
+    /// Joined or made by the maker around the clone, with the way back.
+    around: Vec<Around>,
+    time_offsets: Option<String>,
+}
+
+#[derive(Debug)]
+struct Around {
+    kind: Namespaces,
+    /// `None`: a new one.
+    to: Option<OwnedFd>,
+    back: OwnedFd,
+}
+
+/// Opens what is joined, and decides who joins it when.
+///
+/// A new user namespace owns the others that come with the same clone; what existed before belongs to
+/// somebody else, and init, once inside, may not join it. So then the maker does, for the moment of
+/// the clone. A pid namespace can only be joined for children, so that one is always joined here.
+pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
+    let mut route = Route {
+        by_clone: plan.new,
+        ..Route::default()
+    };
+    if cgroup_by_init {
+        // It must be made after the process has entered its v1 groups, or it would show their parents.
+        route.by_clone = route.by_clone.without(Namespaces::CGROUP);
+        let made = plan.new.contains(Namespaces::CGROUP);
+        route.unshared_by_init = if made { Namespaces::CGROUP } else { Namespaces::NONE };
+    }
+    let mut joined: Vec<&(Namespaces, std::path::PathBuf)> = plan.join.iter().collect();
+    // The user namespace first: it gives the right to join what it owns.
+    joined.sort_by_key(|(kind, _)| *kind != Namespaces::USER);
+    let joins_user = plan.joined(Namespaces::USER);
+    if joins_user && plan.new.contains(Namespaces::PID) {
+        return Err(unsupported("a new pid namespace in a user namespace joined by path"));
+    }
+    for (kind, path) in joined {
+        let fd = open_namespace(path)?;
+        let around = *kind == Namespaces::PID || plan.user.is_some();
+        match around {
+            true => route.around.push(Around {
+                kind: *kind,
+                to: Some(fd),
+                back: own(*kind)?,
+            }),
+            false => route.joined_by_init.push((*kind, fd)),
+        }
+    }
+    if joins_user {
+        // New ones must belong to the joined user namespace.
+        route.unshared_by_init = route.unshared_by_init.with(route.by_clone);
+        route.by_clone = Namespaces::NONE;
+    }
+    if let Some(offsets) = &plan.time_offsets {
+        // Offsets can be written only while nobody is in it yet (time_namespaces(7)).
+        route.by_clone = route.by_clone.without(Namespaces::TIME);
+        route.time_offsets = Some(offsets.clone());
+        route.around.push(Around {
+            kind: Namespaces::TIME,
+            to: None,
+            back: own(Namespaces::TIME)?,
+        });
+    }
+    Ok(route)
+}
+
+fn open_namespace(path: &Path) -> Result<OwnedFd, Error> {
+    openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        .map_err(failed("open the namespace", path))
+}
+
+fn own(kind: Namespaces) -> Result<OwnedFd, Error> {
+    let name = match kind {
+        Namespaces::CGROUP => "cgroup",
+        Namespaces::UTS => "uts",
+        Namespaces::IPC => "ipc",
+        Namespaces::USER => "user",
+        Namespaces::PID => "pid",
+        Namespaces::NETWORK => "net",
+        Namespaces::TIME => "time",
+        _ => "mnt",
+    };
+    open_namespace(&Path::new("/proc/self/ns").join(name))
+}
+
+impl Route {
+    /// A route for a process that joins the pid namespace `to`, and the others by itself.
+    pub fn into_pid(to: OwnedFd) -> Result<Self, Error> {
+        Ok(Self {
+            around: vec![Around {
+                kind: Namespaces::PID,
+                to: Some(to),
+                back: own(Namespaces::PID)?,
+            }],
+            ..Self::default()
+        })
+    }
+
+    /// Clones, with this process where the route wants it, and returns it to where it was.
+    pub fn clone(
+        &self,
+        cgroup: Option<&OwnedFd>,
+        child: impl FnOnce() -> i32,
+    ) -> Result<Child, Error> {
+        // The maker's memory is the child's too: neither may be looked at from inside a container.
+        process::set_undumpable().map_err(failed("protect the process's memory", ""))?;
+        let mut entered = 0;
+        let mut result = self.there(&mut entered);
+        let born = match result {
+            Ok(()) => {
+                let request = Clone {
+                    namespaces: self.by_clone,
+                    cgroup: cgroup.map(AsFd::as_fd),
+                };
+                result = Ok(());
+                Some(process::clone(&request, child).map_err(failed("start a process", "")))
+            }
+            Err(_) => None,
+        };
+        for around in self.around[..entered].iter().rev() {
+            let back = namespace::enter(&around.back, around.kind);
+            back.map_err(failed("return to the runtime's own namespace", ""))?;
+        }
+        result?;
+        born.unwrap_or_else(|| Err(failed("start a process", "")(Errno::INVAL)))
+    }
+
+    fn there(&self, entered: &mut usize) -> Result<(), Error> {
+        for around in &self.around {
+            match &around.to {
+                Some(to) => namespace::enter(to, around.kind)
+                    .map_err(failed("join the namespace", ""))?,
+                None => namespace::unshare(around.kind)
+                    .map_err(failed("make the namespace", "time"))?,
+            }
+            *entered += 1;
+        }
+        match &self.time_offsets {
+            Some(offsets) => write_file(Path::new("/proc/self/timens_offsets"), offsets),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Gives a new user namespace its ids. Written by the maker, who may map any.
+pub(crate) fn map_ids(pid: u32, mappings: &Mappings) -> Result<(), Error> {
+    let folder = Path::new("/proc").join(pid.to_string());
+    write_file(&folder.join("uid_map"), &mappings.uid.text())?;
+    write_file(&folder.join("gid_map"), &mappings.gid.text())
+}
+
+/// Asks for an OOM score. Lowering it takes CAP_SYS_RESOURCE; without, our own is the lowest there is, as
+/// containerd's `restrict_oom_score_adj` has it.
+pub(crate) fn oom_score(pid: u32, score: i32) -> Result<(), Error> {
+    let file = Path::new("/proc").join(pid.to_string()).join("oom_score_adj");
+    match write_file(&file, &score.to_string()) {
+        Err(Error::Step { errno, .. }) if errno == Errno::ACCESS.raw_os_error() => {
+            let own = std::fs::read_to_string("/proc/self/oom_score_adj")
+                .map_err(crate::error::failed_io("read", "/proc/self/oom_score_adj"))?;
+            let own = own.trim().parse().unwrap_or(0);
+            write_file(&file, &score.max(own).to_string())
+        }
+        other => other,
+    }
+}
+
+fn write_file(path: &Path, text: &str) -> Result<(), Error> {
+    let write = || -> Result<(), Errno> {
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(CWD, path, flags, Mode::empty())?;
+        rustix::io::write(&file, text.as_bytes()).map(drop)
+    };
+    write().map_err(failed("write", path))
+}
+
+/// Reaps a child that has reported its failure, or died without a word.
+pub(crate) fn reap(child: &Child, message: Message, program: &OsStr) -> Error {
+    let ended = process::wait(&child.pidfd);
+    match message {
+        Message::Failed { step, errno, path } => handshake::error(step, errno, path, program),
+        _ => Error::Died {
+            status: ended.map_or_else(|e| e.to_string(), |exit| exit.to_string()),
+        },
+    }
+}
+
+/// The name of a container's session keyring, as runc names it.
+pub(crate) fn keyring_name(id: &str) -> Option<CString> {
+    CString::new(format!("_ses.{id}")).ok()
+}
+
+/// `argv[0]`, for error messages.
+pub(crate) fn program_name(plan: &ProcessPlan) -> &OsStr {
+    OsStr::from_bytes(plan.arguments.first().map_or(b"", |a| a.as_bytes()))
+}

@@ -1,0 +1,77 @@
+//! The container's place among the control groups, and its device rules.
+
+use oci_spec::runtime::{
+    Linux, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources,
+};
+
+use crate::error::{Error, invalid, unsupported};
+
+/// The path below each hierarchy's root.
+pub(crate) fn path(linux: &Linux, id: &str) -> Result<String, Error> {
+    const FIELD: &str = "linux.cgroupsPath";
+    let Some(path) = linux.cgroups_path().as_ref().filter(|p| !p.as_os_str().is_empty()) else {
+        return Ok(format!("/corten/{id}"));
+    };
+    let text = path.to_str().ok_or_else(|| invalid(FIELD, "is not UTF-8"))?;
+    if !text.starts_with('/') && text.split(':').count() == 3 {
+        return Err(unsupported(format!(
+            "{FIELD} {text:?} in systemd's form SLICE:PREFIX:NAME (use the cgroupfs manager)"
+        )));
+    }
+    if text.split('/').any(|part| part == "..") {
+        return Err(invalid(FIELD, format!("is {text:?}, which has \"..\" in it")));
+    }
+    let parts: Vec<&str> = text.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    if parts.is_empty() {
+        return Err(invalid(FIELD, "is the root group"));
+    }
+    Ok(format!("/{}", parts.join("/")))
+}
+
+/// The spec's resources, with the devices that every container may use after the spec's own rules:
+/// engines leave them to the runtime. A spec without rules denies all others.
+pub(crate) fn resources(linux: &Linux) -> LinuxResources {
+    let mut resources = linux.resources().clone().unwrap_or_default();
+    let mut rules = match resources.devices() {
+        Some(rules) if !rules.is_empty() => rules.clone(),
+        _ => vec![rule(false, LinuxDeviceType::A, None, None, "rwm")],
+    };
+    rules.extend(default_devices());
+    resources.set_devices(Some(rules));
+    resources
+}
+
+fn rule(
+    allow: bool,
+    kind: LinuxDeviceType,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> LinuxDeviceCgroup {
+    let mut builder = LinuxDeviceCgroupBuilder::default()
+        .allow(allow)
+        .typ(kind)
+        .access(access);
+    if let Some(major) = major {
+        builder = builder.major(major);
+    }
+    if let Some(minor) = minor {
+        builder = builder.minor(minor);
+    }
+    // Built from constants only: the builder checks nothing that could fail here.
+    builder.build().unwrap_or_default()
+}
+
+fn default_devices() -> Vec<LinuxDeviceCgroup> {
+    let c = LinuxDeviceType::C;
+    let mut rules = vec![
+        // Any node may be made; opening it is another matter.
+        rule(true, c, None, None, "m"),
+        rule(true, LinuxDeviceType::B, None, None, "m"),
+    ];
+    // null, zero, full, random, urandom, tty, console, ptmx; and all terminals' slaves.
+    let nodes = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+    rules.extend(nodes.map(|(major, minor)| rule(true, c, Some(major), Some(minor), "rwm")));
+    rules.push(rule(true, c, Some(136), None, "rwm"));
+    rules
+}

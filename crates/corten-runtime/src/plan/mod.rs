@@ -1,0 +1,201 @@
+//! From a spec to a plan: pure, so that the same spec and facts always give the same text.
+//!
+//! All that can be refused without asking the kernel is refused here, by the field's name. What comes
+//! out names every step that the parent and init will take, in order, with the strings already in the form
+//! that system calls take.
+
+pub(crate) mod cgroup;
+pub(crate) mod devices;
+pub(crate) mod mounts;
+pub(crate) mod namespaces;
+pub(crate) mod process;
+pub(crate) mod seccomp;
+pub(crate) mod sysctl;
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use corten_sys::mount::Propagation;
+use corten_sys::namespace::Namespaces;
+use oci_spec::runtime::{Linux, LinuxResources, Spec};
+
+use crate::error::{Error, invalid, unsupported};
+
+/// What the plan depends on besides the spec.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts<'a> {
+    pub id: &'a str,
+    pub bundle: &'a Path,
+    /// Does the caller give a terminal?
+    pub terminal: bool,
+    /// Capabilities that a process of ours can have at all.
+    pub capabilities: u64,
+    /// Is the root given as a detached mount?
+    pub detached_root: bool,
+}
+
+/// All that will be done to make a container.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub namespaces: namespaces::Plan,
+    pub root: Root,
+    pub mounts: Vec<mounts::Plan>,
+    pub devices: devices::Plan,
+    pub masked: Vec<CString>,
+    pub read_only: Vec<CString>,
+    pub sysctls: Vec<sysctl::Setting>,
+    pub hostname: Option<String>,
+    pub domainname: Option<String>,
+    pub process: process::Plan,
+    pub cgroup_path: String,
+    pub resources: LinuxResources,
+    pub warnings: Vec<String>,
+}
+
+/// The container's root.
+#[derive(Debug)]
+pub(crate) struct Root {
+    /// The host's folder; `None` with a detached mount.
+    pub path: Option<PathBuf>,
+    pub read_only: bool,
+    /// Of the root in the end; all mounts below it start as the host's slaves or private.
+    pub propagation: Option<(Propagation, bool)>,
+}
+
+/// Decides everything.
+pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
+    check_version(spec.version())?;
+    let linux = spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
+    refuse_unsupported(spec, linux)?;
+    let namespaces = namespaces::plan(linux)?;
+    let process = spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))?;
+    let mut warnings = Vec::new();
+    // A new user namespace starts with every capability.
+    let capabilities = match namespaces.user {
+        Some(_) => u64::MAX,
+        None => facts.capabilities,
+    };
+    let process = process::plan(
+        process,
+        &process::Facts {
+            capabilities,
+            terminal: facts.terminal,
+            seccomp: linux.seccomp().as_ref(),
+            personality: linux.personality().as_ref(),
+            memory_policy: linux.memory_policy().as_ref(),
+        },
+        &mut warnings,
+    )?;
+    let mounts = mounts::plan(spec, &namespaces, facts)?;
+    let devices = devices::plan(linux, &mounts, &namespaces, facts.terminal)?;
+    let (hostname, domainname) = names(spec, &namespaces)?;
+    Ok(Plan {
+        root: root(spec, linux, facts)?,
+        masked: paths("linux.maskedPaths", linux.masked_paths())?,
+        read_only: paths("linux.readonlyPaths", linux.readonly_paths())?,
+        sysctls: sysctl::plan(linux, &namespaces)?,
+        cgroup_path: cgroup::path(linux, facts.id)?,
+        resources: cgroup::resources(linux),
+        hostname,
+        domainname,
+        namespaces,
+        mounts,
+        devices,
+        process,
+        warnings,
+    })
+}
+
+/// The specification promises compatibility within a major version.
+fn check_version(version: &str) -> Result<(), Error> {
+    let major = version.split('.').next();
+    if major == Some("1") && version.split('.').count() >= 3 {
+        return Ok(());
+    }
+    Err(invalid(
+        "ociVersion",
+        format!("is {version:?}, and must be 1.x.y"),
+    ))
+}
+
+fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
+    let empty = |n: usize| n == 0;
+    let refused = [
+        (linux.intel_rdt().is_some(), "linux.intelRdt"),
+        (
+            !linux.net_devices().as_ref().is_none_or(|d| empty(d.len())),
+            "linux.netDevices",
+        ),
+        (
+            linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()),
+            "linux.mountLabel (no SELinux contexts for mounts yet)",
+        ),
+        (spec.vm().is_some(), "vm"),
+    ];
+    match refused.iter().find(|(asked, _)| *asked) {
+        Some((_, what)) => Err(unsupported(*what)),
+        None => Ok(()),
+    }
+}
+
+fn root(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Root, Error> {
+    let root = spec.root().as_ref();
+    let path = match (facts.detached_root, root) {
+        (true, _) => None,
+        (false, Some(root)) => Some(facts.bundle.join(root.path())),
+        (false, None) => return Err(invalid("root", "is missing")),
+    };
+    let propagation = match linux.rootfs_propagation().as_deref() {
+        None | Some("") => None,
+        Some(word) => Some(mounts::propagation(word).ok_or_else(|| {
+            invalid(
+                "linux.rootfsPropagation",
+                format!("is {word:?}, which is no propagation"),
+            )
+        })?),
+    };
+    Ok(Root {
+        path,
+        read_only: root.and_then(|r| r.readonly()).unwrap_or(false),
+        propagation,
+    })
+}
+
+fn names(
+    spec: &Spec,
+    namespaces: &namespaces::Plan,
+) -> Result<(Option<String>, Option<String>), Error> {
+    let name = |field: &str, name: &Option<String>| match name.as_deref() {
+        None | Some("") => Ok(None),
+        Some(_) if !namespaces.own(Namespaces::UTS) => Err(invalid(
+            field,
+            "is set, but the container has no UTS namespace of its own",
+        )),
+        Some(long) if long.len() > 64 => Err(invalid(field, "is longer than 64 bytes")),
+        Some(name) => Ok(Some(name.to_owned())),
+    };
+    Ok((
+        name("hostname", spec.hostname())?,
+        name("domainname", spec.domainname())?,
+    ))
+}
+
+fn paths(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<CString>, Error> {
+    let paths = paths.iter().flatten();
+    paths
+        .map(|path| {
+            if !path.starts_with('/') {
+                return Err(invalid(field, format!("holds {path:?}, which is not absolute")));
+            }
+            c_string(field, path.as_bytes())
+        })
+        .collect()
+}
+
+/// The form that system calls take.
+pub(crate) fn c_string(field: &str, bytes: &[u8]) -> Result<CString, Error> {
+    CString::new(bytes).map_err(|_| invalid(field, "holds a null byte"))
+}
+
+#[cfg(test)]
+mod tests;
