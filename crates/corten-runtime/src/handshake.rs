@@ -74,6 +74,7 @@ steps! {
     ReadOnlyPath = "make read-only",
     Mask = "mask",
     NullDevice = "verify the null device",
+    Loopback = "set the loopback link up",
     Hostname = "set the host name",
     Domainname = "set the domain name",
     Label = "set the security label",

@@ -57,6 +57,27 @@ pub fn unshare(kinds: Namespaces) -> Result<(), Errno> {
     checked(unsafe { libc::unshare(kinds.0 as i32) }.into()).map(drop)
 }
 
+/// Sets the link `lo` of the current network namespace up: a new one has it, down (netdevice(7)).
+pub fn loopback_up() -> Result<(), Errno> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    // SAFETY: an ifreq of zeros is valid: an empty name, and flags of 0.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads an ifreq, and the pointer is to one.
+    let done = unsafe {
+        libc::ioctl(
+            socket.as_raw_fd(),
+            libc::SIOCSIFFLAGS as _,
+            &raw const request,
+        )
+    };
+    checked(done.into()).map(drop)
+}
+
 /// Sets the host name of the current UTS namespace.
 pub fn set_hostname(name: &[u8]) -> Result<(), Errno> {
     // SAFETY: pointer and length describe `name`, which the kernel only reads.

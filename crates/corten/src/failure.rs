@@ -42,6 +42,11 @@ impl Failure {
 
     /// `error:`, `caused by:` for each cause that adds something, `hint:`.
     pub fn report(&self) -> ExitCode {
+        // Who read our output has seen enough (`corten inspect x | head`): nothing failed.
+        let io = self.error.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) {
+            return ExitCode::SUCCESS;
+        }
         let mut text = format!("error: {}\n", one_line(&self.error.to_string()));
         let causes = causes(self.error.as_ref());
         if !causes.is_empty() {

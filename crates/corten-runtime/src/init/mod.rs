@@ -116,6 +116,10 @@ impl<'a> Init<'a> {
     }
 
     fn names(&self) -> Result<(), Failure<'a>> {
+        // As runc does: nobody who makes a network for a container expects to have to do this.
+        if self.plan.namespaces.new.contains(Namespaces::NETWORK) {
+            namespace::loopback_up().map_err(Failure::at(Step::Loopback, b""))?;
+        }
         if let Some(name) = &self.plan.hostname {
             namespace::set_hostname(name.as_bytes())
                 .map_err(Failure::at(Step::Hostname, name.as_bytes()))?;
