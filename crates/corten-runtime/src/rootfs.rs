@@ -1,8 +1,17 @@
-//! Root file systems as detached mounts.
+//! Root file systems as detached mounts: what containerd's and our snapshotters describe, made without a
+//! mount point.
 
+use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use corten_sys::mount::{Refused, new_filesystem};
+use rustix::fs::{CWD, Mode, OFlags, openat};
 
 use crate::Error;
+use crate::error::{failed, invalid, unsupported};
+use crate::parent::mounts;
+use crate::plan::mounts::{Options, bind_changes, sort};
 
 /// A mount as containerd and the snapshotters describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,11 +23,135 @@ pub struct Mount {
     pub options: Vec<String>,
 }
 
+/// The kernel takes strings of a file system's options up to this length (fsconfig(2)).
+const STRING_MAX: usize = 255;
+
 /// Makes one detached mount of `mounts`, the container's root. Nothing appears in the caller's
-/// mount namespace.
+/// mount namespace. Of several mounts, as they would be stacked on one target, only the last would be seen:
+/// so there must be one.
 pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
-    let _ = mounts;
-    Err(Error::Unsupported {
-        what: "assembling a root".into(),
-    })
+    let [mount] = mounts else {
+        return Err(unsupported(format!("a root of {} mounts", mounts.len())));
+    };
+    let what = Path::new(&mount.source);
+    let options = sort(&mount.options, what)?;
+    if options.bind || mount.fstype == "bind" {
+        return bind(mount, &options);
+    }
+    if options.copy_up || !options.propagation.is_empty() {
+        return Err(invalid("rootfs", "has options that a root cannot have"));
+    }
+    // Long paths are named by a descriptor, which must live until the file system is made.
+    let mut held = Vec::new();
+    let words = match mount.fstype.as_str() {
+        "overlay" => overlay(&options, &mut held)?,
+        _ => options.rest.clone(),
+    };
+    let words: Vec<(&str, Option<&str>)> =
+        words.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+    let source = Some(mount.source.as_str()).filter(|s| !s.is_empty());
+    let attributes = options.attributes.set | options.below.set;
+    new_filesystem(mount.fstype.as_str(), source, &words, attributes)
+        .map_err(|refused| refuse(mount, refused))
+}
+
+fn bind(mount: &Mount, options: &Options) -> Result<OwnedFd, Error> {
+    if let Some((word, _)) = options.rest.first() {
+        let problem = format!("has the option {word:?}, which a bind mount cannot have");
+        return Err(invalid("rootfs", problem));
+    }
+    let private = Some(corten_sys::mount::Propagation::Private);
+    let changes = bind_changes(options, private);
+    mounts::bind(Path::new(&mount.source), options.recursive, &changes)
+        .map_err(failed("bind", &mount.source))
+}
+
+fn refuse(mount: &Mount, refused: Refused) -> Error {
+    let log = String::from_utf8_lossy(refused.log.as_bytes());
+    let path = match log.is_empty() {
+        true => mount.fstype.clone(),
+        false => format!("{} ({log})", mount.fstype),
+    };
+    failed("mount", PathBuf::from(path))(refused.errno)
+}
+
+/// Layers one by one (`lowerdir+`, Linux 6.7): as one string they would have to fit 255 bytes. A short list
+/// stays one string, which older kernels take as well.
+fn overlay(
+    options: &Options,
+    held: &mut Vec<OwnedFd>,
+) -> Result<Vec<(String, Option<String>)>, Error> {
+    let mut words = Vec::new();
+    for (key, value) in &options.rest {
+        match (key.as_str(), value) {
+            ("lowerdir", Some(list)) if list.len() > STRING_MAX => {
+                for layer in layers(list) {
+                    words.push(("lowerdir+".into(), Some(short(&layer, held)?)));
+                }
+            }
+            ("upperdir" | "workdir", Some(path)) => {
+                let path = match path.len() > STRING_MAX {
+                    true => short(&unescape(path), held)?,
+                    false => path.clone(),
+                };
+                words.push((key.clone(), Some(path)));
+            }
+            _ => words.push((key.clone(), value.clone())),
+        }
+    }
+    Ok(words)
+}
+
+/// Splits at colons that no backslash escapes.
+fn layers(list: &str) -> Vec<String> {
+    let mut layers = vec![String::new()];
+    let mut letters = list.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            ':' => layers.push(String::new()),
+            letter => {
+                let letter = match letter {
+                    '\\' => letters.next().unwrap_or('\\'),
+                    letter => letter,
+                };
+                if let Some(last) = layers.last_mut() {
+                    last.push(letter);
+                }
+            }
+        }
+    }
+    layers
+}
+
+fn unescape(path: &str) -> String {
+    layers(path).join(":")
+}
+
+fn short(path: &str, held: &mut Vec<OwnedFd>) -> Result<String, Error> {
+    if path.len() <= STRING_MAX {
+        return Ok(path.into());
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = openat(CWD, OsStr::new(path), flags, Mode::empty())
+        .map_err(failed("open the layer", path))?;
+    let name = corten_sys::socket::path_of(&folder);
+    held.push(folder);
+    Ok(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_are_split_at_bare_colons() {
+        assert_eq!(layers("/a:/b\\:c:/d"), ["/a", "/b:c", "/d"]);
+        assert_eq!(unescape("/a\\:b:c"), "/a:b:c");
+    }
+
+    #[test]
+    fn one_mount_makes_a_root() {
+        let error = assemble(&[]).unwrap_err();
+        assert_eq!(error.to_string(), "a root of 0 mounts is not supported");
+    }
 }

@@ -76,7 +76,10 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
             }
         }
     };
-    follow().inspect_err(|_| drop(corten_sys::process::send_signal(&added.pidfd, 9)))
+    follow().inspect_err(|_| {
+        // Nobody would wait for it. It may have ended by itself.
+        let _ = corten_sys::process::send_signal(&added.pidfd, 9);
+    })
 }
 
 /// The container's own process with what the command line changes.

@@ -161,15 +161,15 @@ fn target(path: &Path) -> Result<CString, Error> {
 
 /// Options sorted by who understands them.
 #[derive(Default)]
-struct Options {
-    bind: bool,
-    recursive: bool,
-    attributes: Attributes,
-    below: Attributes,
-    propagation: Vec<(Propagation, bool)>,
-    copy_up: bool,
+pub(crate) struct Options {
+    pub bind: bool,
+    pub recursive: bool,
+    pub attributes: Attributes,
+    pub below: Attributes,
+    pub propagation: Vec<(Propagation, bool)>,
+    pub copy_up: bool,
     /// For the file system itself.
-    rest: Vec<(String, Option<String>)>,
+    pub rest: Vec<(String, Option<String>)>,
 }
 
 fn one(
@@ -185,7 +185,8 @@ fn one(
             mount.destination()
         )));
     }
-    let options = sort(mount)?;
+    let words = mount.options().as_deref().unwrap_or_default();
+    let options = sort(words, mount.destination())?;
     let kind = mount.typ().as_deref().unwrap_or("none");
     let is_bind = options.bind || kind == "bind";
     if is_bind {
@@ -302,7 +303,7 @@ fn bind(
 }
 
 /// Propagation first, then attributes of the top, then of all. One change where that is the same.
-fn bind_changes(options: &Options, inherited: Option<Propagation>) -> Vec<Change> {
+pub(crate) fn bind_changes(options: &Options, inherited: Option<Propagation>) -> Vec<Change> {
     let none = Attributes::default();
     let change = |attributes, propagation, recursive| Change {
         attributes,
@@ -385,9 +386,10 @@ fn merge(into: &mut Attributes, new: Attributes) {
     into.remove(new.clear);
 }
 
-fn sort(mount: &Mount) -> Result<Options, Error> {
+/// Sorts words of mount(8) for the mount that is called `what` in messages.
+pub(crate) fn sort(words: &[String], what: &Path) -> Result<Options, Error> {
     let mut options = Options::default();
-    for word in mount.options().iter().flatten() {
+    for word in words {
         if let Some(attributes) = attribute(word) {
             merge(&mut options.attributes, attributes);
             continue;
@@ -406,12 +408,9 @@ fn sort(mount: &Mount) -> Result<Options, Error> {
             "tmpcopyup" => options.copy_up = true,
             // What a new mount has anyway.
             "" | "defaults" | "async" | "nomand" | "loud" => {}
-            "remount" | "idmap" | "ridmap" | "mand" | "copy-symlink" | "src-nofollow"
+            "remount" | "idmap" | "ridmap" | "mand" | "loop" | "copy-symlink" | "src-nofollow"
             | "dest-nofollow" => {
-                return Err(unsupported(format!(
-                    "mount option {word:?} of {:?}",
-                    mount.destination()
-                )));
+                return Err(unsupported(format!("mount option {word:?} of {what:?}")));
             }
             _ => options.rest.push(match word.split_once('=') {
                 Some((key, value)) => (key.into(), Some(value.into())),

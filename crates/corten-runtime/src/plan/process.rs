@@ -103,7 +103,7 @@ pub(crate) fn plan(
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
         umask: user.umask(),
-        capabilities: capabilities(process.capabilities().as_ref(), facts.capabilities, warnings)?,
+        capabilities: capabilities(process.capabilities().as_ref(), facts.capabilities, warnings),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         limits: limits(process)?,
         oom_score_adj: oom_score(process)?,
@@ -147,10 +147,10 @@ fn capabilities(
     asked: Option<&LinuxCapabilities>,
     available: u64,
     warnings: &mut Vec<String>,
-) -> Result<Capabilities, Error> {
+) -> Capabilities {
     // Without the section there are none, as with runc.
     let Some(asked) = asked else {
-        return Ok(Capabilities::default());
+        return Capabilities::default();
     };
     let set = |set: &Option<oci_spec::runtime::Capabilities>| {
         set.iter().flatten().fold(0u64, |mask, c| mask | 1 << number(*c))
@@ -167,20 +167,16 @@ fn capabilities(
             names.join(", ")
         ));
     }
-    let ambient = ambient & available;
-    if ambient & !(inheritable & permitted) != 0 {
-        return Err(invalid(
-            "process.capabilities.ambient",
-            "holds a capability that is not both permitted and inheritable",
-        ));
-    }
-    Ok(Capabilities {
+    // The kernel takes only what is permitted and inheritable as well; documents that ask for more (`runc spec`
+    // has for years) mean nothing by it.
+    let ambient = ambient & available & inheritable & permitted;
+    Capabilities {
         bounding: bounding & available,
         permitted: permitted & available,
         effective: effective & available,
         inheritable: inheritable & available,
         ambient,
-    })
+    }
 }
 
 /// The kernel's number (linux/capability.h).

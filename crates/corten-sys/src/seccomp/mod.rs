@@ -111,3 +111,6 @@ impl Policy<'_> {
         compile::compile(self)
     }
 }
+
+#[cfg(test)]
+mod tests;
