@@ -17,7 +17,7 @@ impl Snapshot {
     pub fn take() -> Snapshot {
         Snapshot(vec![
             ("mount", mounts()),
-            ("link", names(Path::new("/sys/class/net"))),
+            ("link", links()),
             ("network namespace", names(Path::new("/run/netns"))),
             ("control group", cgroups()),
             ("process", processes()),
@@ -52,6 +52,13 @@ fn mounts() -> BTreeSet<String> {
         Some(format!("{} ({right})", left.split(' ').nth(4)?))
     };
     text.lines().filter_map(short).collect()
+}
+
+/// By /proc, which follows the reader's network namespace; /sys follows its mount.
+fn links() -> BTreeSet<String> {
+    let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
+    let named = text.lines().filter_map(|line| line.split_once(':'));
+    named.map(|(name, _)| name.trim().to_owned()).collect()
 }
 
 fn names(folder: &Path) -> BTreeSet<String> {

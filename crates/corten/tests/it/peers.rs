@@ -187,7 +187,9 @@ END
         $c container rm box
         $c task ls -q | wc -l
         shim=$(readlink -f "$(command -v containerd-shim-corten-v2)")
-        ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c -- "-> $shim\$" || true
+        shims() {{ ls -l /proc/[0-9]*/exe 2>/dev/null | grep -c -- "-> $shim\$"; }}
+        for try in $(seq 60); do test "$(shims)" = 0 && break; sleep 0.05; done
+        shims || true
         "#
     );
     let said = apart(&sandbox, &script)?;
