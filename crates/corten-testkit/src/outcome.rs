@@ -114,14 +114,9 @@ impl Complaint {
         self
     }
 
-    /// All three lines are there.
+    /// It says what to do. (A refusal that is its own reason has no cause to name.)
     #[track_caller]
     pub fn complete(&self) -> &Complaint {
-        assert!(
-            !self.cause.is_empty(),
-            "no `caused by:` line:\n{}",
-            self.whole
-        );
         assert!(!self.hint.is_empty(), "no `hint:` line:\n{}", self.whole);
         self
     }

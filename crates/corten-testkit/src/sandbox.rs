@@ -112,7 +112,9 @@ impl Sandbox {
                 |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
             let near = fs::read_link(format!("/proc/{pid}/cwd"))
                 .is_ok_and(|path| path.starts_with(&folder));
-            near || read("cmdline").contains(&folder) || read("cgroup").contains(&group)
+            // A zombie has no command line; it runs no more, and waits for its parent only.
+            let line = read("cmdline");
+            !line.is_empty() && (near || line.contains(&folder) || read("cgroup").contains(&group))
         };
         host::pids()
             .filter(|&pid| pid != std::process::id())
@@ -208,28 +210,36 @@ impl Sandbox {
         assert!(clean.is_ok(), "the host is not as it was:\n{changes}");
     }
 
+    /// The links on this sandbox's bridge, as `ip` shows them.
+    pub fn bridge_ports(&self) -> String {
+        tool::call("ip", &["-o", "link", "show", "master", &self.bridge()]).unwrap_or_default()
+    }
+
     /// The bridge and its table outlive containers, as docker0 does. With no
     /// container left they hold nothing, and go with the sandbox.
     #[track_caller]
     fn retire_network(&self) {
-        if Path::new("/sys/class/net").join(self.bridge()).exists() {
-            let ports = fs::read_dir(format!("/sys/class/net/{}/brif", self.bridge()))
-                .map_or(0, Iterator::count);
-            assert!(
-                ports == 0 || thread::panicking(),
-                "{ports} links are left on {}",
-                self.bridge()
-            );
-            // Fails only if the engine removed it just now; the comparison that follows decides.
-            let _ = tool::call("ip", &["link", "delete", &self.bridge()]);
-        }
-        if let Ok(rules) = tool::call("nft", &["list", "table", "inet", &self.table()]) {
-            let elements = rules.contains("elements = {");
-            assert!(
-                !elements || thread::panicking(),
-                "map elements are left:\n{rules}"
-            );
-            let _ = tool::call("nft", &["delete", "table", "inet", &self.table()]);
+        let ports = self.bridge_ports();
+        assert!(
+            ports.is_empty() || thread::panicking(),
+            "left on {}:\n{ports}",
+            self.bridge()
+        );
+        // Fails only if there is none, which is fine too; the comparison that follows decides.
+        let _ = tool::call("ip", &["link", "delete", &self.bridge()]);
+        let table = self.table();
+        if let Ok(rules) = tool::call("nft", &["list", "table", "inet", &table]) {
+            // Sets name the network; maps hold what is published for containers.
+            let mut map = false;
+            for line in rules.lines().map(str::trim) {
+                map = line.starts_with("map ") || map && line != "}";
+                let held = map && line.starts_with("elements");
+                assert!(
+                    !held || thread::panicking(),
+                    "published ports are left:\n{rules}"
+                );
+            }
+            let _ = tool::call("nft", &["delete", "table", "inet", &table]);
         }
     }
 

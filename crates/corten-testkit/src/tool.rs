@@ -14,10 +14,10 @@ pub fn run(command: &mut Command) -> Result<String> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
-    let mut stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    if stderr.trim().is_empty() {
-        stderr = String::from_utf8_lossy(&output.stdout).into_owned();
-    }
+    // Many tools complain on stdout; and how far a script came is there too.
+    let said = [&output.stdout, &output.stderr]
+        .map(|bytes| String::from_utf8_lossy(bytes).trim_end().to_owned());
+    let stderr = said.join("\n");
     Err(Error::Tool {
         command: describe(command),
         status: output.status,

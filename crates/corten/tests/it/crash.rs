@@ -79,9 +79,7 @@ fn repaired(sandbox: &Sandbox) {
         .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())
         .collect();
     assert!(left.is_empty(), "still there: {lines:?}");
-    let ports = std::fs::read_dir(format!("/sys/class/net/{}/brif", sandbox.bridge()))
-        .map_or(0, Iterator::count);
-    assert_eq!(ports, 0, "links are left on the bridge");
+    assert_eq!(sandbox.bridge_ports(), "", "links are left on the bridge");
 }
 
 #[test]

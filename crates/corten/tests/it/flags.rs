@@ -168,6 +168,18 @@ fn the_walls_stand() -> Result<()> {
     // Docker's fourteen capabilities, its filter, and nothing inheritable (CVE-2022-29162).
     assert_eq!(see(&[], &status("CapEff")), "00000000a80425fb");
     assert_eq!(see(&[], &status("CapInh")), "0000000000000000");
+    for flags in [&[][..], &["--init"]] {
+        assert_eq!(
+            see(flags, &status("SigBlk")),
+            "0000000000000000",
+            "{flags:?}"
+        );
+        assert_eq!(
+            see(flags, &status("SigIgn")),
+            "0000000000000000",
+            "{flags:?}"
+        );
+    }
     assert_eq!(see(&[], &status("Seccomp")), "2");
     assert_eq!(see(&[], &status("NoNewPrivs")), "0");
     assert_eq!(
