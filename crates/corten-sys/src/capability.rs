@@ -69,7 +69,9 @@ fn prctl(option: i32, a: u64, b: u64) -> Result<libc::c_long, Errno> {
 
 /// Is it in the bounding set? `None`: this kernel does not know the capability.
 pub fn in_bounding(capability: u32) -> Option<bool> {
-    prctl(libc::PR_CAPBSET_READ, capability.into(), 0).ok().map(|r| r == 1)
+    prctl(libc::PR_CAPBSET_READ, capability.into(), 0)
+        .ok()
+        .map(|r| r == 1)
 }
 
 /// Removes it from the bounding set: nothing that this thread execs can have it again.
@@ -80,7 +82,12 @@ pub fn drop_bounding(capability: u32) -> Result<(), Errno> {
 /// Adds it to the ambient set; it must be permitted and inheritable.
 pub fn raise_ambient(capability: u32) -> Result<(), Errno> {
     const PR_CAP_AMBIENT_RAISE: u64 = 2;
-    prctl(libc::PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability.into()).map(drop)
+    prctl(
+        libc::PR_CAP_AMBIENT,
+        PR_CAP_AMBIENT_RAISE,
+        capability.into(),
+    )
+    .map(drop)
 }
 
 /// Empties the ambient set.

@@ -87,7 +87,10 @@ impl Program {
     }
 
     pub(crate) fn environment(&self) -> impl Iterator<Item = &CStr> {
-        let home = self.home.as_ref().and_then(|h| CStr::from_bytes_until_nul(&h[..]).ok());
+        let home = self
+            .home
+            .as_ref()
+            .and_then(|h| CStr::from_bytes_until_nul(&h[..]).ok());
         let home = home.filter(|h| !h.is_empty());
         self.environment.iter().map(CString::as_c_str).chain(home)
     }

@@ -16,11 +16,7 @@ const PERMISSIONS: u32 = 0x3f0b_0000;
 pub fn new_session(name: &CStr) -> Result<bool, Errno> {
     // SAFETY: the name is a valid C string that the kernel only reads.
     let joined = checked(unsafe {
-        libc::syscall(
-            libc::SYS_keyctl,
-            KEYCTL_JOIN_SESSION_KEYRING,
-            name.as_ptr(),
-        )
+        libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr())
     });
     let serial = match joined {
         Ok(serial) => serial,

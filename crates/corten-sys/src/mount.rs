@@ -6,7 +6,6 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -189,11 +188,6 @@ pub fn attach(mount: impl AsFd, at: impl AsFd, path: impl Arg) -> Result<(), Err
     move_mount(mount, c"", at, path, flags)
 }
 
-/// Attaches on top of the current root.
-pub fn attach_over_root(mount: impl AsFd) -> Result<(), Errno> {
-    attach(mount, CWD, c"/")
-}
-
 /// A new file system of `fstype` as a detached mount. Options are `key` or `key=value`, both as the
 /// file system knows them. On refusal the kernel's log of the reason is in the error.
 pub fn new_filesystem<'a, K: Arg + Copy + 'a>(
@@ -220,7 +214,11 @@ pub fn new_filesystem<'a, K: Arg + Copy + 'a>(
         log: log_of(&context),
     })?;
     let attributes = MountAttrFlags::from_bits_retain(attributes as u32);
-    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?)
+    Ok(fsmount(
+        &context,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        attributes,
+    )?)
 }
 
 /// A file system that the kernel would not make, and what it said in the context's log.

@@ -165,10 +165,8 @@ pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
 pub fn cloexec_from(first: u32) -> Result<(), Errno> {
     const CLOSE_RANGE_CLOEXEC: u32 = 4;
     // SAFETY: no descriptor is closed here, so no owner of one is betrayed.
-    checked(unsafe {
-        libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC)
-    })
-    .map(drop)
+    checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) })
+        .map(drop)
 }
 
 /// Makes `fd` the descriptor number `target` (0, 1 or 2 for stdio), inheritable.

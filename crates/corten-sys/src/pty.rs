@@ -38,7 +38,9 @@ fn pair(master: OwnedFd) -> Result<Terminal, Errno> {
     check(&master, |major, minor| (major, minor) == PTMX)?;
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int.
-    checked(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) }.into())?;
+    checked(
+        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) }.into(),
+    )?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER takes an integer and returns a descriptor.
     let peer =
@@ -51,8 +53,8 @@ fn pair(master: OwnedFd) -> Result<Terminal, Errno> {
 
 fn check(fd: &OwnedFd, device: impl Fn(u32, u32) -> bool) -> Result<(), Errno> {
     let stat = fstat(fd)?;
-    let character = rustix::fs::FileType::from_raw_mode(stat.st_mode)
-        == rustix::fs::FileType::CharacterDevice;
+    let character =
+        rustix::fs::FileType::from_raw_mode(stat.st_mode) == rustix::fs::FileType::CharacterDevice;
     let (major, minor) = (
         rustix::fs::major(stat.st_rdev),
         rustix::fs::minor(stat.st_rdev),

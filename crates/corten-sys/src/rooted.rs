@@ -61,18 +61,18 @@ pub fn open(root: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Result<Ow
 
 /// Opens `path` below `root` without following a single link nor crossing a mount: what is opened
 /// belongs to the file system of `root` itself.
-pub fn open_plain(root: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Errno> {
+pub fn open_plain(
+    root: impl AsFd,
+    path: impl AsRef<Path>,
+    flags: OFlags,
+) -> Result<OwnedFd, Errno> {
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
     let path = path.as_ref();
     resolve(root, path.strip_prefix("/").unwrap_or(path), flags, how)
 }
 
 /// An `O_PATH` descriptor of `path` below `root`; what is missing of it is made.
-pub fn open_or_make(
-    root: impl AsFd,
-    path: impl AsRef<Path>,
-    make: Make,
-) -> Result<OwnedFd, Errno> {
+pub fn open_or_make(root: impl AsFd, path: impl AsRef<Path>, make: Make) -> Result<OwnedFd, Errno> {
     let path = path.as_ref();
     match open(root.as_fd(), path, OFlags::PATH) {
         Err(Errno::NOENT) => {}

@@ -43,9 +43,7 @@ impl Mask {
     pub fn install(&self) -> Result<Self, Errno> {
         let mut old = MaybeUninit::uninit();
         // SAFETY: both sets are valid; the old one is written in full on success.
-        checked(
-            unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.0, old.as_mut_ptr()) }.into(),
-        )?;
+        checked(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.0, old.as_mut_ptr()) }.into())?;
         // SAFETY: the call succeeded, so it is initialised.
         Ok(Self(unsafe { old.assume_init() }))
     }

@@ -22,7 +22,9 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd};
 
-use rustix::fs::{CWD, MemfdFlags, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals, fcntl_get_seals};
+use rustix::fs::{
+    CWD, MemfdFlags, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals, fcntl_get_seals,
+};
 use rustix::io::Errno;
 
 use crate::call::last;
@@ -119,7 +121,10 @@ unsafe extern "C" {
 }
 
 fn code() -> &'static [u8] {
-    let (start, end) = (&raw const corten_trampoline_start, &raw const corten_trampoline_end);
+    let (start, end) = (
+        &raw const corten_trampoline_start,
+        &raw const corten_trampoline_end,
+    );
     // SAFETY: both symbols are of the same read-only section above, end after start.
     unsafe { std::slice::from_raw_parts(start, end.addr() - start.addr()) }
 }
@@ -144,8 +149,7 @@ impl Trampoline {
     pub fn reserve(program: &Program, filter: Option<&Filter>) -> Self {
         let (bytes, count) = program.size();
         let filter = filter.map_or(0, |f| f.as_bytes().len());
-        let capacity =
-            HEADERS + code().len() + 16 + CALL * CALLS + 8 * count + bytes + filter + 64;
+        let capacity = HEADERS + code().len() + 16 + CALL * CALLS + 8 * count + bytes + filter + 64;
         Self {
             image: Vec::with_capacity(capacity),
             capacity,
@@ -237,8 +241,14 @@ impl Trampoline {
         let at = |offset: usize| BASE + offset as u64;
         let path_len = path.to_bytes_with_nul().len();
         let string_bytes: usize = path_len
-            + program.arguments().map(|s| s.to_bytes_with_nul().len()).sum::<usize>()
-            + program.environment().map(|s| s.to_bytes_with_nul().len()).sum::<usize>();
+            + program
+                .arguments()
+                .map(|s| s.to_bytes_with_nul().len())
+                .sum::<usize>()
+            + program
+                .environment()
+                .map(|s| s.to_bytes_with_nul().len())
+                .sum::<usize>();
         let fprog = (strings + string_bytes).next_multiple_of(8);
         let len = fprog + 16 + filter.map_or(0, |f| f.as_bytes().len());
 
@@ -246,7 +256,13 @@ impl Trampoline {
         self.image.extend_from_slice(code());
         self.word(report as u64);
         self.word(0);
-        let close = [report as u64, libc::F_SETFD as u64, libc::FD_CLOEXEC as u64, 0, 0];
+        let close = [
+            report as u64,
+            libc::F_SETFD as u64,
+            libc::FD_CLOEXEC as u64,
+            0,
+            0,
+        ];
         self.call(libc::SYS_fcntl, close, tags.report);
         if let Some(filter) = filter {
             let install = [SET_MODE_FILTER, filter.flags().into(), at(fprog), 0, 0];
@@ -284,9 +300,14 @@ impl Trampoline {
     /// An ELF64 executable of one read-and-execute segment. No stack segment is named, so the kernel
     /// gives an ordinary one.
     fn headers(&mut self, len: u64) {
-        const MACHINE: u16 = if cfg!(target_arch = "aarch64") { 183 } else { 62 };
+        const MACHINE: u16 = if cfg!(target_arch = "aarch64") {
+            183
+        } else {
+            62
+        };
         self.image.clear();
-        self.image.extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
+        self.image
+            .extend_from_slice(b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0");
         for half in [2u16, MACHINE, 1, 0] {
             self.image.extend_from_slice(&half.to_ne_bytes());
         }
@@ -315,7 +336,10 @@ pub fn is_sealed() -> Result<bool, Errno> {
         OFlags::RDONLY | OFlags::CLOEXEC,
         rustix::fs::Mode::empty(),
     )?;
-    if rustix::fs::fstatvfs(&exe)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+    if rustix::fs::fstatvfs(&exe)?
+        .f_flag
+        .contains(StatVfsMountFlags::RDONLY)
+    {
         return Ok(true);
     }
     match fcntl_get_seals(&exe) {

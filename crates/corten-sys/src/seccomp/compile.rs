@@ -28,7 +28,11 @@ struct Clause<'a> {
 }
 
 pub(super) fn compile(policy: &Policy<'_>) -> Result<Filter, CompileError> {
-    let indices = policy.rules.iter().flat_map(|r| &r.conditions).map(|c| c.index);
+    let indices = policy
+        .rules
+        .iter()
+        .flat_map(|r| &r.conditions)
+        .map(|c| c.index);
     if let Some(bad) = indices.filter(|i| *i > 5).max() {
         return Err(CompileError::Argument(bad));
     }
@@ -135,7 +139,13 @@ fn verdicts(
             let (verdict, settled) = found.entry(number).or_insert_with(|| {
                 let otherwise = policy.default;
                 let conditional = Vec::new();
-                (Verdict { conditional, otherwise }, false)
+                (
+                    Verdict {
+                        conditional,
+                        otherwise,
+                    },
+                    false,
+                )
             });
             if !clauses.is_empty() {
                 verdict.conditional.extend(clauses.clone());
@@ -144,7 +154,10 @@ fn verdicts(
             }
         }
     }
-    found.into_iter().map(|(number, (verdict, _))| (number, verdict)).collect()
+    found
+        .into_iter()
+        .map(|(number, (verdict, _))| (number, verdict))
+        .collect()
 }
 
 /// Instructions from last to first. A place is counted from the end, so it stays valid as code grows.

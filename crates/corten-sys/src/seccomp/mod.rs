@@ -62,7 +62,10 @@ pub enum Test {
     GreaterOrEqual(u64),
     Greater(u64),
     /// `argument & mask == value`
-    Masked { mask: u64, value: u64 },
+    Masked {
+        mask: u64,
+        value: u64,
+    },
 }
 
 /// A test of the argument number `index` (0 to 5).

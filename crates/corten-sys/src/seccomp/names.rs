@@ -47,7 +47,8 @@ impl Abi {
             Self::X32 => {
                 let own = X32_OWN.iter().position(|n| *n == name);
                 let own = own.map(|index| 512 + index as u32);
-                own.or_else(|| Self::Native.number(name)).map(|n| n | X32_BIT)
+                own.or_else(|| Self::Native.number(name))
+                    .map(|n| n | X32_BIT)
             }
         }
     }
@@ -134,11 +135,7 @@ static NATIVE: Table = table!(Native);
 #[cfg(target_arch = "x86_64")]
 static X86_TABLE: Table = table!(X86);
 
-fn find(
-    table: &Table,
-    name: &str,
-    name_of: impl Fn(usize) -> Option<&'static str>,
-) -> Option<u32> {
+fn find(table: &Table, name: &str, name_of: impl Fn(usize) -> Option<&'static str>) -> Option<u32> {
     let mut slot = hash(name);
     while table[slot] != EMPTY {
         if name_of(table[slot].into()) == Some(name) {

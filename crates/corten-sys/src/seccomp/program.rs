@@ -139,7 +139,11 @@ fn word(call: &Call, offset: u32) -> u32 {
         0 => call.number,
         4 => call.audit,
         16.. => {
-            let argument = call.arguments.get((offset as usize - 16) / 8).copied().unwrap_or(0);
+            let argument = call
+                .arguments
+                .get((offset as usize - 16) / 8)
+                .copied()
+                .unwrap_or(0);
             let high = (offset % 8 == 4) == cfg!(target_endian = "little");
             (if high { argument >> 32 } else { argument }) as u32
         }
