@@ -2,7 +2,6 @@
 
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use corten_cgroup::{Cgroup, Layout};
 use corten_sys::namespace::Namespaces;
@@ -282,7 +281,7 @@ fn record(
     id: &corten_spec::ContainerId,
     bundle: &std::path::Path,
 ) -> Record {
-    let rootfs = plan.root.path.clone().unwrap_or_else(PathBuf::new);
+    let rootfs = plan.root.path.clone().unwrap_or_default();
     let mut record = Record::new(id, bundle, rootfs, &plan.cgroup_path);
     record.program = launch::program_name(&plan.process)
         .to_string_lossy()

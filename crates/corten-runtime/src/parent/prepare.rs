@@ -178,13 +178,11 @@ fn furnish_open(
     index: usize,
     dev: BorrowedFd<'_>,
 ) -> Result<Vec<(CString, OwnedFd)>, Error> {
-    let owner = match &plan.namespaces.user {
-        Some(_) => Some((
-            plan.namespaces.host_uid(0).unwrap_or(0),
-            plan.namespaces.host_gid(0).unwrap_or(0),
-        )),
-        None => None,
-    };
+    let owner = plan
+        .namespaces
+        .user
+        .as_ref()
+        .map(|ids| (ids.uid.host(0).unwrap_or(0), ids.gid.host(0).unwrap_or(0)));
     let own = |name: &OsStr| match owner {
         Some((uid, gid)) => chownat(
             dev,

@@ -51,8 +51,11 @@ pub(crate) struct Plan {
     /// Mode and nodes.
     pub memory_policy: Option<(u32, Vec<u64>)>,
     /// CPUs before and after the change of cgroup, for added processes.
-    pub affinity: (Option<Vec<u64>>, Option<Vec<u64>>),
+    pub affinity: Affinity,
 }
+
+/// Masks of CPUs, the first before and the second after the change of cgroup.
+pub(crate) type Affinity = (Option<Vec<u64>>, Option<Vec<u64>>);
 
 /// Masks; bit n is capability n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -403,7 +406,7 @@ fn memory_policy(asked: &LinuxMemoryPolicy) -> Result<(u32, Vec<u64>), Error> {
     Ok((mode, bits(FIELD, nodes)?))
 }
 
-fn affinity(process: &Process) -> Result<(Option<Vec<u64>>, Option<Vec<u64>>), Error> {
+fn affinity(process: &Process) -> Result<Affinity, Error> {
     const FIELD: &str = "process.execCPUAffinity";
     let Some(asked) = process.exec_cpu_affinity() else {
         return Ok((None, None));
