@@ -62,6 +62,8 @@ impl Engine {
     /// Looks for what crashes left, and with `repair` removes it.
     pub fn check(&self, repair: bool) -> Result<Vec<Finding>, Error> {
         let mut found = Vec::new();
+        // What lies there has been removed already; that is no finding.
+        self.sweep()?;
         self.check_containers(repair, &mut found)?;
         let census = self.census()?;
         self.check_bundles(&census, repair, &mut found)?;

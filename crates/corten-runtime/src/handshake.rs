@@ -258,7 +258,10 @@ fn parse(bytes: &[u8]) -> Message {
     if kind == Kind::Ready as u32 {
         return Message::Ready;
     }
-    let step = Step::ALL.get(step as usize).copied().unwrap_or(Step::Handshake);
+    let step = Step::ALL
+        .get(step as usize)
+        .copied()
+        .unwrap_or(Step::Handshake);
     let len = (word(12) as usize).min(path.len());
     Message::Failed {
         step,
@@ -280,8 +283,13 @@ pub(crate) fn error(step: Step, errno: i32, path: PathBuf, program: &OsStr) -> E
         }
         (
             Step::Find | Step::Execute,
-            Errno::ACCESS | Errno::PERM | Errno::NOEXEC | Errno::ISDIR | Errno::INVAL
-            | Errno::TXTBSY | Errno::LIBBAD,
+            Errno::ACCESS
+            | Errno::PERM
+            | Errno::NOEXEC
+            | Errno::ISDIR
+            | Errno::INVAL
+            | Errno::TXTBSY
+            | Errno::LIBBAD,
         ) => Error::ExecutableDenied {
             path: program,
             errno,

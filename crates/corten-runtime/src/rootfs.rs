@@ -47,8 +47,10 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
         "overlay" => overlay(&options, &mut held)?,
         _ => options.rest.clone(),
     };
-    let words: Vec<(&str, Option<&str>)> =
-        words.iter().map(|(key, value)| (key.as_str(), value.as_deref())).collect();
+    let words: Vec<(&str, Option<&str>)> = words
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_deref()))
+        .collect();
     let source = Some(mount.source.as_str()).filter(|s| !s.is_empty());
     let attributes = options.attributes.set | options.below.set;
     new_filesystem(mount.fstype.as_str(), source, &words, attributes)

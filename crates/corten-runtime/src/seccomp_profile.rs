@@ -86,7 +86,10 @@ const BY_CAPABILITY: &[(Capability, &str)] = &[
     ),
     (Capability::SysBoot, "reboot"),
     (Capability::SysChroot, "chroot"),
-    (Capability::SysModule, "delete_module init_module finit_module"),
+    (
+        Capability::SysModule,
+        "delete_module init_module finit_module",
+    ),
     (Capability::SysPacct, "acct"),
     (Capability::SysPtrace, "kcmp pidfd_getfd process_madvise"),
     (Capability::SysRawio, "iopl ioperm"),
@@ -111,17 +114,31 @@ const PERSONALITIES: [u64; 5] = [0, 8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 pub fn docker_default(capabilities: &[Capability], arch: Arch) -> LinuxSeccomp {
     let has = |capability: &Capability| capabilities.contains(capability);
     let allow = LinuxSeccompAction::ScmpActAllow;
-    let words = |lines: &[&str]| lines.iter().flat_map(|l| l.split_whitespace()).map(String::from).collect();
+    let words = |lines: &[&str]| {
+        lines
+            .iter()
+            .flat_map(|l| l.split_whitespace())
+            .map(String::from)
+            .collect()
+    };
     let mut rules = vec![rule(words(ALLOWED), allow, None, vec![])];
-    let opened: Vec<&str> =
-        BY_CAPABILITY.iter().filter(|(c, _)| has(c)).map(|(_, calls)| *calls).collect();
+    let opened: Vec<&str> = BY_CAPABILITY
+        .iter()
+        .filter(|(c, _)| has(c))
+        .map(|(_, calls)| *calls)
+        .collect();
     if !opened.is_empty() {
         rules.push(rule(words(&opened), allow, None, vec![]));
     }
     let of = |name: &str| vec![name.to_owned()];
     let equal = LinuxSeccompOperator::ScmpCmpEq;
     for persona in PERSONALITIES {
-        rules.push(rule(of("personality"), allow, None, vec![test(0, equal, persona, None)]));
+        rules.push(rule(
+            of("personality"),
+            allow,
+            None,
+            vec![test(0, equal, persona, None)],
+        ));
     }
     let not_vsock = test(0, LinuxSeccompOperator::ScmpCmpNe, AF_VSOCK, None);
     rules.push(rule(of("socket"), allow, None, vec![not_vsock]));
@@ -149,7 +166,9 @@ pub fn docker_default(capabilities: &[Capability], arch: Arch) -> LinuxSeccomp {
 
 fn of_arch(arch: Arch) -> &'static [&'static str] {
     match arch {
-        Arch::ScmpArchX86_64 | Arch::ScmpArchX32 | Arch::ScmpArchNative => &["arch_prctl modify_ldt"],
+        Arch::ScmpArchX86_64 | Arch::ScmpArchX32 | Arch::ScmpArchNative => {
+            &["arch_prctl modify_ldt"]
+        }
         Arch::ScmpArchX86 => &["modify_ldt"],
         Arch::ScmpArchArm | Arch::ScmpArchAarch64 => {
             &["arm_fadvise64_64 arm_sync_file_range breakpoint cacheflush set_tls"]
@@ -195,7 +214,10 @@ fn test(
     value: u64,
     second: Option<u64>,
 ) -> LinuxSeccompArg {
-    let mut builder = LinuxSeccompArgBuilder::default().index(index).op(op).value(value);
+    let mut builder = LinuxSeccompArgBuilder::default()
+        .index(index)
+        .op(op)
+        .value(value);
     if let Some(second) = second {
         builder = builder.value_two(second);
     }

@@ -61,24 +61,44 @@ pub const READ_ONLY: [&str; 5] = [
 ];
 
 fn mounts() -> serde_json::Value {
-    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| {
-        json!({"destination": target, "type": kind, "source": source, "options": options})
-    };
+    let mount = |target: &str, kind: &str, source: &str, options: &[&str]| json!({"destination": target, "type": kind, "source": source, "options": options});
     let plain = ["nosuid", "noexec", "nodev"];
     let with = |more: &[&'static str]| [&plain[..], more].concat();
     json!([
         mount("/proc", "proc", "proc", &plain),
-        mount("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"]
+        ),
         mount(
             "/dev/pts",
             "devpts",
             "devpts",
-            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5"
+            ]
         ),
-        mount("/dev/shm", "tmpfs", "shm", &with(&["mode=1777", "size=65536k"])),
+        mount(
+            "/dev/shm",
+            "tmpfs",
+            "shm",
+            &with(&["mode=1777", "size=65536k"])
+        ),
         mount("/dev/mqueue", "mqueue", "mqueue", &plain),
         mount("/sys", "sysfs", "sysfs", &with(&["ro"])),
-        mount("/sys/fs/cgroup", "cgroup", "cgroup", &with(&["relatime", "ro"])),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &with(&["relatime", "ro"])
+        ),
     ])
 }
 
@@ -93,6 +113,9 @@ mod tests {
         assert_eq!(spec.mounts().as_ref().map(Vec::len), Some(7));
         let linux = spec.linux().as_ref().unwrap();
         assert_eq!(linux.namespaces().as_ref().map(Vec::len), Some(6));
-        assert_eq!(linux.masked_paths().as_ref().map(Vec::len), Some(MASKED.len()));
+        assert_eq!(
+            linux.masked_paths().as_ref().map(Vec::len),
+            Some(MASKED.len())
+        );
     }
 }

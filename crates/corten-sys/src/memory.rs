@@ -29,7 +29,10 @@ fn unmap_code() {
     let Some(page) = usize::try_from(page).ok().filter(|p| p.is_power_of_two()) else {
         return;
     };
-    let (start, end) = (&raw const __executable_start as usize, &raw const etext as usize);
+    let (start, end) = (
+        &raw const __executable_start as usize,
+        &raw const etext as usize,
+    );
     let start = start.next_multiple_of(page);
     let end = end & !(page - 1);
     // Position-independent code has constants that the loader has written to: dropping

@@ -6,7 +6,6 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::CWD;
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
@@ -189,11 +188,6 @@ pub fn attach(mount: impl AsFd, at: impl AsFd, path: impl Arg) -> Result<(), Err
     move_mount(mount, c"", at, path, flags)
 }
 
-/// Attaches on top of the current root.
-pub fn attach_over_root(mount: impl AsFd) -> Result<(), Errno> {
-    attach(mount, CWD, c"/")
-}
-
 /// A new file system of `fstype` as a detached mount. Options are `key` or `key=value`, both as the
 /// file system knows them. On refusal the kernel's log of the reason is in the error.
 pub fn new_filesystem<'a, K: Arg + Copy + 'a>(
@@ -243,17 +237,17 @@ impl From<Errno> for Refused {
     }
 }
 
-/// The first error line of a file system context, at most 120 bytes.
+/// The first error line of a file system context, at most 88 bytes: it travels by value.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Log {
-    text: [u8; 120],
-    len: usize,
+    text: [u8; 88],
+    len: u8,
 }
 
 impl Default for Log {
     fn default() -> Self {
         Self {
-            text: [0; 120],
+            text: [0; 88],
             len: 0,
         }
     }
@@ -261,7 +255,7 @@ impl Default for Log {
 
 impl Log {
     pub fn as_bytes(&self) -> &[u8] {
-        &self.text[..self.len]
+        &self.text[..usize::from(self.len)]
     }
 }
 
@@ -278,8 +272,9 @@ fn log_of(context: &OwnedFd) -> Log {
         // "e text": errors; "w" and "i" are warnings and information.
         if let Some(text) = message[..len].strip_prefix(b"e ") {
             let text = text.trim_ascii();
-            log.len = text.len().min(log.text.len());
-            log.text[..log.len].copy_from_slice(&text[..log.len]);
+            let len = text.len().min(log.text.len());
+            log.text[..len].copy_from_slice(&text[..len]);
+            log.len = len as u8;
             break;
         }
     }

@@ -38,9 +38,8 @@ fn pair(master: OwnedFd) -> Result<Terminal, Errno> {
     check(&master, |major, minor| (major, minor) == PTMX)?;
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int.
-    checked(
-        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) }.into(),
-    )?;
+    let unlocked = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
+    checked(unlocked.into())?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER takes an integer and returns a descriptor.
     let peer =

@@ -25,7 +25,9 @@ pub fn main(mut args: Vec<OsString>) -> ExitCode {
         return ExitCode::from(OURS);
     };
     let mask = Mask::full();
-    let taken = mask.install().and_then(|before| Ok((before, Receiver::new(&mask)?)));
+    let taken = mask
+        .install()
+        .and_then(|before| Ok((before, Receiver::new(&mask)?)));
     let (before, signals) = match taken {
         Ok(s) => s,
         Err(e) => {

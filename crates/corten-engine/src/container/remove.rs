@@ -60,7 +60,13 @@ impl Engine {
         remove_tree(&self.paths.bundle(id))
     }
 
-    /// Removes a container. A running one only with `force`, which kills it. `volumes`: with
+    /// Frees what removed containers occupied on disk. Apart from the removal, since on a disk with
+    /// `discard` it takes milliseconds that nobody needs to wait for.
+    pub fn sweep(&self) -> Result<u64, Error> {
+        Ok(self.store.empty_trash()?)
+    }
+
+    /// Removes a container; [`Engine::sweep`] frees its bytes. A running one only with `force`, which kills it. `volumes`: with
     /// those that have no name of their own.
     pub fn remove(&self, container: &Container, force: bool, volumes: bool) -> Result<(), Error> {
         let removed = || {
@@ -69,7 +75,7 @@ impl Engine {
                 if !force {
                     return Err(Error::ContainerState {
                         name: container.name.to_string(),
-                                action: "removed",
+                        action: "removed",
                         source: Is("running"),
                     });
                 }
@@ -120,7 +126,6 @@ impl Engine {
             Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
             _ => {}
         }
-        self.store.empty_trash()?;
         Ok(())
     }
 

@@ -72,6 +72,12 @@ impl Engine {
         threads.shutdown_background();
         done
     }
+
+    /// Makes what was pulled survive a power cut. Without it the next start after one unpacks again;
+    /// apart from the pull, since nobody needs to wait for the disk.
+    pub fn flush(&self) -> Result<(), Error> {
+        Ok(self.store.flush()?)
+    }
 }
 
 async fn pull(

@@ -58,7 +58,9 @@ fn choices(parsed: &Parsed) -> Result<Options, Failure> {
 }
 
 fn process(spec: &Spec) -> Result<&Process, Failure> {
-    spec.process().as_ref().ok_or(Failure::Refused("process of the spec is missing"))
+    spec.process()
+        .as_ref()
+        .ok_or(Failure::Refused("process of the spec is missing"))
 }
 
 pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
@@ -78,7 +80,10 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
         options: choices(&parsed)?,
     })?;
     created.warnings.iter().for_each(|w| context.log.warning(w));
-    context.log.debug(&format!("container {id} created, init is process {}", created.pid));
+    context.log.debug(&format!(
+        "container {id} created, init is process {}",
+        created.pid
+    ));
     let tell = || -> Result<(), Failure> {
         if let (Some(socket), Some(master)) = (&socket, &created.console) {
             hand_over(socket, master)?;
@@ -118,9 +123,11 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
         stdio: stdio(console, process),
         options: choices(&parsed)?,
     };
-    let has_start_hooks = bundle.spec.hooks().as_ref().is_some_and(|h| {
-        h.start_container().is_some() || h.poststart().is_some()
-    });
+    let has_start_hooks = bundle
+        .spec
+        .hooks()
+        .as_ref()
+        .is_some_and(|h| h.start_container().is_some() || h.poststart().is_some());
     let started = match has_start_hooks {
         false => crate::run(create)?,
         true => start_with_hooks(create, context, &id)?,

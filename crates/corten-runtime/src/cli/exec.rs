@@ -32,8 +32,11 @@ const EXEC: [Known; 15] = [
 pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
     let mut parsed = parse(args, &EXEC, End::At(1))?;
     let id = first_id(&parsed)?;
-    let command: Vec<OsString> =
-        parsed.positional.drain(1..).chain(std::mem::take(&mut parsed.rest)).collect();
+    let command: Vec<OsString> = parsed
+        .positional
+        .drain(1..)
+        .chain(std::mem::take(&mut parsed.rest))
+        .collect();
     let process = match parsed.get("process") {
         Some(path) => document(Path::new(path))?,
         None => {
@@ -84,9 +87,14 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
 
 /// The container's own process with what the command line changes.
 fn build(parsed: &Parsed, command: Vec<OsString>, spec: &Spec) -> Result<Process, Failure> {
-    let own = spec.process().as_ref().ok_or(Failure::Refused("process of the spec is missing"))?;
+    let own = spec
+        .process()
+        .as_ref()
+        .ok_or(Failure::Refused("process of the spec is missing"))?;
     let mut process = own.clone();
-    let arguments = command.into_iter().map(|a| a.into_string().map_err(UsageError::Encoding));
+    let arguments = command
+        .into_iter()
+        .map(|a| a.into_string().map_err(UsageError::Encoding));
     process.set_args(Some(arguments.collect::<Result<_, _>>()?));
     process.set_terminal(Some(parsed.has("tty")));
     process.set_console_size(None);
@@ -120,7 +128,10 @@ fn identity(parsed: &Parsed, process: &mut Process) -> Result<(), Failure> {
     };
     let number = |name, text: &str| {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
-        text.parse::<u32>().ok().filter(|n| digits && *n != u32::MAX).ok_or_else(|| bad(name, text))
+        text.parse::<u32>()
+            .ok()
+            .filter(|n| digits && *n != u32::MAX)
+            .ok_or_else(|| bad(name, text))
     };
     let mut user = process.user().clone();
     if let Some(text) = parsed.get("user") {

@@ -4,8 +4,8 @@ use std::ffi::OsString;
 
 use serde_json::json;
 
-use super::options::{End, UsageError, parse};
 use super::Failure;
+use super::options::{End, UsageError, parse};
 use crate::plan::process::NAMES;
 
 pub(super) fn features(args: Vec<OsString>) -> Result<u8, Failure> {
@@ -51,6 +51,9 @@ pub(super) fn features(args: Vec<OsString>) -> Result<u8, Failure> {
         "potentiallyUnsafeConfigAnnotations": [],
         "annotations": {"org.corten.version": env!("CARGO_PKG_VERSION")},
     });
-    println!("{}", serde_json::to_string_pretty(&document).unwrap_or_default());
+    println!(
+        "{}",
+        serde_json::to_string_pretty(&document).unwrap_or_default()
+    );
     Ok(0)
 }

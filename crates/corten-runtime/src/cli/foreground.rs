@@ -21,7 +21,9 @@ impl Signals {
     pub fn catch() -> Result<Self, Failure> {
         let mask = Mask::full();
         mask.install().map_err(failed("block signals"))?;
-        Receiver::new(&mask).map(Self).map_err(failed("receive signals"))
+        Receiver::new(&mask)
+            .map(Self)
+            .map_err(failed("receive signals"))
     }
 }
 

@@ -85,17 +85,29 @@ pub(super) fn list(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
 }
 
 fn print_table<const N: usize>(rows: Vec<[String; N]>) {
-    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|r| r[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..N).map(width).collect();
     for row in &rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = row
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
 }
 
 pub(super) fn ps(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
     let parsed = parse(args, &[value("format").or('f')], End::At(0))?;
-    if let Some(extra) = parsed.rest.iter().find(|a| !a.as_encoded_bytes().starts_with(b"-")) {
+    if let Some(extra) = parsed
+        .rest
+        .iter()
+        .find(|a| !a.as_encoded_bytes().starts_with(b"-"))
+    {
         return Err(UsageError::Many(extra.clone()).into());
     }
     let format = parse(parsed.rest.clone(), &[value("format").or('f')], End::Never)?;
@@ -122,8 +134,12 @@ pub(super) fn ps(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> 
 fn describe(pid: i32) -> Option<[String; 4]> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
-        let line = status.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|l| l.split_whitespace().next()).unwrap_or("?").to_owned()
+        let line = status
+            .lines()
+            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
+        line.and_then(|l| l.split_whitespace().next())
+            .unwrap_or("?")
+            .to_owned()
     };
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let line = String::from_utf8_lossy(&line).replace('\0', " ");

@@ -38,7 +38,11 @@ impl Log {
             })
         };
         Ok(Self {
-            file: global.get("log").filter(|p| !p.is_empty()).map(open).transpose()?,
+            file: global
+                .get("log")
+                .filter(|p| !p.is_empty())
+                .map(open)
+                .transpose()?,
             json,
             debug: global.has("debug") || global.get("log-level") == Some("debug"),
         })
@@ -67,7 +71,9 @@ impl Log {
         let Some(mut file) = self.file.as_ref() else {
             return;
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let time = crate::state::rfc3339(now.as_secs(), now.subsec_nanos());
         let line = match self.json {
             true => serde_json::json!({"level": level, "msg": message, "time": time}).to_string(),

@@ -28,7 +28,8 @@ use options::{End, Known, Parsed, UsageError, flag, parse, value};
 /// Where state is kept unless `--root` says otherwise.
 const ROOT: &str = "/run/corten/oci";
 
-const USAGE: &str = "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
+const USAGE: &str =
+    "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
 
 commands:
   create, run     make a container from a bundle (run: start it and wait)
@@ -148,11 +149,15 @@ fn check(global: &Parsed) -> Result<(), Failure> {
         ));
     }
     if !matches!(global.get("cgroup-manager"), None | Some("cgroupfs")) {
-        return Err(Failure::Refused("--cgroup-manager: only cgroupfs is supported"));
+        return Err(Failure::Refused(
+            "--cgroup-manager: only cgroupfs is supported",
+        ));
     }
     match global.get("rootless") {
         None | Some("auto" | "false") => Ok(()),
-        Some(_) => Err(Failure::Refused("--rootless: only false and auto are supported")),
+        Some(_) => Err(Failure::Refused(
+            "--rootless: only false and auto are supported",
+        )),
     }
 }
 
@@ -183,7 +188,10 @@ fn dispatch(command: &str, args: Vec<OsString>, context: &Context) -> Result<u8,
 /// Three lines that podman, docker and containerd take apart.
 fn version() {
     println!("corten-oci version {}", env!("CARGO_PKG_VERSION"));
-    println!("commit: {}", option_env!("CORTEN_COMMIT").unwrap_or("unknown"));
+    println!(
+        "commit: {}",
+        option_env!("CORTEN_COMMIT").unwrap_or("unknown")
+    );
     println!("spec: {}", crate::OCI_VERSION);
 }
 
@@ -196,6 +204,9 @@ fn id(parsed: &Parsed) -> Result<ContainerId, Failure> {
 }
 
 fn first_id(parsed: &Parsed) -> Result<ContainerId, Failure> {
-    let text = parsed.positional.first().ok_or(UsageError::Missing("CONTAINER-ID"))?;
+    let text = parsed
+        .positional
+        .first()
+        .ok_or(UsageError::Missing("CONTAINER-ID"))?;
     Ok(text.to_string_lossy().parse()?)
 }

@@ -88,14 +88,24 @@ impl Parsed {
 
     /// The last value given.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.options.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| v.as_str())
+        self.options
+            .iter()
+            .rev()
+            .find(|(n, _)| *n == name)
+            .map(|(_, v)| v.as_str())
     }
 
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.options.iter().filter(move |(n, _)| *n == name).map(|(_, v)| v.as_str())
+        self.options
+            .iter()
+            .filter(move |(n, _)| *n == name)
+            .map(|(_, v)| v.as_str())
     }
 
-    pub fn number<T: std::str::FromStr>(&self, name: &'static str) -> Result<Option<T>, UsageError> {
+    pub fn number<T: std::str::FromStr>(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<T>, UsageError> {
         self.get(name)
             .map(|text| {
                 text.parse().map_err(|_| UsageError::Bad {
@@ -155,10 +165,13 @@ fn one(
     };
     let short = |c: char| table.iter().find(|o| o.short == Some(c));
     let mut letters = name.chars();
-    let known = table.iter().find(|o| o.long == name).or_else(|| match letters.next() {
-        Some(c) if letters.as_str().is_empty() => short(c),
-        _ => None,
-    });
+    let known = table
+        .iter()
+        .find(|o| o.long == name)
+        .or_else(|| match letters.next() {
+            Some(c) if letters.as_str().is_empty() => short(c),
+            _ => None,
+        });
     let Some(known) = known else {
         // A bundle: every letter a flag.
         let flags = name.chars().map(|c| short(c).filter(|o| !o.value));

@@ -19,7 +19,10 @@ const SIZE_MAX: u64 = 16 << 20;
 pub(super) fn document<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
     let mut bytes = Vec::with_capacity(16 << 10);
     let read = match path.as_os_str() == "-" {
-        true => std::io::stdin().lock().take(SIZE_MAX).read_to_end(&mut bytes),
+        true => std::io::stdin()
+            .lock()
+            .take(SIZE_MAX)
+            .read_to_end(&mut bytes),
         false => fs::File::open(path).and_then(|f| f.take(SIZE_MAX).read_to_end(&mut bytes)),
     };
     read.map_err(|source| Failure::File {
@@ -84,7 +87,9 @@ pub(super) fn stdio(console: Console<'_>, process: &Process) -> Stdio {
     if console == Console::None {
         return Stdio::Inherit;
     }
-    let asked = process.console_size().map(|b| (b.height() as u16, b.width() as u16));
+    let asked = process
+        .console_size()
+        .map(|b| (b.height() as u16, b.width() as u16));
     let own = || match console {
         Console::Own => rustix::termios::tcgetwinsize(rustix::stdio::stdin())
             .map_or((0, 0), |size| (size.ws_row, size.ws_col)),

@@ -3,9 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPidsBuilder, LinuxResources,
-};
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxPidsBuilder, LinuxResources};
 
 use super::options::{End, Known, Parsed, parse, value};
 use super::process::document;

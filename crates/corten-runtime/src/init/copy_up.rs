@@ -28,8 +28,7 @@ fn folder(from: OwnedFd, to: impl AsFd, depth: usize) -> Result<(), Errno> {
     if depth == DEPTH {
         return Err(Errno::LOOP);
     }
-    let mut entries = Dir::read_from(&from)?;
-    while let Some(entry) = entries.next() {
+    for entry in Dir::read_from(&from)? {
         let entry = entry?;
         let name = entry.file_name();
         if name == c"." || name == c".." {

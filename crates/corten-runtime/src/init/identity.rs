@@ -72,7 +72,11 @@ fn stdio<'a>(plan: &Plan, parts: &mut Parts) -> Result<(), Failure<'a>> {
 /// devices are never touched: they may be the host's (CVE-2026-88265). Best effort: reading and writing
 /// works without it.
 fn own_stdio(plan: &Plan) {
-    let streams = [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()];
+    let streams = [
+        rustix::stdio::stdin(),
+        rustix::stdio::stdout(),
+        rustix::stdio::stderr(),
+    ];
     for stream in streams {
         let Ok(stat) = fstat(stream) else { continue };
         let kind = FileType::from_raw_mode(stat.st_mode);
@@ -185,4 +189,3 @@ fn become_user(plan: &Plan, available: u64) -> Result<(), Failure<'_>> {
     }
     Ok(())
 }
-

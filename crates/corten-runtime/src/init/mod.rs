@@ -49,6 +49,8 @@ pub(crate) struct Init<'a> {
     pub start: Start,
     /// The maker has hooks to run between mounts and pivot.
     pub hooks: bool,
+    /// Where such hooks expect the root.
+    pub root_at: CString,
     pub no_pivot: bool,
 }
 
@@ -75,10 +77,12 @@ impl<'a> Init<'a> {
     fn set_up(&mut self) -> Result<(), Failure<'a>> {
         let plan = self.plan;
         signal::reset_ignored();
-        signal::Mask::empty().install().map_err(Failure::at(Step::Session, b""))?;
+        signal::Mask::empty()
+            .install()
+            .map_err(Failure::at(Step::Session, b""))?;
         self.enter()?;
         self.names()?;
-        let root = mounts::assemble(plan, &mut self.prepared)?;
+        let root = mounts::assemble(plan, &mut self.prepared, &self.root_at)?;
         if self.hooks {
             self.ask()?;
         }
@@ -112,7 +116,9 @@ impl<'a> Init<'a> {
         if let Some(name) = &self.keyring {
             keyring::new_session(name).map_err(Failure::at(Step::Keyring, b""))?;
         }
-        rustix::process::setsid().map_err(Failure::at(Step::Session, b"")).map(drop)
+        rustix::process::setsid()
+            .map_err(Failure::at(Step::Session, b""))
+            .map(drop)
     }
 
     fn names(&self) -> Result<(), Failure<'a>> {

@@ -20,18 +20,27 @@ use crate::plan::mounts::{Anchor, Plan as Mount, Source};
 pub(crate) fn assemble<'a>(
     plan: &'a Plan,
     prepared: &mut Prepared,
+    root_at: &CStr,
 ) -> Result<OwnedFd, Failure<'a>> {
     // Our copy of the host's mounts becomes a slave, or what follows would show up on the host.
-    let host = rustix::fs::openat(rustix::fs::CWD, c"/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-        .map_err(Failure::at(Step::Propagation, b"/"))?;
+    let host = rustix::fs::openat(
+        rustix::fs::CWD,
+        c"/",
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(Failure::at(Step::Propagation, b"/"))?;
     let slave = Change {
         propagation: Some(Propagation::Slave),
         recursive: true,
         ..Change::default()
     };
     mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))?;
-    let root = prepared.root.take().ok_or(Failure::new(Step::AttachRoot, Errno::BADF, b""))?;
-    mount::attach_over_root(&root).map_err(Failure::at(Step::AttachRoot, b"/"))?;
+    let root = prepared
+        .root
+        .take()
+        .ok_or(Failure::new(Step::AttachRoot, Errno::BADF, b""))?;
+    attach(&root, rustix::fs::CWD, root_at).map_err(Failure::at(Step::AttachRoot, b""))?;
     for (index, mount) in plan.mounts.iter().enumerate() {
         place(prepared, &root, index, mount)?;
     }
@@ -158,11 +167,7 @@ fn fit(mount: &Mount, tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Nodes that are not in a `/dev` of ours, and bind mounts where nodes were refused.
-fn devices<'a>(
-    plan: &'a Plan,
-    prepared: &mut Prepared,
-    root: &OwnedFd,
-) -> Result<(), Failure<'a>> {
+fn devices<'a>(plan: &'a Plan, prepared: &mut Prepared, root: &OwnedFd) -> Result<(), Failure<'a>> {
     let dev = plan.devices.tmpfs.and_then(|i| prepared.mounts[i].tree());
     if let Some(dev) = dev {
         for (name, node) in &prepared.device_binds {
@@ -213,7 +218,13 @@ fn make_node(root: &OwnedFd, node: &Node) -> Result<(), Errno> {
     let device = rustix::fs::makedev(node.major, node.minor);
     let name = OsStr::from_bytes(name);
     let old = rustix::process::umask(Mode::empty());
-    let made = mknodat(&folder, name, node.kind, Mode::from_raw_mode(node.mode), device);
+    let made = mknodat(
+        &folder,
+        name,
+        node.kind,
+        Mode::from_raw_mode(node.mode),
+        device,
+    );
     rustix::process::umask(old);
     match made {
         // What is there already must be that very device: an image could bring a look-alike.
@@ -235,7 +246,8 @@ fn console<'a>(plan: &'a Plan, prepared: &Prepared, root: &OwnedFd) -> Result<()
     };
     let bind = || -> Result<(), Errno> {
         let tree = clone_tree(slave, c"", false, &Change::default())?;
-        let dev: Option<BorrowedFd<'_>> = plan.devices.tmpfs.and_then(|i| prepared.mounts[i].tree());
+        let dev: Option<BorrowedFd<'_>> =
+            plan.devices.tmpfs.and_then(|i| prepared.mounts[i].tree());
         match dev {
             Some(dev) => attach(&tree, dev, c"console"),
             None => {

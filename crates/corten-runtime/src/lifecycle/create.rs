@@ -1,14 +1,16 @@
 //! `create`, and `run`, which is create and start without the gate between.
 
+use std::ffi::CString;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use corten_cgroup::{Cgroup, Layout};
 use corten_sys::namespace::Namespaces;
 use corten_sys::process::Child;
 use corten_sys::{capability, process};
 use oci_spec::runtime::{Hook, Spec};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
+};
 
 use super::start::Gate;
 use crate::error::{Error, failed};
@@ -125,10 +127,12 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     folder.write_config(spec)?;
 
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
-    let cgroup = Cgroup::create(&layout, &plan.cgroup_path)
-        .map_err(refused("make the control group"))?;
+    let cgroup =
+        Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
     let cgroup = undo.cgroup.insert(cgroup);
-    cgroup.apply(&plan.resources).map_err(refused("apply the resources"))?;
+    cgroup
+        .apply(&plan.resources)
+        .map_err(refused("apply the resources"))?;
     let entry = cgroup.entry().map_err(refused("enter the control group"))?;
 
     let (prepared, terminal) = prepare(&plan, rootfs, &layout, size)?;
@@ -140,7 +144,13 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         true => u64::MAX,
         false => held.permitted,
     };
-    let parts = launch::parts(&plan.process, stdio, slave, options.preserve_fds, capabilities)?;
+    let parts = launch::parts(
+        &plan.process,
+        stdio,
+        slave,
+        options.preserve_fds,
+        capabilities,
+    )?;
     let mut route = launch::route(&plan.namespaces, !entry.v1_tasks.is_empty())?;
     let (ours, theirs) = launch::pair()?;
     let start = match gate {
@@ -159,14 +169,23 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         socket: theirs,
         start,
         hooks: waits,
+        root_at: root_at(&plan, bundle, waits)?,
         no_pivot: options.no_pivot,
     };
     let child = route.clone(entry.v2.as_ref(), move || init.run())?;
-    undo.child = Some(rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))?);
+    undo.child =
+        Some(rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))?);
     attend(spec, &plan, &child, &ours, &record, gate)?;
     record.init = Some(state::Init::of(child.pid).or_else(|error| {
         // A program may have ended before it was looked at: then it is known as ended.
-        if gate { Err(error) } else { Ok(state::Init { pid: child.pid, start_time: 0 }) }
+        if gate {
+            Err(error)
+        } else {
+            Ok(state::Init {
+                pid: child.pid,
+                start_time: 0,
+            })
+        }
     })?);
     folder.write(&record, false)?;
     Ok(Made {
@@ -212,7 +231,10 @@ fn attend(
 
 fn hook_lists(spec: &Spec) -> [(Moment, Option<&Vec<Hook>>); 3] {
     let hooks = spec.hooks().as_ref();
-    #[allow(deprecated, reason = "the specification still asks for prestart hooks to be run")]
+    #[allow(
+        deprecated,
+        reason = "the specification still asks for prestart hooks to be run"
+    )]
     let prestart = hooks.and_then(|h| h.prestart().as_ref());
     [
         (Moment::Prestart, prestart),
@@ -227,8 +249,21 @@ fn hook_lists(spec: &Spec) -> [(Moment, Option<&Vec<Hook>>); 3] {
     ]
 }
 
+/// Where the root is attached until the pivot. Hooks look for it by its path, in the midst of the host's
+/// tree. Without hooks nobody looks, and the top of that tree is a place that is always there.
+fn root_at(plan: &Plan, bundle: &std::path::Path, hooks: bool) -> Result<CString, Error> {
+    use std::os::unix::ffi::OsStrExt as _;
+    if !hooks {
+        return Ok(c"/".into());
+    }
+    let path = plan.root.path.as_deref().unwrap_or(bundle);
+    plan::c_string("root.path", path.as_os_str().as_bytes())
+}
+
 fn has_mount_hooks(spec: &Spec) -> bool {
-    hook_lists(spec).iter().any(|(_, hooks)| hooks.is_some_and(|h| !h.is_empty()))
+    hook_lists(spec)
+        .iter()
+        .any(|(_, hooks)| hooks.is_some_and(|h| !h.is_empty()))
 }
 
 fn mount_hooks(spec: &Spec, child: &Child, record: &Record) -> Result<(), Error> {
@@ -246,14 +281,22 @@ fn record(
     id: &corten_spec::ContainerId,
     bundle: &std::path::Path,
 ) -> Record {
-    let rootfs = plan.root.path.clone().unwrap_or_else(PathBuf::new);
+    let rootfs = plan.root.path.clone().unwrap_or_default();
     let mut record = Record::new(id, bundle, rootfs, &plan.cgroup_path);
-    record.program = launch::program_name(&plan.process).to_string_lossy().into_owned();
-    record.annotations = spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect();
+    record.program = launch::program_name(&plan.process)
+        .to_string_lossy()
+        .into_owned();
+    record.annotations = spec
+        .annotations()
+        .iter()
+        .flatten()
+        .map(|(k, v)| (k.clone(), v.clone()))
+        .collect();
     let some = |list: &Option<Vec<Hook>>| list.as_ref().is_some_and(|l| !l.is_empty());
-    record.hooks = spec.hooks().as_ref().is_some_and(|h| {
-        some(h.start_container()) || some(h.poststart()) || some(h.poststop())
-    });
+    record.hooks = spec
+        .hooks()
+        .as_ref()
+        .is_some_and(|h| some(h.start_container()) || some(h.poststart()) || some(h.poststop()));
     record
 }
 

@@ -48,8 +48,14 @@ fn empty(path: &str) -> Result<(), Error> {
     let Some(cgroup) = open_cgroup(path)? else {
         return Ok(());
     };
-    if !cgroup.pids().map_err(refused("list the processes"))?.is_empty() {
-        cgroup.kill(SIGKILL).map_err(refused("kill all processes"))?;
+    if !cgroup
+        .pids()
+        .map_err(refused("list the processes"))?
+        .is_empty()
+    {
+        cgroup
+            .kill(SIGKILL)
+            .map_err(refused("kill all processes"))?;
     }
     cgroup.delete().map_err(refused("remove the control group"))
 }

@@ -32,7 +32,9 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         let status = found.status()?;
         return Err(found.conflict("exec in", status));
     };
-    let cgroup = found.cgroup()?.ok_or_else(|| found.conflict("exec in", Status::Stopped))?;
+    let cgroup = found
+        .cgroup()?
+        .ok_or_else(|| found.conflict("exec in", Status::Stopped))?;
     if cgroup.is_frozen().map_err(refused("read the freezer"))? {
         return Err(found.conflict("exec in", Status::Paused));
     }
@@ -55,7 +57,8 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     let parts = launch::parts(&plan, stdio, slave, options.preserve_fds, capabilities)?;
     let entry = cgroup.entry().map_err(refused("enter the control group"))?;
     let (ours, theirs) = launch::pair()?;
-    let copy = || rustix::io::fcntl_dupfd_cloexec(&init.pidfd, 3).map_err(failed("copy", "a pidfd"));
+    let copy =
+        || rustix::io::fcntl_dupfd_cloexec(&init.pidfd, 3).map_err(failed("copy", "a pidfd"));
     let added = Added {
         plan: &plan,
         parts,
@@ -130,7 +133,10 @@ fn joined(spec: &Spec) -> Namespaces {
     let mut kinds = always.into_iter().fold(Namespaces::NONE, Namespaces::with);
     let listed = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
     for namespace in listed.into_iter().flatten() {
-        if matches!(namespace.typ(), LinuxNamespaceType::User | LinuxNamespaceType::Time) {
+        if matches!(
+            namespace.typ(),
+            LinuxNamespaceType::User | LinuxNamespaceType::Time
+        ) {
             kinds = kinds.with(kind(namespace.typ()));
         }
     }
@@ -198,7 +204,9 @@ impl<'a> Added<'a> {
 
     fn set_up(&mut self) -> Result<(), Failure<'a>> {
         signal::reset_ignored();
-        signal::Mask::empty().install().map_err(Failure::at(Step::Session, b""))?;
+        signal::Mask::empty()
+            .install()
+            .map_err(Failure::at(Step::Session, b""))?;
         if let (Some(cpus), _) = &self.plan.affinity {
             let at = Failure::at(Step::Affinity, b"");
             corten_sys::schedule::set_affinity(cpus).map_err(at)?;

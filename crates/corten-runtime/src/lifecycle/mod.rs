@@ -84,9 +84,9 @@ pub fn config(state_root: &Path, id: &ContainerId) -> Result<Spec, Error> {
 pub fn pause(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
     let found = Found::open(state_root, id)?;
     match found.status()? {
-        Status::Running | Status::Created => {
-            group(&found)?.freeze().map_err(refused("pause the container"))
-        }
+        Status::Running | Status::Created => group(&found)?
+            .freeze()
+            .map_err(refused("pause the container")),
         other => Err(found.conflict("pause", other)),
     }
 }
@@ -95,7 +95,9 @@ pub fn pause(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
 pub fn resume(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
     let found = Found::open(state_root, id)?;
     match found.status()? {
-        Status::Paused => group(&found)?.thaw().map_err(refused("resume the container")),
+        Status::Paused => group(&found)?
+            .thaw()
+            .map_err(refused("resume the container")),
         other => Err(found.conflict("resume", other)),
     }
 }
@@ -109,7 +111,9 @@ pub fn update(
     let found = Found::open(state_root, id)?;
     match found.status()? {
         status @ (Status::Stopped | Status::Creating) => Err(found.conflict("update", status)),
-        _ => group(&found)?.apply(resources).map_err(refused("update the limits")),
+        _ => group(&found)?
+            .apply(resources)
+            .map_err(refused("update the limits")),
     }
 }
 
@@ -119,5 +123,7 @@ pub fn cgroup(state_root: &Path, id: &ContainerId) -> Result<Cgroup, Error> {
 }
 
 fn group(found: &Found) -> Result<Cgroup, Error> {
-    found.cgroup()?.ok_or_else(|| found.conflict("find the cgroup of", Status::Stopped))
+    found
+        .cgroup()?
+        .ok_or_else(|| found.conflict("find the cgroup of", Status::Stopped))
 }

@@ -12,7 +12,10 @@ use crate::state::{Found, Status, refused};
 /// Sends `signal` to init, or with `all` to every process of the container's cgroup.
 pub fn kill(state_root: &Path, id: &ContainerId, signal: i32, all: bool) -> Result<(), Error> {
     if !(0..=corten_sys::signal::LAST).contains(&signal) {
-        return Err(invalid("signal", format!("is {signal}, and must be from 0 to 64")));
+        return Err(invalid(
+            "signal",
+            format!("is {signal}, and must be from 0 to 64"),
+        ));
     }
     let found = Found::open(state_root, id)?;
     if all {

@@ -66,7 +66,10 @@ impl Gate {
                 return Err(failed("talk to", "init")(Errno::PROTO));
             }
         }
-        let poststart = spec.as_ref().and_then(|s| s.hooks().as_ref()).map(|h| h.poststart());
+        let poststart = spec
+            .as_ref()
+            .and_then(|s| s.hooks().as_ref())
+            .map(|h| h.poststart());
         match poststart {
             Some(list) => {
                 let pid = self.record.init.map_or(0, |init| init.pid);
@@ -124,7 +127,10 @@ pub(super) fn with_address(
 
 /// `startContainer` hooks run inside, with a path of the container: as added processes.
 fn start_container_hooks(folder: &Folder, record: &Record, spec: &Spec) -> Result<(), Error> {
-    let list = spec.hooks().as_ref().and_then(|h| h.start_container().as_ref());
+    let list = spec
+        .hooks()
+        .as_ref()
+        .and_then(|h| h.start_container().as_ref());
     for hook in list.into_iter().flatten() {
         run_inside(folder, record, spec, hook)?;
     }
@@ -144,7 +150,11 @@ fn run_inside(folder: &Folder, record: &Record, spec: &Spec, hook: &Hook) -> Res
         .args(std::iter::once(path).chain(rest).collect::<Vec<_>>())
         .cwd("/")
         .env(hook.env().clone().unwrap_or_default());
-    if let Some(capabilities) = spec.process().as_ref().and_then(|p| p.capabilities().clone()) {
+    if let Some(capabilities) = spec
+        .process()
+        .as_ref()
+        .and_then(|p| p.capabilities().clone())
+    {
         builder = builder.capabilities(capabilities);
     }
     let mut process = builder.build().map_err(|e| fail(e.to_string()))?;
@@ -153,7 +163,8 @@ fn run_inside(folder: &Folder, record: &Record, spec: &Spec, hook: &Hook) -> Res
     let document = record.document("created", pid);
     let (read, write) = std::io::pipe().map_err(|e| fail(e.to_string()))?;
     let copy = |fd: rustix::fd::BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
-    let copies = copy(rustix::stdio::stdout()).and_then(|a| Ok((a, copy(rustix::stdio::stderr())?)));
+    let copies =
+        copy(rustix::stdio::stdout()).and_then(|a| Ok((a, copy(rustix::stdio::stderr())?)));
     let (stdout, stderr) = copies.map_err(failed("copy", "stdio"))?;
     let root = folder.path.parent().unwrap_or(Path::new("/"));
     let added = super::exec::exec(Exec {

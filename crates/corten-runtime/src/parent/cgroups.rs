@@ -32,7 +32,12 @@ pub(crate) fn mount(layout: &Layout, plan: &Plan, attributes: u64) -> Result<Rea
             true => root.join(group),
             false => root.clone(),
         };
-        return Ok(Ready::Tree(clone_tree(CWD, folder.as_path(), false, &change)?));
+        return Ok(Ready::Tree(clone_tree(
+            CWD,
+            folder.as_path(),
+            false,
+            &change,
+        )?));
     }
     let tree = tmpfs(attributes & !Attributes::READ_ONLY)?;
     let hierarchies = layout.hierarchies().iter().map(|h| h.root.as_path());
@@ -72,5 +77,7 @@ fn folder(tree: &OwnedFd, root: &Path) -> Result<Option<CString>, Errno> {
             symlinkat(name, tree, part)?;
         }
     }
-    CString::new(name.as_bytes()).map(Some).map_err(|_| Errno::INVAL)
+    CString::new(name.as_bytes())
+        .map(Some)
+        .map_err(|_| Errno::INVAL)
 }

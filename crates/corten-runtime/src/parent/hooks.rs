@@ -42,7 +42,10 @@ pub(crate) fn run(
     state: &str,
     inside: Option<&rustix::fd::OwnedFd>,
 ) -> Result<(), Error> {
-    hooks.iter().flatten().try_for_each(|hook| one(moment, hook, state, inside))
+    hooks
+        .iter()
+        .flatten()
+        .try_for_each(|hook| one(moment, hook, state, inside))
 }
 
 fn one(
@@ -99,17 +102,24 @@ fn start(mut command: Command, inside: Option<&rustix::fd::OwnedFd>) -> std::io:
         let thread = scope.spawn(|| {
             let enter = || -> Result<(), corten_sys::Errno> {
                 namespace::unshare_filesystem()?;
-                let kinds = Namespaces::MOUNT.with(Namespaces::NETWORK).with(Namespaces::UTS);
+                let kinds = Namespaces::MOUNT
+                    .with(Namespaces::NETWORK)
+                    .with(Namespaces::UTS);
                 namespace::enter(inside, kinds.with(Namespaces::IPC).with(Namespaces::CGROUP))
             };
             enter().map_err(std::io::Error::from)?;
             command.spawn()
         });
-        thread.join().unwrap_or_else(|_| Err(std::io::Error::other("the hook's thread died")))
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(std::io::Error::other("the hook's thread died")))
     })
 }
 
-fn wait_until(child: &mut Child, seconds: i64) -> std::io::Result<Option<std::process::ExitStatus>> {
+fn wait_until(
+    child: &mut Child,
+    seconds: i64,
+) -> std::io::Result<Option<std::process::ExitStatus>> {
     let pid = Pid::from_raw(child.id() as i32).ok_or(std::io::ErrorKind::NotFound)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let timeout = Timespec {

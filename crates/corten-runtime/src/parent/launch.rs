@@ -133,7 +133,11 @@ pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
         // It must be made after the process has entered its v1 groups, or it would show their parents.
         route.by_clone = route.by_clone.without(Namespaces::CGROUP);
         let made = plan.new.contains(Namespaces::CGROUP);
-        route.unshared_by_init = if made { Namespaces::CGROUP } else { Namespaces::NONE };
+        route.unshared_by_init = if made {
+            Namespaces::CGROUP
+        } else {
+            Namespaces::NONE
+        };
     }
     if plan.user.is_some() {
         // What these make at birth (the root of mqueue, network devices in sysfs) belongs to the user
@@ -150,7 +154,9 @@ pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
     joined.sort_by_key(|(kind, _)| *kind != Namespaces::USER);
     let joins_user = plan.joined(Namespaces::USER);
     if joins_user && plan.new.contains(Namespaces::PID) {
-        return Err(unsupported("a new pid namespace in a user namespace joined by path"));
+        return Err(unsupported(
+            "a new pid namespace in a user namespace joined by path",
+        ));
     }
     for (kind, path) in joined {
         let fd = open_namespace(path)?;
@@ -246,10 +252,12 @@ impl Route {
     fn there(&self, entered: &mut usize) -> Result<(), Error> {
         for around in &self.around {
             match &around.to {
-                Some(to) => namespace::enter(to, around.kind)
-                    .map_err(failed("join the namespace", ""))?,
-                None => namespace::unshare(around.kind)
-                    .map_err(failed("make the namespace", "time"))?,
+                Some(to) => {
+                    namespace::enter(to, around.kind).map_err(failed("join the namespace", ""))?
+                }
+                None => {
+                    namespace::unshare(around.kind).map_err(failed("make the namespace", "time"))?
+                }
             }
             *entered += 1;
         }
@@ -270,7 +278,9 @@ pub(crate) fn map_ids(pid: u32, mappings: &Mappings) -> Result<(), Error> {
 /// Asks for an OOM score. Lowering it takes CAP_SYS_RESOURCE; without, our own is the lowest there is, as
 /// containerd's `restrict_oom_score_adj` has it.
 pub(crate) fn oom_score(pid: u32, score: i32) -> Result<(), Error> {
-    let file = Path::new("/proc").join(pid.to_string()).join("oom_score_adj");
+    let file = Path::new("/proc")
+        .join(pid.to_string())
+        .join("oom_score_adj");
     match write_file(&file, &score.to_string()) {
         Err(Error::Step { errno, .. }) if errno == Errno::ACCESS.raw_os_error() => {
             let own = std::fs::read_to_string("/proc/self/oom_score_adj")

@@ -18,8 +18,10 @@ pub(crate) fn new_filesystem(
     attributes: u64,
 ) -> Result<OwnedFd, Refused> {
     // Borrowed, so that init allocates nothing worth the name.
-    let options: Vec<(&CStr, Option<&CStr>)> =
-        options.iter().map(|(key, value)| (key.as_c_str(), value.as_deref())).collect();
+    let options: Vec<(&CStr, Option<&CStr>)> = options
+        .iter()
+        .map(|(key, value)| (key.as_c_str(), value.as_deref()))
+        .collect();
     mount::new_filesystem(fstype, Some(source), &options, attributes)
 }
 
@@ -33,7 +35,9 @@ fn raw(change: &Change) -> mount::Change<'static> {
 }
 
 pub(crate) fn change_all(tree: &OwnedFd, changes: &[Change]) -> Result<(), Errno> {
-    changes.iter().try_for_each(|change| mount::change(tree, &raw(change)))
+    changes
+        .iter()
+        .try_for_each(|change| mount::change(tree, &raw(change)))
 }
 
 /// A detached copy of the host's mount at `path`, changed as planned.

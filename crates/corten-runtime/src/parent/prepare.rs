@@ -68,7 +68,9 @@ pub(crate) fn prepare(
     }
     let mut device_binds = Vec::new();
     if let Some(dev) = plan.devices.tmpfs {
-        let tree = ready[dev].tree().ok_or_else(|| failed("mount", "/dev")(Errno::BADF))?;
+        let tree = ready[dev]
+            .tree()
+            .ok_or_else(|| failed("mount", "/dev")(Errno::BADF))?;
         device_binds = furnish(plan, dev, tree)?;
     }
     let terminal = size.map(|size| terminal(plan, &ready, size)).transpose()?;
@@ -104,7 +106,11 @@ fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
         propagation: inherited,
         recursive: true,
     };
-    let changes = if inherited.is_some() { &[change][..] } else { &[] };
+    let changes = if inherited.is_some() {
+        &[change][..]
+    } else {
+        &[]
+    };
     mounts::bind(path, true, changes).map_err(failed("open the root", path))
 }
 
@@ -172,13 +178,11 @@ fn furnish_open(
     index: usize,
     dev: BorrowedFd<'_>,
 ) -> Result<Vec<(CString, OwnedFd)>, Error> {
-    let owner = match &plan.namespaces.user {
-        Some(_) => Some((
-            plan.namespaces.host_uid(0).unwrap_or(0),
-            plan.namespaces.host_gid(0).unwrap_or(0),
-        )),
-        None => None,
-    };
+    let owner = plan
+        .namespaces
+        .user
+        .as_ref()
+        .map(|ids| (ids.uid.host(0).unwrap_or(0), ids.gid.host(0).unwrap_or(0)));
     let own = |name: &OsStr| match owner {
         Some((uid, gid)) => chownat(
             dev,
@@ -190,7 +194,11 @@ fn furnish_open(
         None => Ok(()),
     };
     let at = |name: &OsStr| failed("make the device", Path::new("/dev").join(name));
-    for mount in plan.mounts.iter().filter(|m| m.anchor == Anchor::Mount(index)) {
+    for mount in plan
+        .mounts
+        .iter()
+        .filter(|m| m.anchor == Anchor::Mount(index))
+    {
         let name = OsStr::from_bytes(mount.name());
         mkdirat(dev, name, Mode::from_raw_mode(0o755)).map_err(at(name))?;
         own(name).map_err(at(name))?;
@@ -259,7 +267,11 @@ fn make(
 }
 
 /// A terminal of the container's own devpts, or of the host's where the spec binds that.
-fn terminal(plan: &Plan, ready: &[Ready], (rows, cols): (u16, u16)) -> Result<pty::Terminal, Error> {
+fn terminal(
+    plan: &Plan,
+    ready: &[Ready],
+    (rows, cols): (u16, u16),
+) -> Result<pty::Terminal, Error> {
     let at = || failed("open a terminal in", "/dev/pts");
     let devpts = plan.mounts.iter().position(|m| m.is_new(c"devpts"));
     let terminal = match devpts.and_then(|i| ready[i].tree()) {
@@ -292,10 +304,8 @@ fn empty(plan: &Plan) -> Result<Option<OwnedFd>, Error> {
         return Ok(None);
     }
     let options = [(c"nr_inodes", Some(c"1")), (c"mode", Some(c"755"))];
-    let attributes = Attributes::READ_ONLY
-        | Attributes::NO_SUID
-        | Attributes::NO_DEV
-        | Attributes::NO_EXEC;
+    let attributes =
+        Attributes::READ_ONLY | Attributes::NO_SUID | Attributes::NO_DEV | Attributes::NO_EXEC;
     new_filesystem(c"tmpfs", Some(c"tmpfs"), &options, attributes)
         .map(Some)
         .map_err(|refused| refuse(Path::new("(mask)"), refused))

@@ -9,19 +9,31 @@ use crate::error::{Error, invalid, unsupported};
 /// The path below each hierarchy's root.
 pub(crate) fn path(linux: &Linux, id: &str) -> Result<String, Error> {
     const FIELD: &str = "linux.cgroupsPath";
-    let Some(path) = linux.cgroups_path().as_ref().filter(|p| !p.as_os_str().is_empty()) else {
+    let Some(path) = linux
+        .cgroups_path()
+        .as_ref()
+        .filter(|p| !p.as_os_str().is_empty())
+    else {
         return Ok(format!("/corten/{id}"));
     };
-    let text = path.to_str().ok_or_else(|| invalid(FIELD, "is not UTF-8"))?;
+    let text = path
+        .to_str()
+        .ok_or_else(|| invalid(FIELD, "is not UTF-8"))?;
     if !text.starts_with('/') && text.split(':').count() == 3 {
         return Err(unsupported(format!(
             "{FIELD} {text:?} in systemd's form SLICE:PREFIX:NAME (use the cgroupfs manager)"
         )));
     }
     if text.split('/').any(|part| part == "..") {
-        return Err(invalid(FIELD, format!("is {text:?}, which has \"..\" in it")));
+        return Err(invalid(
+            FIELD,
+            format!("is {text:?}, which has \"..\" in it"),
+        ));
     }
-    let parts: Vec<&str> = text.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    let parts: Vec<&str> = text
+        .split('/')
+        .filter(|p| !p.is_empty() && *p != ".")
+        .collect();
     if parts.is_empty() {
         return Err(invalid(FIELD, "is the root group"));
     }
@@ -70,7 +82,16 @@ fn default_devices() -> Vec<LinuxDeviceCgroup> {
         rule(true, LinuxDeviceType::B, None, None, "m"),
     ];
     // null, zero, full, random, urandom, tty, console, ptmx; and all terminals' slaves.
-    let nodes = [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 1), (5, 2)];
+    let nodes = [
+        (1, 3),
+        (1, 5),
+        (1, 7),
+        (1, 8),
+        (1, 9),
+        (5, 0),
+        (5, 1),
+        (5, 2),
+    ];
     rules.extend(nodes.map(|(major, minor)| rule(true, c, Some(major), Some(minor), "rwm")));
     rules.push(rule(true, c, Some(136), None, "rwm"));
     rules

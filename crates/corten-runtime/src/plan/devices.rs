@@ -118,7 +118,10 @@ fn node(device: &LinuxDevice, namespaces: &namespaces::Plan) -> Result<Node, Err
     const FIELD: &str = "linux.devices";
     let path = device.path();
     let relative = normal(path).ok_or_else(|| {
-        invalid(FIELD, format!("holds {path:?}, which is no absolute plain path"))
+        invalid(
+            FIELD,
+            format!("holds {path:?}, which is no absolute plain path"),
+        )
     })?;
     let kind = match device.typ() {
         LinuxDeviceType::C | LinuxDeviceType::U => FileType::CharacterDevice,

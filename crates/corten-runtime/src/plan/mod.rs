@@ -65,10 +65,16 @@ pub(crate) struct Root {
 /// Decides everything.
 pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
     check_version(spec.version())?;
-    let linux = spec.linux().as_ref().ok_or_else(|| invalid("linux", "is missing"))?;
+    let linux = spec
+        .linux()
+        .as_ref()
+        .ok_or_else(|| invalid("linux", "is missing"))?;
     refuse_unsupported(spec, linux)?;
     let namespaces = namespaces::plan(linux)?;
-    let process = spec.process().as_ref().ok_or_else(|| invalid("process", "is missing"))?;
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| invalid("process", "is missing"))?;
     let mut warnings = Vec::new();
     // A new user namespace starts with every capability.
     let capabilities = match namespaces.user {
@@ -185,7 +191,10 @@ fn paths(field: &str, paths: &Option<Vec<String>>) -> Result<Vec<CString>, Error
     paths
         .map(|path| {
             if !path.starts_with('/') {
-                return Err(invalid(field, format!("holds {path:?}, which is not absolute")));
+                return Err(invalid(
+                    field,
+                    format!("holds {path:?}, which is not absolute"),
+                ));
             }
             c_string(field, path.as_bytes())
         })

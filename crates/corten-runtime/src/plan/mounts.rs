@@ -85,7 +85,10 @@ pub(crate) fn plan(
     namespaces: &namespaces::Plan,
     facts: &Facts<'_>,
 ) -> Result<Vec<Plan>, Error> {
-    let inherited = spec.linux().as_ref().and_then(|l| l.rootfs_propagation().clone());
+    let inherited = spec
+        .linux()
+        .as_ref()
+        .and_then(|l| l.rootfs_propagation().clone());
     let inherited = inherit(inherited.as_deref());
     let mut plans: Vec<Plan> = Vec::new();
     for mount in spec.mounts().iter().flatten() {
@@ -130,7 +133,9 @@ fn anchor(earlier: &[Plan], plan: &Plan) -> Anchor {
     let parent = target.parent().unwrap_or(Path::new(""));
     let of = |p: &Plan| PathBuf::from(std::ffi::OsStr::from_bytes(p.target.as_bytes()));
     match earlier.iter().rposition(|p| target.starts_with(of(p))) {
-        Some(at) if of(&earlier[at]) == parent && earlier[at].is_tmpfs() && !earlier[at].copy_up => {
+        Some(at)
+            if of(&earlier[at]) == parent && earlier[at].is_tmpfs() && !earlier[at].copy_up =>
+        {
             Anchor::Mount(at)
         }
         None if parent == Path::new("") => Anchor::Root,
@@ -201,8 +206,8 @@ fn one(
         });
     }
     let attributes = options.attributes.set | options.below.set;
-    let special = matches!(target.as_bytes(), b"proc" | b"sys" | b"dev")
-        || matches!(kind, "proc" | "sysfs");
+    let special =
+        matches!(target.as_bytes(), b"proc" | b"sys" | b"dev") || matches!(kind, "proc" | "sysfs");
     let source = match kind {
         "none" | "" => {
             let problem = format!("is missing for {:?}", mount.destination());
@@ -231,7 +236,10 @@ fn new(
 ) -> Result<Source, Error> {
     const FIELD: &str = "mounts.options";
     if options.copy_up && kind != "tmpfs" {
-        return Err(invalid(FIELD, "has tmpcopyup on something else than a tmpfs"));
+        return Err(invalid(
+            FIELD,
+            "has tmpcopyup on something else than a tmpfs",
+        ));
     }
     let mut rest = Vec::new();
     // A new devpts is always an instance of its own, and made by the parent, whose ids are the host's.
@@ -242,10 +250,15 @@ fn new(
             ("devpts", "uid", Some(uid)) => Some(host_id(uid, |id| namespaces.host_uid(id))?),
             _ => value.clone(),
         };
-        let value = translated.map(|v| c_string(FIELD, v.as_bytes())).transpose()?;
+        let value = translated
+            .map(|v| c_string(FIELD, v.as_bytes()))
+            .transpose()?;
         rest.push((c_string(FIELD, key.as_bytes())?, value));
     }
-    let source = mount.source().as_ref().map_or(kind.as_bytes(), |s| s.as_os_str().as_bytes());
+    let source = mount
+        .source()
+        .as_ref()
+        .map_or(kind.as_bytes(), |s| s.as_os_str().as_bytes());
     Ok(Source::New {
         fstype: c_string("mounts.type", kind.as_bytes())?,
         source: c_string("mounts.source", source)?,
@@ -257,9 +270,14 @@ fn new(
 
 fn host_id(text: &str, map: impl Fn(u32) -> Option<u32>) -> Result<String, Error> {
     const FIELD: &str = "mounts.options";
-    let id = text.parse().map_err(|_| invalid(FIELD, format!("holds the id {text:?}")))?;
+    let id = text
+        .parse()
+        .map_err(|_| invalid(FIELD, format!("holds the id {text:?}")))?;
     let host = map(id).ok_or_else(|| {
-        invalid(FIELD, format!("holds the id {id}, which the user namespace does not map"))
+        invalid(
+            FIELD,
+            format!("holds the id {id}, which the user namespace does not map"),
+        )
     })?;
     Ok(host.to_string())
 }
@@ -284,9 +302,15 @@ fn bind(
     if options.copy_up {
         return Err(invalid("mounts.options", "has tmpcopyup on a bind mount"));
     }
-    let source = mount.source().as_ref().filter(|s| !s.as_os_str().is_empty());
+    let source = mount
+        .source()
+        .as_ref()
+        .filter(|s| !s.as_os_str().is_empty());
     let source = source.ok_or_else(|| {
-        invalid("mounts.source", format!("is missing for {:?}", mount.destination()))
+        invalid(
+            "mounts.source",
+            format!("is missing for {:?}", mount.destination()),
+        )
     })?;
     Ok(Plan {
         target,
@@ -314,7 +338,10 @@ pub(crate) fn bind_changes(options: &Options, inherited: Option<Propagation>) ->
     let mut changes = Vec::new();
     let severed = matches!(
         options.propagation.first(),
-        Some((Propagation::Private | Propagation::Slave | Propagation::Unbindable, true))
+        Some((
+            Propagation::Private | Propagation::Slave | Propagation::Unbindable,
+            true
+        ))
     );
     if let (Some(inherited), false) = (inherited, severed) {
         changes.push(change(none, Some(inherited), all));

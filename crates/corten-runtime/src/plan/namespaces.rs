@@ -34,16 +34,23 @@ pub(crate) struct Map(Vec<(u32, u32, u32)>);
 impl Map {
     pub fn new(field: &str, mappings: &Option<Vec<LinuxIdMapping>>) -> Result<Self, Error> {
         let mappings = mappings.iter().flatten();
-        let ranges: Vec<_> =
-            mappings.map(|m| (m.container_id(), m.host_id(), m.size())).collect();
+        let ranges: Vec<_> = mappings
+            .map(|m| (m.container_id(), m.host_id(), m.size()))
+            .collect();
         if ranges.is_empty() {
-            return Err(invalid(field, "is empty, but there is a new user namespace"));
+            return Err(invalid(
+                field,
+                "is empty, but there is a new user namespace",
+            ));
         }
         let overflows = |(a, b, n): &(u32, u32, u32)| {
             *n == 0 || a.checked_add(n - 1).is_none() || b.checked_add(n - 1).is_none()
         };
         if ranges.iter().any(overflows) {
-            return Err(invalid(field, "has a range that is empty or ends above 4294967295"));
+            return Err(invalid(
+                field,
+                "has a range that is empty or ends above 4294967295",
+            ));
         }
         Ok(Self(ranges))
     }
@@ -163,7 +170,10 @@ fn time_offsets(linux: &Linux, new: Namespaces) -> Result<Option<String>, Error>
     let mut text = String::new();
     for (name, offset) in clocks {
         if !matches!(name.as_str(), "monotonic" | "boottime") {
-            return Err(invalid(FIELD, format!("names {name:?}, which is no such clock")));
+            return Err(invalid(
+                FIELD,
+                format!("names {name:?}, which is no such clock"),
+            ));
         }
         let (seconds, nanos) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
         // Writing to a String cannot fail.

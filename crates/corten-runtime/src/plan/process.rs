@@ -51,8 +51,11 @@ pub(crate) struct Plan {
     /// Mode and nodes.
     pub memory_policy: Option<(u32, Vec<u64>)>,
     /// CPUs before and after the change of cgroup, for added processes.
-    pub affinity: (Option<Vec<u64>>, Option<Vec<u64>>),
+    pub affinity: Affinity,
 }
+
+/// Masks of CPUs, the first before and the second after the change of cgroup.
+pub(crate) type Affinity = (Option<Vec<u64>>, Option<Vec<u64>>);
 
 /// Masks; bit n is capability n.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,9 +93,16 @@ pub(crate) fn plan(
     let user = process.user();
     let cwd = process.cwd();
     if !cwd.is_absolute() {
-        return Err(invalid("process.cwd", format!("is {cwd:?}, which is not absolute")));
+        return Err(invalid(
+            "process.cwd",
+            format!("is {cwd:?}, which is not absolute"),
+        ));
     }
-    let is_home = |v: &CString| v.as_bytes().strip_prefix(b"HOME=").is_some_and(|h| !h.is_empty());
+    let is_home = |v: &CString| {
+        v.as_bytes()
+            .strip_prefix(b"HOME=")
+            .is_some_and(|h| !h.is_empty())
+    };
     Ok(Plan {
         paths: paths(&arguments, &environment)?,
         wants_home: !environment.iter().any(is_home),
@@ -103,7 +113,11 @@ pub(crate) fn plan(
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
         umask: user.umask(),
-        capabilities: capabilities(process.capabilities().as_ref(), facts.capabilities, warnings),
+        capabilities: capabilities(
+            process.capabilities().as_ref(),
+            facts.capabilities,
+            warnings,
+        ),
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         limits: limits(process)?,
         oom_score_adj: oom_score(process)?,
@@ -111,7 +125,11 @@ pub(crate) fn plan(
         apparmor: process.apparmor_profile().clone().filter(|p| !p.is_empty()),
         selinux: process.selinux_label().clone().filter(|l| !l.is_empty()),
         scheduler: scheduler(process)?,
-        io_priority: process.io_priority().as_ref().map(io_priority).transpose()?,
+        io_priority: process
+            .io_priority()
+            .as_ref()
+            .map(io_priority)
+            .transpose()?,
         personality: facts.personality.map(personality).transpose()?,
         memory_policy: facts.memory_policy.map(memory_policy).transpose()?,
         affinity: affinity(process)?,
@@ -133,7 +151,9 @@ fn paths(arguments: &[CString], environment: &[CString]) -> Result<Vec<CString>,
     if name.contains(&b'/') {
         return Ok(vec![c_string("process.args", name)?]);
     }
-    let path = environment.iter().find_map(|v| v.as_bytes().strip_prefix(b"PATH="));
+    let path = environment
+        .iter()
+        .find_map(|v| v.as_bytes().strip_prefix(b"PATH="));
     let folders = path.unwrap_or(USUAL).split(|b| *b == b':');
     folders
         .map(|folder| {
@@ -153,7 +173,9 @@ fn capabilities(
         return Capabilities::default();
     };
     let set = |set: &Option<oci_spec::runtime::Capabilities>| {
-        set.iter().flatten().fold(0u64, |mask, c| mask | 1 << number(*c))
+        set.iter()
+            .flatten()
+            .fold(0u64, |mask, c| mask | 1 << number(*c))
     };
     let bounding = set(asked.bounding());
     let (permitted, effective) = (set(asked.permitted()), set(asked.effective()));
@@ -181,11 +203,16 @@ fn capabilities(
 
 /// The kernel's number (linux/capability.h).
 pub(crate) fn number(capability: Capability) -> u32 {
-    NAMES.iter().position(|(c, _)| *c == capability).unwrap_or(0) as u32
+    NAMES
+        .iter()
+        .position(|(c, _)| *c == capability)
+        .unwrap_or(0) as u32
 }
 
 fn name(number: u32) -> String {
-    NAMES.get(number as usize).map_or_else(|| number.to_string(), |(_, name)| format!("CAP_{name}"))
+    NAMES
+        .get(number as usize)
+        .map_or_else(|| number.to_string(), |(_, name)| format!("CAP_{name}"))
 }
 
 /// In the kernel's order, so that the place is the number.
@@ -242,7 +269,10 @@ fn limits(process: &Process) -> Result<Vec<Limit>, Error> {
             return Err(invalid(FIELD, format!("holds {name} twice")));
         }
         if limit.soft() > limit.hard() {
-            return Err(invalid(FIELD, format!("gives {name} a soft limit above the hard one")));
+            return Err(invalid(
+                FIELD,
+                format!("gives {name} a soft limit above the hard one"),
+            ));
         }
         limits.push(Limit {
             name,
@@ -333,7 +363,9 @@ fn io_priority(asked: &LinuxIOPriority) -> Result<(u32, u32), Error> {
         IOPriorityClass::IoprioClassBe => 2,
         IOPriorityClass::IoprioClassIdle => 3,
     };
-    let level = u32::try_from(asked.priority()).ok().filter(|level| *level < 8);
+    let level = u32::try_from(asked.priority())
+        .ok()
+        .filter(|level| *level < 8);
     let level = level.ok_or_else(|| {
         let problem = format!("is {}, and must be from 0 to 7", asked.priority());
         invalid("process.ioPriority.priority", problem)
@@ -374,7 +406,7 @@ fn memory_policy(asked: &LinuxMemoryPolicy) -> Result<(u32, Vec<u64>), Error> {
     Ok((mode, bits(FIELD, nodes)?))
 }
 
-fn affinity(process: &Process) -> Result<(Option<Vec<u64>>, Option<Vec<u64>>), Error> {
+fn affinity(process: &Process) -> Result<Affinity, Error> {
     const FIELD: &str = "process.execCPUAffinity";
     let Some(asked) = process.exec_cpu_affinity() else {
         return Ok((None, None));

@@ -1,6 +1,8 @@
 //! The spec's seccomp section as a compiled filter.
 
-use corten_sys::seccomp::{Abi, Action, Condition, FLAG_LOG, FLAG_SPEC_ALLOW, Filter, Policy, Rule, Test};
+use corten_sys::seccomp::{
+    Abi, Action, Condition, FLAG_LOG, FLAG_SPEC_ALLOW, Filter, Policy, Rule, Test,
+};
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag,
     LinuxSeccompOperator, LinuxSyscall,
@@ -13,7 +15,9 @@ const EPERM: u32 = 1;
 /// `None`: a policy that lets everything pass.
 pub(crate) fn compile(seccomp: &LinuxSeccomp) -> Result<Option<Filter>, Error> {
     if seccomp.listener_path().is_some() {
-        return Err(unsupported("linux.seccomp.listenerPath (user notification)"));
+        return Err(unsupported(
+            "linux.seccomp.listenerPath (user notification)",
+        ));
     }
     let default = action(
         "linux.seccomp.defaultAction",
@@ -24,7 +28,10 @@ pub(crate) fn compile(seccomp: &LinuxSeccomp) -> Result<Option<Filter>, Error> {
     if default == Action::ALLOW && syscalls.is_empty() {
         return Ok(None);
     }
-    let rules = syscalls.iter().map(rule).collect::<Result<Vec<_>, Error>>()?;
+    let rules = syscalls
+        .iter()
+        .map(rule)
+        .collect::<Result<Vec<_>, Error>>()?;
     let policy = Policy {
         default,
         abis: abis(seccomp.architectures().as_deref().unwrap_or_default()),
@@ -32,7 +39,9 @@ pub(crate) fn compile(seccomp: &LinuxSeccomp) -> Result<Option<Filter>, Error> {
         flags: flags(seccomp.flags().as_deref().unwrap_or_default())?,
     };
     let filter = policy.compile();
-    filter.map(Some).map_err(|e| invalid("linux.seccomp", format!("makes no filter: {e}")))
+    filter
+        .map(Some)
+        .map_err(|e| invalid("linux.seccomp", format!("makes no filter: {e}")))
 }
 
 fn rule(syscall: &LinuxSyscall) -> Result<Rule<'_>, Error> {
@@ -71,11 +80,7 @@ fn condition(arg: &LinuxSeccompArg) -> Result<Condition, Error> {
     Ok(Condition { index, test })
 }
 
-fn action(
-    field: &str,
-    action: LinuxSeccompAction,
-    value: Option<u32>,
-) -> Result<Action, Error> {
+fn action(field: &str, action: LinuxSeccompAction, value: Option<u32>) -> Result<Action, Error> {
     use LinuxSeccompAction as Asked;
     let number = || {
         let value = value.unwrap_or(EPERM);

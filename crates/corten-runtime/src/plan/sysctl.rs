@@ -23,7 +23,9 @@ pub(crate) fn plan(linux: &Linux, namespaces: &namespaces::Plan) -> Result<Vec<S
     names.sort();
     for (name, value) in names {
         // As sysctl(8): with a slash first, slashes separate and dots belong to names.
-        let slash = name.find(['/', '.']).is_some_and(|at| name.as_bytes()[at] == b'/');
+        let slash = name
+            .find(['/', '.'])
+            .is_some_and(|at| name.as_bytes()[at] == b'/');
         let path = match slash {
             true => name.clone(),
             false => name
@@ -37,14 +39,18 @@ pub(crate) fn plan(linux: &Linux, namespaces: &namespaces::Plan) -> Result<Vec<S
         };
         let plain = |part: &str| !part.is_empty() && part != "." && part != "..";
         if !path.split('/').all(plain) || path.contains('\0') {
-            return Err(invalid(FIELD, format!("names {name:?}, which is no setting")));
+            return Err(invalid(
+                FIELD,
+                format!("names {name:?}, which is no setting"),
+            ));
         }
         let Some(kind) = owner(&path) else {
             let problem = format!("names {name:?}, which is the host's: no namespace separates it");
             return Err(invalid(FIELD, problem));
         };
         if !namespaces.own(kind) {
-            let problem = format!("names {name:?}, and the container shares that namespace with the host");
+            let problem =
+                format!("names {name:?}, and the container shares that namespace with the host");
             return Err(invalid(FIELD, problem));
         }
         settings.push(Setting {

@@ -8,8 +8,8 @@ use super::connection::Responder;
 use super::options::json;
 use super::settle::waited;
 use super::task::{Exit, Phase, Process, Task};
-use crate::OWN_SERVICE;
 use super::{CALM, Shim, say};
+use crate::OWN_SERVICE;
 use crate::attach::Size;
 use crate::proto::events::{TaskDelete, TaskNamed};
 use crate::proto::task::{

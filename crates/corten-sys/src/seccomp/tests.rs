@@ -29,7 +29,12 @@ fn naive(policy: &Policy<'_>, call: &Call) -> u32 {
     if let Some(action) = otherwise {
         return action.bits();
     }
-    let newest = policy.rules.iter().flat_map(|r| r.names).filter_map(named).max();
+    let newest = policy
+        .rules
+        .iter()
+        .flat_map(|r| r.names)
+        .filter_map(named)
+        .max();
     match newest {
         Some(newest) if call.number > newest && !policy.default.lets_pass() => {
             Action::errno(38).bits()
@@ -78,7 +83,10 @@ fn condition() -> impl Strategy<Value = Condition> {
         3 => Test::Equal(v),
         4 => Test::GreaterOrEqual(v),
         5 => Test::Greater(v),
-        _ => Test::Masked { mask: w, value: v & w },
+        _ => Test::Masked {
+            mask: w,
+            value: v & w,
+        },
     });
     (0u8..6, test).prop_map(|(index, test)| Condition { index, test })
 }
@@ -97,8 +105,10 @@ fn action() -> impl Strategy<Value = Action> {
 
 /// Names by number, so that neighbours and gaps both are common.
 fn names() -> impl Strategy<Value = Vec<String>> {
-    let all: Vec<String> =
-        syscalls::Sysno::iter().map(|s| s.name().to_owned()).chain(["bogus".to_owned()]).collect();
+    let all: Vec<String> = syscalls::Sysno::iter()
+        .map(|s| s.name().to_owned())
+        .chain(["bogus".to_owned()])
+        .collect();
     prop_oneof![
         proptest::sample::subsequence(all.clone(), 0..12),
         proptest::sample::subsequence(all.clone(), 100..all.len()),
@@ -120,10 +130,12 @@ fn call() -> impl Strategy<Value = Call> {
         2 => Just(Abi::X86.audit()),
         1 => any::<u32>(),
     ];
-    (audit, number, proptest::array::uniform6(value())).prop_map(|(audit, number, arguments)| Call {
-        audit,
-        number,
-        arguments,
+    (audit, number, proptest::array::uniform6(value())).prop_map(|(audit, number, arguments)| {
+        Call {
+            audit,
+            number,
+            arguments,
+        }
     })
 }
 

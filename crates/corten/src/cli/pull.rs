@@ -26,5 +26,6 @@ pub fn run(engine: &Engine, args: Args) -> Result<(), Failure> {
     if !args.quiet {
         eprintln!("digest: {}", image.target.digest);
     }
-    Ok(output::line(&image.reference)?)
+    output::line(&image.reference)?;
+    Ok(engine.flush()?)
 }

@@ -26,5 +26,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
             found => found?,
         };
         Ok(engine.remove(&container, args.force, args.volumes)?)
-    })
+    })?;
+    engine.sweep()?;
+    Ok(())
 }

@@ -33,6 +33,9 @@ pub enum Command {
     /// What a supervisor runs when its container has ended and nobody waits
     #[command(hide = true)]
     Exited { container: String },
+    /// Free what removed containers occupied
+    #[command(hide = true)]
+    Sweep,
 }
 
 pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
@@ -41,7 +44,14 @@ pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Check { repair } => return check(global, repair),
         Command::Prune => prune(global)?,
         Command::Install { bin, cni } => install(&bin, cni.as_deref())?,
-        Command::Exited { container } => global.engine()?.exited(&container)?,
+        Command::Exited { container } => {
+            let engine = global.engine()?;
+            engine.exited(&container)?;
+            engine.sweep()?;
+        }
+        Command::Sweep => {
+            global.engine()?.sweep()?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

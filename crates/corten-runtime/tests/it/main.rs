@@ -1,0 +1,9 @@
+//! The runtime from outside: bundles of busybox, run by `corten-oci`, or by any runtime with runc's
+//! command line that `CORTEN_TEST_RUNTIME` names. Needs root, and `busybox-static`.
+
+mod harness;
+mod hostile;
+mod library;
+mod lifecycle;
+mod mounts;
+mod process;
