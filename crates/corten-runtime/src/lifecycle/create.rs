@@ -170,6 +170,10 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         hooks: waits,
         root_at: root_at(&plan, bundle, waits)?,
         no_pivot: options.no_pivot,
+        caller: match options.die_with_caller {
+            true => Some(own_pidfd()?),
+            false => None,
+        },
     };
     let child = route.clone(entry.v2.as_ref(), move || init.run())?;
     undo.child =
@@ -192,6 +196,15 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         folder,
         record,
     })
+}
+
+/// A handle on this process, by which init can see that it is gone.
+fn own_pidfd() -> Result<OwnedFd, Error> {
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::getpid(),
+        rustix::process::PidfdFlags::empty(),
+    );
+    pidfd.map_err(failed("open a handle on", "this process"))
 }
 
 /// The maker's half of the handshake.
