@@ -71,6 +71,33 @@ fn nothing_of_ours_reaches_the_host() {
 }
 
 #[test]
+fn every_propagation_of_the_root_keeps_the_host_clean() {
+    let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for kind in [
+        "private", "rprivate", "slave", "rslave", "shared", "rshared",
+    ] {
+        let mut bundle = Bundle::script("grep ' / / ' /proc/self/mountinfo");
+        let volume = bundle.dir.path().join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        bundle.set("/linux/rootfsPropagation", json!(kind)).mount(
+            json!({"destination": "/v", "type": "bind", "source": volume, "options": ["rbind", "rshared"]}),
+        );
+        let output = bundle.run();
+        if ours() {
+            assert!(
+                output.status.code() == Some(0) || output.status.code() == Some(1),
+                "{kind}"
+            );
+        }
+        assert_eq!(
+            std::fs::read_to_string("/proc/self/mountinfo").unwrap(),
+            before,
+            "{kind}"
+        );
+    }
+}
+
+#[test]
 fn a_tmpfs_takes_over_mode_and_content() {
     if !ours() {
         return;
