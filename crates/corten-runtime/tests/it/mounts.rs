@@ -271,6 +271,35 @@ fn namespaces_are_joined_by_path() {
 }
 
 #[test]
+fn a_user_namespace_is_joined_with_new_others() {
+    let mut first = Bundle::new(&["sleep", "100"]);
+    let map = json!([{"containerID": 0, "hostID": 200000, "size": 65536}]);
+    first.namespaces(|n| n.push(json!({"type": "user"})));
+    first
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map.clone());
+    let give = |bundle: &Bundle| {
+        std::os::unix::fs::chown(bundle.root(), Some(200_000), Some(200_000)).unwrap();
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(bundle.dir.path(), permissions).unwrap();
+    };
+    give(&first);
+    first.up();
+    let pid = first.pid();
+    let user = std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    let mut second = Bundle::script("readlink /proc/self/ns/user; echo $$; id -u; hostname");
+    second.namespaces(|n| n.push(json!({"type": "user", "path": format!("/proc/{pid}/ns/user")})));
+    if !ours() {
+        second
+            .set("/linux/uidMappings", map.clone())
+            .set("/linux/gidMappings", map);
+    }
+    give(&second);
+    let out = stdout(&second);
+    assert_eq!(out, format!("{}\n1\n0\ncorten\n", user.display()));
+}
+
+#[test]
 fn a_time_namespace_has_its_offsets() {
     if !ours() {
         return;
