@@ -250,7 +250,15 @@ impl Engine {
         found: &mut Vec<Finding>,
     ) -> Result<(), Error> {
         let list = self.network_list()?;
-        let holdings = recover::holdings(&list)?;
+        let mut holdings = recover::holdings(&list)?;
+        // The kernel takes a dead container's link away some milliseconds after its last process.
+        for _ in 0..20 {
+            if holdings.links.iter().all(|l| census.runs(&l.container_id)) {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            holdings = recover::holdings(&list)?;
+        }
         let owners: BTreeSet<&str> = holdings
             .containers()
             .into_iter()

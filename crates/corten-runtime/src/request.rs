@@ -54,6 +54,9 @@ pub struct Options {
     pub no_new_keyring: bool,
     /// This many of the caller's descriptors, from 3 up, survive into the container.
     pub preserve_fds: u32,
+    /// Init ends with the caller, as long as it has not been started. For callers that stay (a supervisor):
+    /// an init that waits for somebody who is gone would hold the caller's descriptors open for ever.
+    pub die_with_caller: bool,
 }
 
 /// A process to be added to a running container.

@@ -3,7 +3,7 @@
 //! `rustix` has `fsopen`, `fsmount`, `open_tree` and `move_mount`; here are `mount_setattr` (Linux
 //! 5.12), `open_tree_attr` (6.15, which is both in one call), and the few sequences that callers repeat.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
@@ -53,7 +53,6 @@ impl Attributes {
     pub const STRICT_ATIME: u64 = 0x20;
     pub const NO_DIR_ATIME: u64 = 0x80;
     pub const NO_SYMLINK_FOLLOW: u64 = 0x0020_0000;
-    const ID_MAP: u64 = 0x0010_0000;
 
     /// Adds `bits` to what is set, and takes them from what is cleared.
     pub fn add(&mut self, bits: u64) {
@@ -74,23 +73,20 @@ impl Attributes {
 
 /// One change to a mount, or with `recursive` to all mounts of its tree.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Change<'a> {
+pub struct Change {
     pub attributes: Attributes,
     pub propagation: Option<Propagation>,
     pub recursive: bool,
-    /// A user namespace whose mapping the mount takes (Linux 5.12).
-    pub id_map: Option<BorrowedFd<'a>>,
 }
 
-impl Change<'_> {
+impl Change {
     pub fn is_empty(&self) -> bool {
-        self.attributes.is_empty() && self.propagation.is_none() && self.id_map.is_none()
+        self.attributes.is_empty() && self.propagation.is_none()
     }
 
     fn raw(&self) -> MountAttr {
-        let id_map = self.id_map.map_or(0, |_| Attributes::ID_MAP);
         MountAttr {
-            attr_set: self.attributes.set | id_map,
+            attr_set: self.attributes.set,
             // The access-time field is changed as a whole or not at all (mount_setattr(2)).
             attr_clr: self.attributes.clear
                 | match self.attributes.set & Attributes::ATIME {
@@ -98,7 +94,7 @@ impl Change<'_> {
                     _ => Attributes::ATIME,
                 },
             propagation: self.propagation.map_or(0, Propagation::bits),
-            userns_fd: self.id_map.map_or(0, |fd| fd.as_raw_fd() as u64),
+            userns_fd: 0,
         }
     }
 }
@@ -118,7 +114,7 @@ const AT_RECURSIVE: u32 = 0x8000;
 const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
 
 /// Applies `change` to the mount whose root is `fd`.
-pub fn change(fd: impl AsFd, change: &Change<'_>) -> Result<(), Errno> {
+pub fn change(fd: impl AsFd, change: &Change) -> Result<(), Errno> {
     let attributes = change.raw();
     let flags = AT_EMPTY_PATH | if change.recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, and the size is that of the struct, which is only read.
@@ -141,7 +137,7 @@ pub fn clone_tree(
     at: impl AsFd,
     path: impl Arg,
     recursive: bool,
-    with: &Change<'_>,
+    with: &Change,
 ) -> Result<OwnedFd, Errno> {
     static TOO_OLD: AtomicBool = AtomicBool::new(false);
     let mut flags = OpenTreeFlags::OPEN_TREE_CLONE

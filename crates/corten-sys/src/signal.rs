@@ -41,11 +41,22 @@ impl Mask {
 
     /// Makes this the mask of the calling thread and returns the old one.
     pub fn install(&self) -> Result<Self, Errno> {
-        let mut old = MaybeUninit::uninit();
-        // SAFETY: both sets are valid; the old one is written in full on success.
-        checked(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &self.0, old.as_mut_ptr()) }.into())?;
-        // SAFETY: the call succeeded, so it is initialised.
-        Ok(Self(unsafe { old.assume_init() }))
+        let mut old = Self::empty();
+        // The kernel's set is 64 bits long, and the C library's begins with them. The call is made without the C
+        // library, which would leave out the two signals that it keeps for itself (32 and 33): a
+        // container's process is not to find them blocked.
+        const SIZE: usize = 8;
+        // SAFETY: both sets are valid and at least SIZE bytes long; the old one is written.
+        checked(unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigprocmask,
+                libc::SIG_SETMASK,
+                &raw const self.0,
+                &raw mut old.0,
+                SIZE,
+            )
+        })?;
+        Ok(old)
     }
 }
 

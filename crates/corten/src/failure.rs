@@ -11,8 +11,6 @@ pub const OURS: u8 = 125;
 pub const NOT_EXECUTABLE: u8 = 126;
 /// There is no such program.
 pub const NO_PROGRAM: u8 = 127;
-/// Ended by Ctrl-C.
-pub const INTERRUPTED: u8 = 130;
 
 /// A failed command.
 #[derive(Debug)]

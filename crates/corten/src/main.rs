@@ -12,7 +12,6 @@ mod init;
 mod output;
 mod session;
 
-use std::ffi::OsString;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -21,8 +20,8 @@ fn main() -> ExitCode {
     let name = name.to_string_lossy();
     let name = name.rsplit('/').next().unwrap_or_default();
     match name {
-        "corten-oci" => corten_runtime::cli::main(args.collect::<Vec<OsString>>()),
-        "containerd-shim-corten-v2" => corten_shim::main(args.collect()),
+        "corten-oci" => corten_runtime::cli::main(std::env::args_os().collect()),
+        "containerd-shim-corten-v2" => corten_shim::main(std::env::args_os().collect()),
         "bridge" | "host-local" | "loopback" | "portmap" => corten_net::plugin::main(name),
         init::NAME => init::main(args.collect()),
         _ => cli::main(),

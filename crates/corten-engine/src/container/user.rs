@@ -13,6 +13,7 @@ pub struct User {
     pub home: String,
 }
 
+#[cfg(test)]
 impl User {
     pub fn root() -> Self {
         Self {

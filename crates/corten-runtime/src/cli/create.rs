@@ -53,6 +53,7 @@ fn choices(parsed: &Parsed) -> Result<Options, Failure> {
     Ok(Options {
         no_pivot: parsed.has("no-pivot"),
         no_new_keyring: parsed.has("no-new-keyring"),
+        die_with_caller: false,
         preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
     })
 }

@@ -15,8 +15,10 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::{capability, keyring, signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
+use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::handshake::{self, Failure, Step};
 use crate::parent::prepare::Prepared;
@@ -52,6 +54,8 @@ pub(crate) struct Init<'a> {
     /// Where such hooks expect the root.
     pub root_at: CString,
     pub no_pivot: bool,
+    /// The maker, if init is to end with it.
+    pub caller: Option<OwnedFd>,
 }
 
 impl<'a> Init<'a> {
@@ -74,8 +78,28 @@ impl<'a> Init<'a> {
         1
     }
 
+    /// The kernel kills us when the maker dies, from here on. One that died before is seen by its handle.
+    fn tie_to_caller(&self) -> Result<(), Failure<'a>> {
+        let Some(caller) = &self.caller else {
+            return Ok(());
+        };
+        let tie = || {
+            set_parent_process_death_signal(Some(Signal::KILL))?;
+            let now = Timespec {
+                tv_sec: 0,
+                tv_nsec: 0,
+            };
+            match poll(&mut [PollFd::new(caller, PollFlags::IN)], Some(&now))? {
+                0 => Ok(()),
+                _ => Err(Errno::OWNERDEAD),
+            }
+        };
+        tie().map_err(Failure::at(Step::Session, b""))
+    }
+
     fn set_up(&mut self) -> Result<(), Failure<'a>> {
         let plan = self.plan;
+        self.tie_to_caller()?;
         signal::reset_ignored();
         signal::Mask::empty()
             .install()
@@ -145,6 +169,16 @@ impl<'a> Init<'a> {
 
     /// Waits for the start. Returns where a failure of it goes.
     fn wait(&mut self) -> Result<OwnedFd, Failure<'a>> {
+        // Becoming the user has undone it (prctl(2), PR_SET_PDEATHSIG).
+        self.tie_to_caller()?;
+        let starter = self.wait_at_gate()?;
+        if self.caller.is_some() {
+            set_parent_process_death_signal(None).map_err(Failure::at(Step::Gate, b""))?;
+        }
+        Ok(starter)
+    }
+
+    fn wait_at_gate(&mut self) -> Result<OwnedFd, Failure<'a>> {
         let at = Failure::at;
         let go = || -> Result<OwnedFd, Errno> {
             match &self.start {

@@ -124,7 +124,6 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     undo.folder = Some(folder.clone());
     let mut record = record(spec, &plan, id, bundle);
     folder.write(&record, true)?;
-    folder.write_config(spec)?;
 
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
     let cgroup =
@@ -171,23 +170,25 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         hooks: waits,
         root_at: root_at(&plan, bundle, waits)?,
         no_pivot: options.no_pivot,
+        caller: match options.die_with_caller {
+            true => Some(own_pidfd()?),
+            false => None,
+        },
     };
     let child = route.clone(entry.v2.as_ref(), move || init.run())?;
     undo.child =
         Some(rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))?);
+    // While init is at work. It stays in /proc until we reap it, however short its life.
+    folder.write_config(spec)?;
+    record.init = Some(state::Init::of(child.pid)?);
+    if !gate {
+        folder.write(&record, false)?;
+    }
     attend(spec, &plan, &child, &ours, &record, gate)?;
-    record.init = Some(state::Init::of(child.pid).or_else(|error| {
-        // A program may have ended before it was looked at: then it is known as ended.
-        if gate {
-            Err(error)
-        } else {
-            Ok(state::Init {
-                pid: child.pid,
-                start_time: 0,
-            })
-        }
-    })?);
-    folder.write(&record, false)?;
+    if gate {
+        // Only now is it created.
+        folder.write(&record, false)?;
+    }
     Ok(Made {
         child,
         console,
@@ -195,6 +196,15 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         folder,
         record,
     })
+}
+
+/// A handle on this process, by which init can see that it is gone.
+fn own_pidfd() -> Result<OwnedFd, Error> {
+    let pidfd = rustix::process::pidfd_open(
+        rustix::process::getpid(),
+        rustix::process::PidfdFlags::empty(),
+    );
+    pidfd.map_err(failed("open a handle on", "this process"))
 }
 
 /// The maker's half of the handshake.

@@ -25,12 +25,11 @@ pub(crate) fn new_filesystem(
     mount::new_filesystem(fstype, Some(source), &options, attributes)
 }
 
-fn raw(change: &Change) -> mount::Change<'static> {
+fn raw(change: &Change) -> mount::Change {
     mount::Change {
         attributes: change.attributes,
         propagation: change.propagation,
         recursive: change.recursive,
-        id_map: None,
     }
 }
 

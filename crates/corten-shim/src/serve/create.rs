@@ -71,6 +71,7 @@ impl Shim {
             options: RuntimeOptions {
                 no_pivot: options.corten.no_pivot_root,
                 no_new_keyring: options.corten.no_new_keyring,
+                die_with_caller: true,
                 ..RuntimeOptions::default()
             },
         })?;

@@ -76,7 +76,7 @@ impl Shim {
             return Err(Status::new(Code::FailedPrecondition, text));
         };
         let wanted = process.wanted.clone();
-        let size = process.size.or_else(|| {
+        let size = process.io.early_size.or(process.size).or_else(|| {
             spec.console_size().map(|s| Size {
                 rows: u16::try_from(s.height()).unwrap_or(u16::MAX),
                 cols: u16::try_from(s.width()).unwrap_or(u16::MAX),

@@ -54,6 +54,8 @@ pub struct Io {
     pub clients: Vec<Client>,
     /// The terminal's master, for its size.
     pub console: Option<OwnedFd>,
+    /// The size that a client asked for before there was a terminal.
+    pub early_size: Option<Size>,
     /// Output goes to attached clients only: before the first has come it waits.
     pub awaits_client: bool,
     /// When something last moved.
@@ -197,9 +199,12 @@ impl Io {
                 (client::Action::Stdin(bytes), Some(input)) => input.push(&bytes),
                 (client::Action::StdinEnd, Some(input)) if input.once => input.close(scratch),
                 (client::Action::Resize(size), _) => {
-                    if let Some(console) = &self.console {
+                    match &self.console {
                         // A terminal that is gone has no size: nothing to report to anybody.
-                        let _ = corten_sys::pty::resize(console, size.rows, size.cols);
+                        Some(console) => {
+                            drop(corten_sys::pty::resize(console, size.rows, size.cols))
+                        }
+                        None => self.early_size = Some(size),
                     }
                 }
                 _ => {}
