@@ -78,6 +78,21 @@ pub fn reset_ignored() {
         // SAFETY: SIG_DFL is always a valid disposition for these signals; it cannot fail.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    // posix_spawn(3) of glibc leaves the two signals that it keeps for itself ignored, and offers no way to change that.
+    for signal in [32, 33] {
+        // The kernel's sigaction (handler, flags, restorer, mask) in its default form is all zeros.
+        let default = [0u64; 4];
+        // SAFETY: the kernel reads one sigaction, which is no larger than this on any architecture, and writes nothing.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                &raw const default,
+                std::ptr::null_mut::<u64>(),
+                8usize,
+            )
+        };
+    }
 }
 
 /// One signal that came in through [`Receiver`].
