@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use corten_testkit::registry::free_port;
-use corten_testkit::{Result, Sandbox, tool};
+use corten_testkit::{Result, Sandbox, tool, wait};
 
-use super::with_busybox;
+use super::{SOON, with_busybox};
 
 const MOMENTS: u32 = 20;
 
@@ -42,6 +42,20 @@ fn start(sandbox: &Sandbox, args: &[&str]) -> Child {
         .stderr(Stdio::null())
         .spawn();
     child.expect("corten")
+}
+
+/// The end of a command that nobody killed: it comes, whatever happened to others.
+#[track_caller]
+fn ends(mut child: Child) {
+    let ended = wait::until("the command line to end", SOON, || {
+        child.try_wait().ok().flatten()
+    });
+    if ended.is_err() {
+        kill(child.id());
+        panic!("the command line hangs after its supervisor was killed");
+    }
+    let code = ended.ok().and_then(|status| status.code());
+    assert!(code.is_some(), "the command line was killed too");
 }
 
 /// How long a command takes when nobody kills it.
@@ -138,7 +152,7 @@ fn the_supervisor_dies_in_run() -> Result<()> {
     sandbox.corten(&["rm", "-f", "c"]).ok();
     let mut moments = Moments::new();
     for _ in 0..MOMENTS {
-        let mut child = start(&sandbox, &args);
+        let child = start(&sandbox, &args);
         thread::sleep(moments.within(usual));
         // Before its supervisor is there the moment is the command line's, which has its own test.
         let deadline = Instant::now() + usual;
@@ -148,8 +162,7 @@ fn the_supervisor_dies_in_run() -> Result<()> {
         }
         found.into_iter().for_each(kill);
         // Whether the run noticed or not, it ends by itself.
-        let status = child.wait().expect("corten");
-        assert_ne!(status.code(), None, "the command line died too");
+        ends(child);
         repaired(&sandbox);
     }
     sandbox.finish();
@@ -170,10 +183,10 @@ fn the_supervisor_dies_in_rm() -> Result<()> {
         sandbox.corten(&run).ok();
         let found = supervisors(&sandbox);
         assert_eq!(found.len(), 1, "one container, one supervisor");
-        let mut child = start(&sandbox, &["rm", "-f", "c"]);
+        let child = start(&sandbox, &["rm", "-f", "c"]);
         thread::sleep(moments.within(usual));
         found.into_iter().for_each(kill);
-        assert!(child.wait().expect("corten").code().is_some());
+        ends(child);
         repaired(&sandbox);
     }
     sandbox.finish();
