@@ -227,7 +227,7 @@ fn serve(flags: Flags) -> Result<(), Error> {
         bundle,
         state_root: flags.state_root,
         listener,
-        inherited,
+        inherited: inherited.into_iter().map(Some).collect(),
         publish,
         until_idle: flags.until_idle,
         leavings,

@@ -13,8 +13,8 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use corten_engine::container::Controller;
 use corten_shim::attach::{self, Attached, Size};
-use corten_shim::client::Client;
 use corten_sys::signal::{Mask, Receiver};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::termios::{OptionalActions, Termios};
@@ -78,7 +78,7 @@ impl Session {
     }
 
     /// Carries bytes until the process has ended (or the user left).
-    pub fn run(self, control: Client) -> Result<Ended, Failure> {
+    pub fn run(self, control: Controller) -> Result<Ended, Failure> {
         let mut reader = self.streams;
         let writer = Arc::new(Mutex::new(reader.try_clone()?));
         let left = Arc::new(Mutex::new(false));
@@ -221,7 +221,7 @@ fn leave(left: &Mutex<bool>, stop: &Attached) {
 fn pass_signals(
     signals: &Receiver,
     writer: &Mutex<Attached>,
-    mut control: Client,
+    control: Controller,
     exec_id: &str,
     tty: bool,
 ) {
@@ -241,7 +241,7 @@ fn pass_signals(
                 n if JOB_CONTROL.contains(&n) => {}
                 // It may have ended just now.
                 n => {
-                    let _sent = control.kill(exec_id, n.unsigned_abs(), false);
+                    let _sent = control.signal(exec_id, n);
                 }
             }
         }

@@ -1,14 +1,17 @@
 //! Another process in a running container, and streams to the first.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use corten_shim::attach::{self, Attached, Hello};
 use corten_shim::client::{Client, Stdio};
+use corten_spec::ContainerId;
 use corten_spec::oci::runtime::Process;
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
 use super::record::Container;
+use super::status::Status;
 use super::{spec, user};
 use crate::Engine;
 use crate::error::{Error, Is};
@@ -33,6 +36,21 @@ pub struct ExecSession {
     shim: Client,
     id: String,
     attached: Option<Attached>,
+}
+
+/// The way to a container's supervisor. It is gone only when somebody needs it.
+#[derive(Clone, Debug)]
+pub struct Controller {
+    bundle: PathBuf,
+    id: ContainerId,
+}
+
+impl Controller {
+    /// Sends a signal to a process of the container: init with an empty `exec_id`.
+    pub fn signal(&self, exec_id: &str, signal: i32) -> Result<(), Error> {
+        let mut shim = corten_shim::client::connect(&self.bundle, &self.id)?;
+        Ok(shim.kill(exec_id, signal.unsigned_abs(), false)?)
+    }
 }
 
 impl Engine {
@@ -82,9 +100,12 @@ impl Engine {
         Ok(attach::connect(&self.paths.bundle(&container.id), &hello)?)
     }
 
-    /// A connection to the container's supervisor, to resize and signal while streams are open.
-    pub fn control(&self, container: &Container) -> Result<Option<Client>, Error> {
-        self.supervisor(&container.id)
+    /// The way to the container's supervisor, for signals while streams are open.
+    pub fn controller(&self, container: &Container) -> Controller {
+        Controller {
+            bundle: self.paths.bundle(&container.id),
+            id: container.id.clone(),
+        }
     }
 
     /// The container's own process, changed as asked.
@@ -133,7 +154,13 @@ impl Engine {
 
     /// The root as init sees it, through its /proc entry.
     fn root_of(&self, container: &Container) -> Result<OwnedFd, Error> {
-        let pid = container.record.run.as_ref().map_or(0, |r| r.pid);
+        let Status::Running { pid } = self.status(container)? else {
+            return Err(Error::ContainerState {
+                name: container.name.to_string(),
+                action: "entered",
+                source: Is("not running any more"),
+            });
+        };
         let path = format!("/proc/{pid}/root");
         rustix::fs::open(
             path.as_str(),

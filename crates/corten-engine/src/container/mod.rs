@@ -33,7 +33,7 @@ use corten_store::ContainerRow;
 use rustix::fs::FlockOperation;
 use rustix::rand::{GetRandomFlags, getrandom};
 
-pub use exec::{ExecOptions, ExecSession};
+pub use exec::{Controller, ExecOptions, ExecSession};
 pub use record::Container;
 pub use start::Prepared;
 pub use status::Status;

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use corten_shim::client::Client;
 use corten_spec::Kind;
 use corten_store::Snapshotter as _;
 
@@ -46,8 +47,17 @@ impl Engine {
     }
 
     pub(crate) fn release_locked(&self, container: &Container) -> Result<(), Error> {
+        let shim = self.supervisor(&container.id)?;
+        self.release_from(container, shim)
+    }
+
+    pub(crate) fn release_from(
+        &self,
+        container: &Container,
+        shim: Option<Client>,
+    ) -> Result<(), Error> {
         let id = &container.id;
-        if let Some(mut shim) = self.supervisor(id)? {
+        if let Some(mut shim) = shim {
             // It may be on its way out by itself; what it leaves is found below.
             let _gone = shim.delete("").and_then(|_| shim.shutdown());
         }
@@ -89,12 +99,21 @@ impl Engine {
             if !matches!(status, Status::Created) || self.paths.bundle(&container.id).exists() {
                 self.release_locked(container)?;
             }
-            if volumes {
-                self.remove_anonymous_volumes(container)?;
-            }
-            self.discard(container)
+            self.remove_released(container, volumes)
         };
         removed().map_err(|e: Error| e.of_container(container.name.as_str(), "removed"))
+    }
+
+    /// What is left of a container that holds nothing of the host any more.
+    pub(crate) fn remove_released(
+        &self,
+        container: &Container,
+        volumes: bool,
+    ) -> Result<(), Error> {
+        if volumes {
+            self.remove_anonymous_volumes(container)?;
+        }
+        self.discard(container)
     }
 
     pub(crate) fn kill_and_wait(&self, container: &Container) -> Result<(), Error> {

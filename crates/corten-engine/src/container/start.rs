@@ -32,10 +32,10 @@ use crate::{Engine, clock, make_private, rootfs, volume};
 pub struct Prepared<'e> {
     engine: &'e Engine,
     container: Container,
-    shim: Client,
+    /// Taken by the start.
+    shim: Option<Client>,
     /// Other processes keep away until the start is decided.
     lock: Option<File>,
-    started: bool,
 }
 
 impl Engine {
@@ -76,9 +76,8 @@ impl Engine {
             Ok(shim) => Ok(Prepared {
                 engine: self,
                 container,
-                shim,
+                shim: Some(shim),
                 lock: Some(lock),
-                started: false,
             }),
             Err(e) => Err((e, lock)),
         }
@@ -98,7 +97,7 @@ impl Engine {
         let hostname = hostname(&options, &id)?;
         let files = Files::of(&folder);
         files.write(&hostname, &options.network, &[])?;
-        let user = self.look_inside(&options, &image, &mount)?;
+        let (user, root) = self.look_inside(&options, &image, &mount)?;
 
         let facts = self.facts(&id, &options, user, hostname.clone(), &files)?;
         let document = spec::plan(&options, &image, &facts)?;
@@ -115,15 +114,19 @@ impl Engine {
         container.record.run = Some(run.clone());
         self.update(container)?;
 
-        let mut shim = self.spawn(&id, &bundle, &held)?;
-        run.pid = shim.create(self.create_request(container, &mount)?)?;
+        let mut shim = self.spawn(&id, &bundle, &held, root)?;
+        run.pid = shim.create(self.create_request(container, held.len())?)?;
         self.attach_network(&id, &options.network, &mut run)?;
-        if !run.addresses.is_empty() {
+        let networked = !run.addresses.is_empty();
+        if networked {
             shim.forward(forwards(&held, &run.addresses))?;
             files.write(&hostname, &options.network, &run.addresses)?;
         }
         container.record.run = Some(run);
-        self.update(container)?;
+        if networked {
+            // The pid alone is not worth a transaction: the supervisor tells it.
+            self.update(container)?;
+        }
         Ok(shim)
     }
 
@@ -146,13 +149,13 @@ impl Engine {
     }
 
     /// Mounts the root where nobody sees it, to read who the user is, to make the working folder
-    /// and to fill new volumes.
+    /// and to fill new volumes. The same mount becomes the container's: what was looked at is what runs.
     fn look_inside(
         &self,
         options: &Options,
         image: &ImageConfig,
         mount: &RootMount,
-    ) -> Result<User, Error> {
+    ) -> Result<(User, OwnedFd), Error> {
         let root = corten_runtime::rootfs::assemble(&[runtime_mount(mount)])?;
         let asked = options.process.user.as_ref().unwrap_or(&image.user);
         let passwd = rootfs::read_text(root.as_fd(), "/etc/passwd")?;
@@ -165,7 +168,7 @@ impl Engine {
                 volume::fill(&self.paths, name, root.as_fd(), &request.target)?;
             }
         }
-        Ok(user)
+        Ok((user, root))
     }
 
     fn facts(
@@ -218,13 +221,20 @@ impl Engine {
         Ok(bundle)
     }
 
-    fn spawn(&self, id: &ContainerId, bundle: &Path, held: &[HeldPort]) -> Result<Client, Error> {
+    fn spawn(
+        &self,
+        id: &ContainerId,
+        bundle: &Path,
+        held: &[HeldPort],
+        root: OwnedFd,
+    ) -> Result<Client, Error> {
         make_private(&self.paths.runtime_state())?;
-        let inherit = held
+        let mut inherit = held
             .iter()
             .map(|h| h.socket.try_clone())
             .collect::<Result<Vec<OwnedFd>, _>>()
             .map_err(Error::io("duplicate", "a socket"))?;
+        inherit.push(root);
         Ok(client::spawn(&SpawnRequest {
             exe: SpawnRequest::own_exe(),
             bundle,
@@ -236,11 +246,7 @@ impl Engine {
         })?)
     }
 
-    fn create_request(
-        &self,
-        container: &Container,
-        mount: &RootMount,
-    ) -> Result<CreateRequest, Error> {
+    fn create_request(&self, container: &Container, root: usize) -> Result<CreateRequest, Error> {
         let (id, options) = (&container.id, &container.record.options);
         let mut exit_command = vec![text(&executable()?)];
         for (flag, path) in [
@@ -253,7 +259,7 @@ impl Engine {
         exit_command.extend(["system", "exited", id.as_str()].map(Into::into));
         Ok(CreateRequest {
             bundle: self.paths.bundle(id),
-            rootfs: vec![runtime_mount(mount)],
+            rootfs: vec![],
             stdio: Stdio::attach(options.process.tty),
             options: CreateOptions {
                 log_path: text(&self.paths.log(id)),
@@ -262,6 +268,8 @@ impl Engine {
                 attach: true,
                 open_stdin: options.process.open_stdin,
                 stdin_once: options.process.stdin_once,
+                // After the sockets, and counted from 1.
+                root_mount: root as u32 + 1,
                 ..CreateOptions::default()
             },
         })
@@ -289,24 +297,28 @@ impl Prepared<'_> {
 
     /// Lets init go. Returns when its program has been executed.
     pub fn start(mut self) -> Result<Client, Error> {
-        match self.shim.start("") {
-            Ok(_pid) => {
-                self.started = true;
-                self.lock = None;
-                let id = &self.container.id;
-                Ok(client::connect(&self.engine.paths.bundle(id), id)?)
+        let name = self.container.name.as_str();
+        let Some(mut shim) = self.shim.take() else {
+            return Err(Error::ContainerMissing { name: name.into() });
+        };
+        match shim.start("") {
+            Ok(_pid) => Ok(shim),
+            Err(e) => {
+                let error = Error::from(e).of_container(name, "started");
+                self.shim = Some(shim);
+                Err(error)
             }
-            Err(e) => Err(Error::from(e).of_container(self.container.name.as_str(), "started")),
         }
     }
 }
 
 impl Drop for Prepared<'_> {
     fn drop(&mut self) {
-        if !self.started {
+        if self.shim.take().is_some() {
             // Best effort: there is nobody left to tell, and `system check` finds what stays.
             let _given_back = self.engine.release_locked(&self.container);
         }
+        self.lock = None;
     }
 }
 

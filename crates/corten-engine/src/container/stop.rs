@@ -124,6 +124,25 @@ impl Engine {
         self.after_exit(container)
     }
 
+    /// The end of a container in the foreground: waits for it on a connection that there is, gives back
+    /// what it held, and removes it where it was started so. Returns the exit status.
+    pub fn finish(&self, container: &Container, mut shim: Client) -> Result<u32, Error> {
+        let Ok(exit) = shim.wait("") else {
+            // The supervisor is gone: its record tells, or nobody does.
+            drop(shim);
+            let exit = self.wait(container);
+            self.after_exit(container)?;
+            return Ok(exit?.exit_status);
+        };
+        let lock = self.lock(&container.id)?;
+        self.release_from(container, Some(shim))?;
+        drop(lock);
+        if container.record.options.auto_remove {
+            self.remove_released(container, true)?;
+        }
+        Ok(exit.status)
+    }
+
     /// Releases a container that has exited, and removes it where it was started so.
     pub fn after_exit(&self, container: &Container) -> Result<(), Error> {
         match self.exited(container.id.as_str()) {

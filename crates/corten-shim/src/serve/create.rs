@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use corten_runtime::rootfs;
@@ -60,7 +61,10 @@ impl Shim {
             true => Some(listen(&bundle)?),
         };
         let (prepared, stdio) = self.prepare_init(&request, &options, &spec)?;
-        let rootfs = assemble(&request)?;
+        let rootfs = match options.corten.root_mount {
+            0 => assemble(&request)?,
+            place => Rootfs::Mount(self.inherited_root(place)?),
+        };
         let mut created = corten_runtime::create(Create {
             id: &id,
             bundle: &bundle,
@@ -183,11 +187,18 @@ impl Shim {
         .map_err(|e| Status::of(e.kind(), e.to_string()))
     }
 
+    /// Taken, not copied: a descriptor that stays open would keep the mount when the container has gone.
+    fn inherited_root(&mut self, place: u32) -> Result<OwnedFd, Status> {
+        let slot = self.config.inherited.get_mut(place as usize - 1);
+        slot.and_then(Option::take)
+            .ok_or_else(|| invalid(format!("root mount: no descriptor {place} was passed on")))
+    }
+
     /// Carries what reaches inherited sockets to the container's addresses, from now on.
     pub(super) fn forward(&mut self, request: &ForwardRequest) -> Result<Vec<u8>, Status> {
         let open = |f: &LoopbackForward| {
             let socket = self.config.inherited.get(f.fd as usize);
-            let socket = socket.and_then(|s| s.try_clone().ok());
+            let socket = socket.and_then(|s| s.as_ref()?.try_clone().ok());
             let socket = socket.ok_or_else(|| {
                 invalid(format!(
                     "loopback forward: no descriptor {} was passed on",

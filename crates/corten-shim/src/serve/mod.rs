@@ -53,7 +53,7 @@ pub struct Config {
     pub state_root: PathBuf,
     pub listener: UnixListener,
     /// The sockets that options of a container refer to by number.
-    pub inherited: Vec<OwnedFd>,
+    pub inherited: Vec<Option<OwnedFd>>,
     /// containerd's ttrpc socket for events; `None`: nobody is told.
     pub publish: Option<PathBuf>,
     /// Exit when nothing is left to supervise and nobody is connected. Under

@@ -20,18 +20,18 @@ pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let engine = global.engine()?;
     let container = engine.container(&args.container)?;
     let status = engine.status(&container)?;
-    let (true, Some(shim)) = (status.is_running(), engine.control(&container)?) else {
+    if !status.is_running() {
         return Err(corten_engine::Error::ContainerState {
             name: container.name.to_string(),
             action: "attached to",
             source: corten_engine::Is(status.as_str()),
         }
         .into());
-    };
+    }
     let process = &container.record.options.process;
     let stdin = process.open_stdin && !args.no_stdin;
     let streams = engine.attach(&container, "", stdin)?;
-    let ended = Session::new(streams, process.tty, stdin)?.run(shim)?;
+    let ended = Session::new(streams, process.tty, stdin)?.run(engine.controller(&container))?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
     }

@@ -64,16 +64,7 @@ pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     };
     let session = Session::new(streams, args.tty, args.interactive)?.of_exec(exec.id());
     exec.start()?;
-    let control = engine.control(&container)?;
-    let ended = match control {
-        Some(shim) => session.run(shim)?,
-        None => {
-            return Err(Failure::new(
-                "the container ended",
-                "'corten ps --all' shows how",
-            ));
-        }
-    };
+    let ended = session.run(engine.controller(&container))?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
     }

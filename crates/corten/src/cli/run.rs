@@ -72,16 +72,15 @@ pub fn foreground(
         Ok(shim) => shim,
         Err(e) => return Err(not_started(engine, container, e)),
     };
-    let ended = session?.run(shim)?;
+    let ended = session?.run(engine.controller(container))?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
     }
-    let exit = engine.wait(container);
-    engine.after_exit(container)?;
+    let status = engine.finish(container, shim)?;
     if container.record.options.auto_remove {
         sweep_behind(engine);
     }
-    Ok(ExitCode::from(exit?.exit_status.min(255) as u8))
+    Ok(ExitCode::from(status.min(255) as u8))
 }
 
 /// Frees the removed container's bytes in a process of its own: the user's shell need not wait for the disk.
