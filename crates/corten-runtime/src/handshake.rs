@@ -107,6 +107,7 @@ enum Kind {
     Mounted = 1,
     Ready = 2,
     Failed = 3,
+    Forked = 4,
 }
 
 /// A failure in init.
@@ -158,6 +159,10 @@ fn tag_of(kind: Kind, step: u32) -> u64 {
 /// What was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Message {
+    /// The process that goes on is this one; who tells it ends.
+    Forked {
+        pid: u32,
+    },
     Mounted,
     Ready,
     Failed {
@@ -167,6 +172,11 @@ pub(crate) enum Message {
     },
     /// The other side has closed: it died, or `execve` succeeded.
     End,
+}
+
+/// Init's forerunner: who goes on.
+pub(crate) fn send_forked(socket: impl AsFd, pid: u32) -> Result<(), Errno> {
+    send_header(socket, tag_of(Kind::Forked, 0), pid, &[])
 }
 
 /// Init: all is mounted.
@@ -257,6 +267,9 @@ fn parse(bytes: &[u8]) -> Message {
     }
     if kind == Kind::Ready as u32 {
         return Message::Ready;
+    }
+    if kind == Kind::Forked as u32 {
+        return Message::Forked { pid: word(8) };
     }
     let step = Step::ALL
         .get(step as usize)

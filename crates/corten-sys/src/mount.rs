@@ -165,7 +165,8 @@ pub fn clone_tree(
             match opened {
                 // SAFETY: a new descriptor that nobody else owns.
                 Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) }),
-                Err(Errno::NOSYS) => TOO_OLD.store(true, Ordering::Relaxed),
+                // EPERM: an outer container's filter that is older than the call.
+                Err(Errno::NOSYS | Errno::PERM) => TOO_OLD.store(true, Ordering::Relaxed),
                 Err(errno) => return Err(errno),
             }
         }

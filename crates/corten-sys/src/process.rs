@@ -17,6 +17,8 @@ pub struct Clone<'a> {
     /// A cgroup v2 folder (`CLONE_INTO_CGROUP`, Linux 5.7): the process never is elsewhere, and no
     /// lock is taken as a later write to `cgroup.procs` would.
     pub cgroup: Option<BorrowedFd<'a>>,
+    /// A child of our parent instead of ours (`CLONE_PARENT`).
+    pub sibling: bool,
 }
 
 /// A child process.
@@ -58,6 +60,11 @@ pub fn clone(request: &Clone<'_>, child: impl FnOnce() -> i32) -> Result<Child, 
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
     };
+    if request.sibling {
+        args.flags |= libc::CLONE_PARENT as u64;
+        // The signal is that of our own end (clone(2)).
+        args.exit_signal = 0;
+    }
     if let Some(cgroup) = request.cgroup {
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = cgroup.as_raw_fd() as u64;

@@ -37,7 +37,14 @@ pub fn main(mut args: Vec<OsString>) -> ExitCode {
     };
     // A child inherits the mask. What arrives in this moment is lost, as it is for a pid 1 without handlers.
     let spawned = before.install().and_then(|_| {
-        let spawned = Command::new(program).args(rest).process_group(0).spawn();
+        // Naming a group makes the standard library fork instead of calling posix_spawn(3), which would leave the
+        // signals 32 and 33 ignored in the child. The group is the one that it has anyway.
+        let gid = rustix::process::getegid().as_raw();
+        let spawned = Command::new(program)
+            .args(rest)
+            .process_group(0)
+            .gid(gid)
+            .spawn();
         mask.install().map(|_| spawned)
     });
     let child = match spawned.map_err(std::io::Error::from).and_then(|s| s) {

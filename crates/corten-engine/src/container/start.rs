@@ -198,7 +198,7 @@ impl Engine {
                 true => crate::system::host_devices()?,
                 false => vec![],
             },
-            default_seccomp: default_seccomp,
+            default_seccomp,
         })
     }
 

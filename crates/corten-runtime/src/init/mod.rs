@@ -14,6 +14,7 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use corten_sys::namespace::{self, Namespaces};
+use corten_sys::process::{self, Clone};
 use corten_sys::{capability, keyring, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -49,6 +50,8 @@ pub(crate) struct Init<'a> {
     pub keyring: Option<CString>,
     pub socket: OwnedFd,
     pub start: Start,
+    /// The new pid namespace is unshared, so only a process more is in it.
+    pub forks: bool,
     /// The maker has hooks to run between mounts and pivot.
     pub hooks: bool,
     /// Where such hooks expect the root.
@@ -59,8 +62,33 @@ pub(crate) struct Init<'a> {
 }
 
 impl<'a> Init<'a> {
-    /// Returns only on failure, with the exit status.
+    /// Returns only on failure, with the exit status, or as the forerunner.
     pub fn run(mut self) -> i32 {
+        if let Err(failure) = self.enter() {
+            // The maker has no other way to learn of it; if it is gone, nobody cares.
+            let _ = handshake::send_failure(&self.socket, &failure);
+            return 1;
+        }
+        match self.forks {
+            true => self.fork(),
+            false => self.go_on(),
+        }
+    }
+
+    /// Hands over to a sibling, which like us is the maker's child.
+    fn fork(self) -> i32 {
+        let request = Clone {
+            sibling: true,
+            ..Clone::default()
+        };
+        let told = rustix::io::fcntl_dupfd_cloexec(&self.socket, 3).and_then(|socket| {
+            let child = process::clone(&request, move || self.go_on())?;
+            handshake::send_forked(&socket, child.pid)
+        });
+        i32::from(told.is_err())
+    }
+
+    fn go_on(mut self) -> i32 {
         let failure = match self.set_up() {
             Ok(()) => match self.wait() {
                 Ok(report) => {
@@ -99,12 +127,12 @@ impl<'a> Init<'a> {
 
     fn set_up(&mut self) -> Result<(), Failure<'a>> {
         let plan = self.plan;
+        // Not inherited by a sibling.
         self.tie_to_caller()?;
-        signal::reset_ignored();
-        signal::Mask::empty()
-            .install()
-            .map_err(Failure::at(Step::Session, b""))?;
-        self.enter()?;
+        if let Some(name) = &self.keyring {
+            keyring::new_session(name).map_err(Failure::at(Step::Keyring, b""))?;
+        }
+        rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
         self.names()?;
         let root = mounts::assemble(plan, &mut self.prepared, &self.root_at)?;
         if self.hooks {
@@ -118,10 +146,14 @@ impl<'a> Init<'a> {
 
     /// Control groups, namespaces, and who we are in them.
     fn enter(&mut self) -> Result<(), Failure<'a>> {
+        self.tie_to_caller()?;
+        signal::reset_ignored();
+        signal::Mask::empty()
+            .install()
+            .map_err(Failure::at(Step::Session, b""))?;
         for tasks in self.tasks.drain(..) {
             rustix::io::write(&tasks, b"0").map_err(Failure::at(Step::EnterCgroup, b""))?;
         }
-        let joins_user = self.join.iter().any(|(kind, _)| *kind == Namespaces::USER);
         for (kind, fd) in self.join.drain(..) {
             namespace::enter(&fd, kind).map_err(Failure::at(Step::JoinNamespace, b""))?;
             if kind == Namespaces::USER {
@@ -133,16 +165,10 @@ impl<'a> Init<'a> {
             handshake::wait_go(&self.socket).map_err(Failure::at(Step::Handshake, b""))?;
             become_root()?;
         }
-        debug_assert!(!joins_user || self.plan.namespaces.user.is_none());
         if !self.unshare.is_empty() {
             namespace::unshare(self.unshare).map_err(Failure::at(Step::NewNamespace, b""))?;
         }
-        if let Some(name) = &self.keyring {
-            keyring::new_session(name).map_err(Failure::at(Step::Keyring, b""))?;
-        }
-        rustix::process::setsid()
-            .map_err(Failure::at(Step::Session, b""))
-            .map(drop)
+        Ok(())
     }
 
     fn names(&self) -> Result<(), Failure<'a>> {

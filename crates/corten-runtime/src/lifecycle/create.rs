@@ -167,6 +167,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
         socket: theirs,
         start,
+        forks: route.forks,
         hooks: waits,
         root_at: root_at(&plan, bundle, waits)?,
         no_pivot: options.no_pivot,
@@ -175,9 +176,15 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
             false => None,
         },
     };
-    let child = route.clone(entry.v2.as_ref(), move || init.run())?;
-    undo.child =
-        Some(rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))?);
+    let mut child = route.clone(entry.v2.as_ref(), move || init.run())?;
+    let copy = |child: &Child| {
+        rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))
+    };
+    undo.child = Some(copy(&child)?);
+    if route.forks {
+        child = launch::adopt(&child, &ours, launch::program_name(&plan.process))?;
+        undo.child = Some(copy(&child)?);
+    }
     // While init is at work. It stays in /proc until we reap it, however short its life.
     folder.write_config(spec)?;
     record.init = Some(state::Init::of(child.pid)?);

@@ -62,7 +62,7 @@ impl Gate {
                 return Err(handshake::error(step, errno, path, program));
             }
             Message::End => {}
-            Message::Mounted | Message::Ready => {
+            Message::Forked { .. } | Message::Mounted | Message::Ready => {
                 return Err(failed("talk to", "init")(Errno::PROTO));
             }
         }

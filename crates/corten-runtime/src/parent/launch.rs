@@ -13,6 +13,7 @@ use corten_sys::trampoline::{self, Trampoline};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{Error, failed, unsupported};
 use crate::handshake::{self, Message};
@@ -106,6 +107,8 @@ pub(crate) struct Route {
     pub by_clone: Namespaces,
     pub unshared_by_init: Namespaces,
     pub joined_by_init: Vec<(Namespaces, OwnedFd)>,
+    /// Init unshares the pid namespace, so it takes a process more to be in it.
+    pub forks: bool,
     /// Joined or made by the maker around the clone, with the way back.
     around: Vec<Around>,
     time_offsets: Option<String>,
@@ -153,11 +156,6 @@ pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
     // The user namespace first: it gives the right to join what it owns.
     joined.sort_by_key(|(kind, _)| *kind != Namespaces::USER);
     let joins_user = plan.joined(Namespaces::USER);
-    if joins_user && plan.new.contains(Namespaces::PID) {
-        return Err(unsupported(
-            "a new pid namespace in a user namespace joined by path",
-        ));
-    }
     for (kind, path) in joined {
         let fd = open_namespace(path)?;
         let around = *kind == Namespaces::PID || plan.user.is_some();
@@ -174,6 +172,7 @@ pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
         // New ones must belong to the joined user namespace.
         route.unshared_by_init = route.unshared_by_init.with(route.by_clone);
         route.by_clone = Namespaces::NONE;
+        route.forks = plan.new.contains(Namespaces::PID);
     }
     if let Some(offsets) = &plan.time_offsets {
         // Offsets can be written only while nobody is in it yet (time_namespaces(7)).
@@ -229,24 +228,25 @@ impl Route {
         // The maker's memory is the child's too: neither may be looked at from inside a container.
         process::set_undumpable().map_err(failed("protect the process's memory", ""))?;
         let mut entered = 0;
-        let mut result = self.there(&mut entered);
-        let born = match result {
-            Ok(()) => {
-                let request = Clone {
-                    namespaces: self.by_clone,
-                    cgroup: cgroup.map(AsFd::as_fd),
-                };
-                result = Ok(());
-                Some(process::clone(&request, child).map_err(failed("start a process", "")))
-            }
-            Err(_) => None,
-        };
+        let born = self.there(&mut entered).and_then(|()| {
+            let request = Clone {
+                namespaces: self.by_clone,
+                cgroup: cgroup.map(AsFd::as_fd),
+                ..Clone::default()
+            };
+            process::clone(&request, child).map_err(failed("start a process", ""))
+        });
         for around in self.around[..entered].iter().rev() {
-            let back = namespace::enter(&around.back, around.kind);
-            back.map_err(failed("return to the runtime's own namespace", ""))?;
+            if let Err(errno) = namespace::enter(&around.back, around.kind) {
+                // Nobody would own it.
+                if let Ok(child) = &born {
+                    let _ = process::send_signal(&child.pidfd, 9);
+                    let _ = process::wait(&child.pidfd);
+                }
+                return Err(failed("return to the runtime's own namespace", "")(errno));
+            }
         }
-        result?;
-        born.unwrap_or_else(|| Err(failed("start a process", "")(Errno::INVAL)))
+        born
     }
 
     fn there(&self, entered: &mut usize) -> Result<(), Error> {
@@ -265,6 +265,21 @@ impl Route {
             Some(offsets) => write_file(Path::new("/proc/self/timens_offsets"), offsets),
             None => Ok(()),
         }
+    }
+}
+
+/// The process that goes on, where init's first process had to fork.
+pub(crate) fn adopt(first: &Child, socket: &OwnedFd, program: &OsStr) -> Result<Child, Error> {
+    match handshake::receive(socket)? {
+        Message::Forked { pid } => {
+            process::wait(&first.pidfd).map_err(failed("wait for", "init's first process"))?;
+            let pidfd = Pid::from_raw(pid as i32)
+                .ok_or(Errno::SRCH)
+                .and_then(|process| pidfd_open(process, PidfdFlags::empty()))
+                .map_err(failed("open a pidfd of", "init"))?;
+            Ok(Child { pid, pidfd })
+        }
+        other => Err(reap(first, other, program)),
     }
 }
 

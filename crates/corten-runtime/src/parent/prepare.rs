@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use corten_cgroup::Layout;
-use corten_sys::mount::{Attributes, Change, clone_tree, new_filesystem};
+use corten_sys::mount::{Attributes, Change, Propagation, clone_tree, new_filesystem};
 use corten_sys::pty;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, mkdirat, mknodat, symlinkat};
 use rustix::io::Errno;
@@ -97,21 +97,16 @@ fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
         (Rootfs::Bundle, Some(path)) => path,
         (Rootfs::Bundle, None) => return Err(crate::error::invalid("root", "is missing")),
     };
-    let inherited = match plan.root.propagation {
-        Some((corten_sys::mount::Propagation::Shared, _)) => None,
-        _ => Some(corten_sys::mount::Propagation::Slave),
-    };
+    // Never the host's peer, whatever it is to be in the end: our mounts in it would appear on the host.
     let change = planned::Change {
         attributes: Attributes::default(),
-        propagation: inherited,
+        propagation: Some(match plan.root.propagation {
+            None | Some((Propagation::Slave, _)) => Propagation::Slave,
+            _ => Propagation::Private,
+        }),
         recursive: true,
     };
-    let changes = if inherited.is_some() {
-        &[change][..]
-    } else {
-        &[]
-    };
-    mounts::bind(path, true, changes).map_err(failed("open the root", path))
+    mounts::bind(path, true, &[change]).map_err(failed("open the root", path))
 }
 
 fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Ready, Error> {

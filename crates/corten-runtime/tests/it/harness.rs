@@ -199,6 +199,7 @@ impl Bundle {
 impl Drop for Bundle {
     fn drop(&mut self) {
         let _ = self.oci(["delete", "--force", &self.id]);
+        remove_parents();
         let left = std::fs::read_dir(self.state_root()).map_or(0, |entries| entries.count());
         if !std::thread::panicking() {
             assert_eq!(left, 0, "state is left");
@@ -207,6 +208,15 @@ impl Drop for Bundle {
             let path = self.dir.path().to_str().unwrap();
             assert!(!mounts.contains(path), "a mount is left");
         }
+    }
+}
+
+/// The groups that hold the tests' groups; the last test out of them succeeds.
+fn remove_parents() {
+    let root = Path::new("/sys/fs/cgroup");
+    let _ = std::fs::remove_dir(root.join("corten-it"));
+    for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+        let _ = std::fs::remove_dir(entry.path().join("corten-it"));
     }
 }
 

@@ -71,6 +71,33 @@ fn nothing_of_ours_reaches_the_host() {
 }
 
 #[test]
+fn every_propagation_of_the_root_keeps_the_host_clean() {
+    let before = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for kind in [
+        "private", "rprivate", "slave", "rslave", "shared", "rshared",
+    ] {
+        let mut bundle = Bundle::script("grep ' / / ' /proc/self/mountinfo");
+        let volume = bundle.dir.path().join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        bundle.set("/linux/rootfsPropagation", json!(kind)).mount(
+            json!({"destination": "/v", "type": "bind", "source": volume, "options": ["rbind", "rshared"]}),
+        );
+        let output = bundle.run();
+        if ours() {
+            assert!(
+                output.status.code() == Some(0) || output.status.code() == Some(1),
+                "{kind}"
+            );
+        }
+        assert_eq!(
+            std::fs::read_to_string("/proc/self/mountinfo").unwrap(),
+            before,
+            "{kind}"
+        );
+    }
+}
+
+#[test]
 fn a_tmpfs_takes_over_mode_and_content() {
     if !ours() {
         return;
@@ -241,6 +268,35 @@ fn namespaces_are_joined_by_path() {
         .map(|kind| of(kind).display().to_string())
         .into();
     assert_eq!(out.lines().take(3).collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn a_user_namespace_is_joined_with_new_others() {
+    let mut first = Bundle::new(&["sleep", "100"]);
+    let map = json!([{"containerID": 0, "hostID": 200000, "size": 65536}]);
+    first.namespaces(|n| n.push(json!({"type": "user"})));
+    first
+        .set("/linux/uidMappings", map.clone())
+        .set("/linux/gidMappings", map.clone());
+    let give = |bundle: &Bundle| {
+        std::os::unix::fs::chown(bundle.root(), Some(200_000), Some(200_000)).unwrap();
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(bundle.dir.path(), permissions).unwrap();
+    };
+    give(&first);
+    first.up();
+    let pid = first.pid();
+    let user = std::fs::read_link(format!("/proc/{pid}/ns/user")).unwrap();
+    let mut second = Bundle::script("readlink /proc/self/ns/user; echo $$; id -u; hostname");
+    second.namespaces(|n| n.push(json!({"type": "user", "path": format!("/proc/{pid}/ns/user")})));
+    if !ours() {
+        second
+            .set("/linux/uidMappings", map.clone())
+            .set("/linux/gidMappings", map);
+    }
+    give(&second);
+    let out = stdout(&second);
+    assert_eq!(out, format!("{}\n1\n0\ncorten\n", user.display()));
 }
 
 #[test]

@@ -202,7 +202,7 @@ impl Io {
                     match &self.console {
                         // A terminal that is gone has no size: nothing to report to anybody.
                         Some(console) => {
-                            drop(corten_sys::pty::resize(console, size.rows, size.cols))
+                            let _ = corten_sys::pty::resize(console, size.rows, size.cols);
                         }
                         None => self.early_size = Some(size),
                     }
