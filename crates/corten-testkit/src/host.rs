@@ -79,12 +79,8 @@ fn cgroups() -> BTreeSet<String> {
                 continue;
             }
             let text = entry.path().to_string_lossy().into_owned();
-            // The parent group may stay, for the engine's next container.
-            if text.contains("/corten/")
-                || text
-                    .rsplit_once("/corten-")
-                    .is_some_and(|(_, rest)| rest.contains('/'))
-            {
+            // The default engine's own group may stay, for its next container. Sandboxes look after theirs.
+            if text.contains("/corten/") {
                 found.insert(text);
             }
             queue.push(entry.path());

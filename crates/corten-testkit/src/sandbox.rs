@@ -204,7 +204,12 @@ impl Sandbox {
     pub fn assert_clean(&self) {
         let mut changes = String::new();
         let clean = wait::until("a clean host", Duration::from_secs(5), || {
+            self.retire_cgroup();
             changes = self.before.changes(&Snapshot::take());
+            let groups = self.cgroups().into_iter().map(|path| path.join("*"));
+            changes.extend(
+                groups.map(|path| format!("left behind: control groups {}\n", path.display())),
+            );
             changes.is_empty().then_some(())
         });
         assert!(clean.is_ok(), "the host is not as it was:\n{changes}");
@@ -243,6 +248,24 @@ impl Sandbox {
         }
     }
 
+    /// The engine's own group in each hierarchy that has one.
+    fn cgroups(&self) -> Vec<PathBuf> {
+        let hierarchies = fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten();
+        let own = hierarchies.map(|entry| entry.path().join(self.cgroup().trim_start_matches('/')));
+        own.filter(|path| path.exists()).collect()
+    }
+
+    /// It outlives its containers' groups, and can be removed once they are gone.
+    fn retire_cgroup(&self) {
+        for group in self.cgroups() {
+            // One that is not empty stays, and is found.
+            let _ = fs::remove_dir(group);
+        }
+    }
+
     /// After a failed test: whatever still runs or is mounted below our folder.
     fn demolish(&self) {
         let folder = self.folder().to_string_lossy().into_owned();
@@ -258,6 +281,7 @@ impl Sandbox {
             let _ = tool::call("umount", &["--lazy", point]);
         }
         self.retire_network();
+        self.retire_cgroup();
     }
 }
 

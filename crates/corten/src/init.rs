@@ -74,6 +74,16 @@ fn give_terminal(child: Pid) {
 
 fn supervise(signals: &Receiver, child: Option<Pid>) -> ExitCode {
     loop {
+        // First: a child that ended before the mask was back has left no signal to wake up for.
+        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+            if Some(pid) == child {
+                let status = std::process::ExitStatus::from_raw(status.as_raw());
+                let code = status
+                    .code()
+                    .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
+                return ExitCode::from(code as u8);
+            }
+        }
         match poll(&mut [PollFd::new(signals, PollFlags::IN)], None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(_) => return ExitCode::from(OURS),
@@ -83,15 +93,6 @@ fn supervise(signals: &Receiver, child: Option<Pid>) -> ExitCode {
             if let (Some(pid), Some(signal)) = (child, signal.filter(|s| *s != Signal::CHILD)) {
                 // It may have ended in between; that is seen below.
                 let _sent = rustix::process::kill_process(pid, signal);
-            }
-        }
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
-            if Some(pid) == child {
-                let status = std::process::ExitStatus::from_raw(status.as_raw());
-                let code = status
-                    .code()
-                    .unwrap_or_else(|| 128 + status.signal().unwrap_or_default());
-                return ExitCode::from(code as u8);
             }
         }
     }
