@@ -40,7 +40,11 @@ pub fn main(mut args: Vec<OsString>) -> ExitCode {
         // Naming a group makes the standard library fork instead of calling posix_spawn(3), which would leave the
         // signals 32 and 33 ignored in the child. The group is the one that it has anyway.
         let gid = rustix::process::getegid().as_raw();
-        let spawned = Command::new(program).args(rest).process_group(0).gid(gid).spawn();
+        let spawned = Command::new(program)
+            .args(rest)
+            .process_group(0)
+            .gid(gid)
+            .spawn();
         mask.install().map(|_| spawned)
     });
     let child = match spawned.map_err(std::io::Error::from).and_then(|s| s) {
