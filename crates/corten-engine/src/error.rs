@@ -54,6 +54,8 @@ pub enum Error {
     VolumeMissing { name: String },
     #[error("{name:?} is no capability of Linux")]
     Capability { name: String },
+    #[error("the seccomp profile cannot be used: {reason}")]
+    SeccompProfile { reason: String },
     #[error("no user or group {name:?} in the container's {file}")]
     UserMissing { name: String, file: &'static str },
     #[error("user or group number {text} is not between 0 and 2147483647")]
@@ -129,6 +131,7 @@ impl Error {
             | Self::ImageDocument { .. }
             | Self::ImageBroken { .. }
             | Self::Capability { .. }
+            | Self::SeccompProfile { .. }
             | Self::UserMissing { .. }
             | Self::UserNumber { .. }
             | Self::Config { .. }

@@ -108,6 +108,12 @@ fn collect_devices(folder: &Path, found: &mut Vec<Value>) -> Result<(), Error> {
     Ok(())
 }
 
+/// Major and minor; one that says nothing of the kind is held to be the oldest.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    let release = rustix::system::uname();
+    crate::container::version(&release.release().to_string_lossy()).unwrap_or_default()
+}
+
 /// Does the kernel count swap per cgroup? (v1 needs `swapaccount=1` at boot.)
 pub(crate) fn swap_accounting() -> bool {
     let v1 = Path::new("/sys/fs/cgroup/memory");

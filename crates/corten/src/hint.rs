@@ -51,6 +51,10 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Capability { .. } => {
             Some("names are those of capabilities(7), with or without CAP_".into())
         }
+        Error::SeccompProfile { .. } => Some(
+            "it is a seccomp profile in JSON, as docker and the OCI runtime specification have it"
+                .into(),
+        ),
         Error::UserMissing { .. } => Some("use a number, or a name that the image knows".into()),
         Error::UserNumber { .. } => {
             Some("use a smaller number, or a name that the image knows".into())

@@ -6,9 +6,9 @@ use std::os::unix::fs::DirBuilderExt;
 use corten_spec::Kind;
 use corten_store::ImageRecord;
 
-use super::options::{MountRequest, MountSource, Options};
+use super::options::{MountRequest, MountSource, Options, Seccomp};
 use super::record::{Container, Record, VERSION};
-use super::{anonymous_volume, name, random_id, row, spec};
+use super::{anonymous_volume, name, random_id, row, seccomp, spec};
 use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::{Engine, clock, volume};
@@ -24,6 +24,9 @@ impl Engine {
         let image = self.image(&options.image)?;
         let config = ImageConfig::parse(&options.image, &self.image_config_bytes(&image)?)?;
         spec::command_line(&options, &config)?;
+        if let Seccomp::Profile(profile) = &options.security.seccomp {
+            seccomp::check(profile)?;
+        }
         check_sources(&options)?;
         add_image_volumes(&mut options, &config)?;
         let container = self.enter(options, &image)?;

@@ -19,6 +19,7 @@ mod name;
 pub mod options;
 pub mod record;
 mod remove;
+mod seccomp;
 mod spec;
 mod start;
 mod status;
@@ -35,6 +36,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 pub use exec::{ExecOptions, ExecSession};
 pub use record::Container;
+pub(crate) use seccomp::version;
 pub use start::Prepared;
 pub use status::Status;
 pub use stop::signal;

@@ -198,7 +198,8 @@ impl Engine {
                 true => crate::system::host_devices()?,
                 false => vec![],
             },
-            default_seccomp: default_seccomp,
+            default_seccomp,
+            kernel: crate::system::kernel_version(),
         })
     }
 
