@@ -39,6 +39,10 @@ pub fn of(error: &Error) -> Option<String> {
             source: Is("running"),
             ..
         } => Some("stop it first, or use --force where the command has it".into()),
+        Error::ContainerState {
+            source: Is("incomplete"),
+            ..
+        } => Some("remove it ('corten rm'), and make it again".into()),
         Error::ContainerState { .. } => {
             Some("'corten start' runs it again; 'corten ps --all' shows its state".into())
         }

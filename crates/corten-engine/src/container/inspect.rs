@@ -9,7 +9,6 @@ use super::spec;
 use super::status::Status;
 use crate::Engine;
 use crate::error::Error;
-use crate::image::{ImageConfig, MAX_CONFIG};
 
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
@@ -17,8 +16,7 @@ impl Engine {
     pub fn inspect(&self, container: &Container) -> Result<Value, Error> {
         let record = &container.record;
         let options = &record.options;
-        let bytes = self.store.read_blob(&record.image_config, MAX_CONFIG)?;
-        let image = ImageConfig::parse(&container.image, &bytes)?;
+        let image = self.config_of(container)?;
         let args = spec::command_line(options, &image)?;
         let mut env = image.env.clone();
         for entry in &options.process.env {
