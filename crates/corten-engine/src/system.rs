@@ -92,7 +92,11 @@ fn collect_devices(folder: &Path, found: &mut Vec<Value>) -> Result<(), Error> {
         if kind.is_dir() {
             collect_devices(&path, found)?;
         } else if kind.is_char_device() || kind.is_block_device() {
-            let meta = entry.metadata().map_err(Error::io("read", &path))?;
+            let meta = match entry.metadata() {
+                // Unplugged just now.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                meta => meta.map_err(Error::io("read", &path))?,
+            };
             let rdev = meta.rdev();
             found.push(json!({
                 "path": path,

@@ -22,6 +22,12 @@ impl Engine {
         for entry in &options.process.env {
             spec::set(&mut env, entry);
         }
+        let p = &options.process;
+        // As in the command line: a new entrypoint drops the image's command.
+        let cmd = match p.command.is_empty() && p.entrypoint.is_none() {
+            true => &image.cmd,
+            false => &p.command,
+        };
         let mut labels = image.labels.clone();
         labels.extend(options.labels.clone());
         Ok(json!({
@@ -41,7 +47,7 @@ impl Engine {
                 "Tty": options.process.tty,
                 "OpenStdin": options.process.open_stdin,
                 "Env": env,
-                "Cmd": if options.process.command.is_empty() { &image.cmd } else { &options.process.command },
+                "Cmd": cmd,
                 "Entrypoint": options.process.entrypoint.as_ref().unwrap_or(&image.entrypoint),
                 "WorkingDir": spec::workdir(options, &image),
                 "Labels": labels,
@@ -49,7 +55,7 @@ impl Engine {
             },
             "HostConfig": self.inspect_host(container),
             "Mounts": self.inspect_mounts(container),
-            "NetworkSettings": inspect_network(container),
+            "NetworkSettings": inspect_network(container, self.status(container)?.is_running()),
         }))
     }
 
@@ -122,8 +128,10 @@ impl Engine {
     }
 }
 
-fn inspect_network(container: &Container) -> Value {
-    let run = container.record.run.clone().unwrap_or_default();
+/// Addresses and ports are given back when a run ends.
+fn inspect_network(container: &Container, running: bool) -> Value {
+    let run = container.record.run.clone().filter(|_| running);
+    let run = run.unwrap_or_default();
     let v4 = run.addresses.iter().find(|a| a.is_ipv4());
     let v6 = run.addresses.iter().find(|a| a.is_ipv6());
     let endpoint = json!({ "IPAddress": v4, "GlobalIPv6Address": v6, "MacAddress": run.mac });

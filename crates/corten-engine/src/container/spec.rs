@@ -16,6 +16,8 @@ use crate::image::ImageConfig;
 
 /// The search path where neither image nor user sets one.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// 0022
+pub const UMASK: u32 = 0o022;
 /// Where `--init` puts its init; docker's place, which tools look for.
 pub const INIT_TARGET: &str = "/sbin/docker-init";
 
@@ -82,6 +84,8 @@ fn process(
             "uid": facts.user.uid,
             "gid": facts.user.gid,
             "additionalGids": facts.user.additional_gids,
+            // Docker's: what a container makes must not hang on who started it.
+            "umask": UMASK,
         },
         "args": args,
         "env": environment(options, image, facts),
