@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use corten_engine::Engine;
+use corten_engine::container::Container;
+
 use super::Global;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -18,9 +21,13 @@ pub struct Args {
 
 pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let engine = global.engine()?;
-    let container = engine.container(&args.container)?;
-    let status = engine.status(&container)?;
-    let (true, Some(shim)) = (status.is_running(), engine.control(&container)?) else {
+    to(&engine, &engine.container(&args.container)?, !args.no_stdin)
+}
+
+/// Stays with a running container, and ends as it does.
+pub fn to(engine: &Engine, container: &Container, stdin: bool) -> Result<ExitCode, Failure> {
+    let status = engine.status(container)?;
+    let (true, Some(shim)) = (status.is_running(), engine.control(container)?) else {
         return Err(corten_engine::Error::ContainerState {
             name: container.name.to_string(),
             action: "attached to",
@@ -29,12 +36,12 @@ pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
         .into());
     };
     let process = &container.record.options.process;
-    let stdin = process.open_stdin && !args.no_stdin;
-    let streams = engine.attach(&container, "", stdin)?;
+    let stdin = process.open_stdin && stdin;
+    let streams = engine.attach(container, "", stdin)?;
     let ended = Session::new(streams, process.tty, stdin)?.run(shim)?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
     }
-    let exit = engine.wait(&container)?;
+    let exit = engine.wait(container)?;
     Ok(ExitCode::from(exit.exit_status.min(255) as u8))
 }
