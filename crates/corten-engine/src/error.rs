@@ -12,6 +12,8 @@ pub enum Error {
     ImageMissing { name: String },
     #[error("image {name:?} is used by container {container}")]
     ImageInUse { name: String, container: String },
+    #[error("image {name:?} has several names: {}", .names.join(", "))]
+    ImageNames { name: String, names: Vec<String> },
     #[error("image {image:?} names no command, and none was given")]
     NoCommand { image: String },
     #[error("{what} of image {image:?} cannot be read")]
@@ -126,7 +128,9 @@ impl Error {
             | Self::ContainerMissing { .. }
             | Self::VolumeMissing { .. }
             | Self::PathMissing { .. } => Kind::NotFound,
-            Self::ImageInUse { .. } | Self::ContainerState { .. } => Kind::Conflict,
+            Self::ImageInUse { .. } | Self::ImageNames { .. } | Self::ContainerState { .. } => {
+                Kind::Conflict
+            }
             Self::NoCommand { .. }
             | Self::ImageDocument { .. }
             | Self::ImageBroken { .. }

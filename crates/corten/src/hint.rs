@@ -28,6 +28,9 @@ pub fn of(error: &Error) -> Option<String> {
         Error::ImageInUse { .. } => {
             Some("remove the container first, or use 'corten rmi --force'".into())
         }
+        Error::ImageNames { .. } => {
+            Some("remove one by name, or all of them with 'corten rmi --force'".into())
+        }
         Error::ImageDocument { .. } | Error::ImageBroken { .. } | Error::LayerType { .. } => {
             Some("pull it again; if that does not help, the image was built wrong".into())
         }
