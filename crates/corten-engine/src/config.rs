@@ -114,7 +114,7 @@ mod tests {
             "an interface name is at most 15 characters"
         );
         let texts: Vec<String> = other.subnets.iter().map(ToString::to_string).collect();
-        assert_eq!(texts, ["10.122.248.0/22", "fdc0:47e5:bad:cafe::/64"]);
+        assert_eq!(texts, ["10.102.248.0/22", "fdc0:47e5:bad:cafe::/64"]);
         assert_eq!(main.subnets.len(), 2);
     }
 

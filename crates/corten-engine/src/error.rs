@@ -12,6 +12,8 @@ pub enum Error {
     ImageMissing { name: String },
     #[error("image {name:?} is used by container {container}")]
     ImageInUse { name: String, container: String },
+    #[error("image {name:?} has several names: {}", .names.join(", "))]
+    ImageNames { name: String, names: Vec<String> },
     #[error("image {image:?} names no command, and none was given")]
     NoCommand { image: String },
     #[error("{what} of image {image:?} cannot be read")]
@@ -54,6 +56,8 @@ pub enum Error {
     VolumeMissing { name: String },
     #[error("{name:?} is no capability of Linux")]
     Capability { name: String },
+    #[error("the seccomp profile cannot be used: {reason}")]
+    SeccompProfile { reason: String },
     #[error("no user or group {name:?} in the container's {file}")]
     UserMissing { name: String, file: &'static str },
     #[error("user or group number {text} is not between 0 and 2147483647")]
@@ -124,11 +128,14 @@ impl Error {
             | Self::ContainerMissing { .. }
             | Self::VolumeMissing { .. }
             | Self::PathMissing { .. } => Kind::NotFound,
-            Self::ImageInUse { .. } | Self::ContainerState { .. } => Kind::Conflict,
+            Self::ImageInUse { .. } | Self::ImageNames { .. } | Self::ContainerState { .. } => {
+                Kind::Conflict
+            }
             Self::NoCommand { .. }
             | Self::ImageDocument { .. }
             | Self::ImageBroken { .. }
             | Self::Capability { .. }
+            | Self::SeccompProfile { .. }
             | Self::UserMissing { .. }
             | Self::UserNumber { .. }
             | Self::Config { .. }

@@ -81,6 +81,11 @@ impl Paths {
         self.container(id).join("exit.json")
     }
 
+    /// The config of the image that it was made from.
+    pub fn image_config(&self, id: &ContainerId) -> PathBuf {
+        self.container(id).join("image.json")
+    }
+
     pub fn lock(&self, id: &ContainerId) -> PathBuf {
         self.container(id).join("lock")
     }

@@ -5,8 +5,8 @@
 //! address, published port, snapshot. So one rule serves for all of them: what belongs to a
 //! container that has no row is removed; what belongs to one that does not run is given back.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
@@ -14,12 +14,11 @@ use corten_cgroup::{Cgroup, Layout};
 use corten_net::recover;
 use corten_shim::proto::task::Status as TaskStatus;
 use corten_spec::{ContainerId, Kind};
-use rustix::fs::FlockOperation;
 use serde::Serialize;
 
-use crate::container::{Container, Status, wait_for};
+use crate::container::{Container, Status, volumes_of, wait_for};
 use crate::error::Error;
-use crate::{Engine, remove_tree};
+use crate::{Engine, clock, remove_tree, volume};
 
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -42,20 +41,9 @@ pub struct Pruned {
     pub freed: u64,
 }
 
-/// What a look at every container gave.
-struct Census {
-    containers: BTreeMap<String, (Container, Status)>,
-}
-
-impl Census {
-    /// Does this id belong to a container that runs?
-    fn runs(&self, id: &str) -> bool {
-        self.containers.get(id).is_some_and(|(_, s)| s.is_running())
-    }
-
-    fn knows(&self, id: &str) -> bool {
-        self.containers.contains_key(id)
-    }
+/// What was found is nobody's, and nobody makes it his while this is held.
+struct Claim {
+    _lock: Option<File>,
 }
 
 impl Engine {
@@ -65,12 +53,11 @@ impl Engine {
         // What lies there has been removed already; that is no finding.
         self.sweep()?;
         self.check_containers(repair, &mut found)?;
-        let census = self.census()?;
-        self.check_bundles(&census, repair, &mut found)?;
-        self.check_runtime_state(&census, repair, &mut found)?;
-        self.check_cgroups(&census, repair, &mut found)?;
-        self.check_network(&census, repair, &mut found)?;
-        self.check_folders(&census, repair, &mut found)?;
+        self.check_bundles(repair, &mut found)?;
+        self.check_runtime_state(repair, &mut found)?;
+        self.check_cgroups(repair, &mut found)?;
+        self.check_network(repair, &mut found)?;
+        self.check_folders(repair, &mut found)?;
         for f in self.store.check(repair)? {
             found.push(Finding {
                 what: f.what.to_string(),
@@ -81,44 +68,68 @@ impl Engine {
         Ok(found)
     }
 
-    fn census(&self) -> Result<Census, Error> {
-        let mut containers = BTreeMap::new();
-        for container in self.containers()? {
-            let status = self.status(&container)?;
-            containers.insert(container.id.to_string(), (container, status));
+    /// Whatever was found of the container `id` belongs to nobody if that has no row, or does not run and
+    /// no process is at it. To be asked after the finding: the row is made before all else.
+    fn claim(&self, id: &str) -> Result<Option<Claim>, Error> {
+        let container = match self.container(id) {
+            Ok(c) if c.id.as_str() == id => c,
+            Ok(_) | Err(Error::ContainerMissing { .. }) => return Ok(Some(Claim { _lock: None })),
+            Err(e) => return Err(e),
+        };
+        let (lock, container) = match self.try_hold(&container.id) {
+            Ok(None) => return Ok(None),
+            Ok(Some((lock, container))) => (Some(lock), container),
+            Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => (None, container),
+            Err(e) => return Err(e),
+        };
+        let running = self.status(&container)?.is_running();
+        Ok((!running).then_some(Claim { _lock: lock }))
+    }
+
+    /// Is there a row with this id? To be asked after something of it was found.
+    fn is_known(&self, id: &str) -> Result<bool, Error> {
+        match self.container(id) {
+            Ok(container) => Ok(container.id.as_str() == id),
+            Err(Error::ContainerMissing { .. }) => Ok(false),
+            Err(e) => Err(e),
         }
-        Ok(Census { containers })
     }
 
     /// Containers whose run ended, or was never begun, without anybody giving back what it held.
     fn check_containers(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
         for container in self.containers()? {
-            if self.is_busy(&container)? {
-                continue;
-            }
+            let (lock, container) = match self.try_hold(&container.id) {
+                // Another process is starting, releasing or removing it at this moment.
+                Ok(None) | Err(Error::ContainerMissing { .. }) => continue,
+                // Nothing but its row: for `rm`.
+                Err(Error::ContainerState { .. }) => continue,
+                Ok(Some(held)) => held,
+                Err(e) => return Err(e),
+            };
             let status = self.status(&container)?;
             let held = self.paths.bundle(&container.id).exists();
             let never_started = status.is_running() && self.waits_for_nobody(&container)?;
+            let auto_remove = container.record.options.auto_remove;
             let what = match (&status, held) {
                 _ if never_started => "container made ready by a process that is gone",
                 (Status::Running { .. }, _) => continue,
                 (Status::Lost, _) if held => "container whose supervisor is gone",
                 (_, true) => "container that has exited and still holds resources",
-                (Status::Exited(_) | Status::Lost, false)
-                    if container.record.options.auto_remove =>
-                {
+                (Status::Exited(_) | Status::Lost, false) if auto_remove => {
                     "container that should have removed itself"
                 }
                 _ => continue,
             };
             if repair {
                 if never_started {
-                    self.remove_or_release(&container)?;
-                } else {
-                    self.release(&container)?;
-                    if container.record.options.auto_remove {
-                        self.remove(&container, true, true)?;
-                    }
+                    self.kill_and_wait(&container)?;
+                }
+                if held {
+                    self.release_locked(&container)?;
+                }
+                drop(lock);
+                if auto_remove {
+                    self.remove(&container, true, true)?;
                 }
             }
             found.push(Finding {
@@ -130,23 +141,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Is another process starting, releasing or removing it at this moment?
-    fn is_busy(&self, container: &Container) -> Result<bool, Error> {
-        let path = self.paths.lock(&container.id);
-        let file = match fs::File::open(&path) {
-            Ok(f) => f,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
-            Err(e) => return Err(Error::io("open", path)(e)),
-        };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(false),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
-            Err(e) => Err(Error::io("lock", path)(e.into())),
-        }
-    }
-
     /// Its init was made and waits, and the process that was to start it does not live: that one
-    /// held the lock, which is free.
+    /// held the lock, which is ours.
     fn waits_for_nobody(&self, container: &Container) -> Result<bool, Error> {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Ok(false);
@@ -156,33 +152,22 @@ impl Engine {
             .is_ok_and(|s| s.status() == TaskStatus::Created))
     }
 
-    fn remove_or_release(&self, container: &Container) -> Result<(), Error> {
-        if container.record.options.auto_remove {
-            return self.remove(container, true, true);
-        }
-        self.kill_and_wait(container)?;
-        self.release(container)
-    }
-
-    fn check_bundles(
-        &self,
-        census: &Census,
-        repair: bool,
-        found: &mut Vec<Finding>,
-    ) -> Result<(), Error> {
+    fn check_bundles(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
         for id in names(&self.paths.bundles())? {
-            if census.knows(&id) {
+            if self.is_known(&id)? {
                 continue;
             }
             if repair {
-                let id: ContainerId = id.parse()?;
-                if let Some(mut shim) = self.supervisor(&id)? {
+                // What is no id was never a container's.
+                if let Ok(id) = id.parse::<ContainerId>()
+                    && let Some(mut shim) = self.supervisor(&id)?
+                {
                     // What it does not do in an orderly way, the checks below do by force.
                     let _asked = shim.kill("", 9, true);
                     let _gone = wait_for(&mut shim, std::time::Duration::from_secs(5));
                     let _down = shim.delete("").and_then(|_| shim.shutdown());
                 }
-                remove_tree(&self.paths.bundle(&id))?;
+                remove_tree(&self.paths.bundles().join(&id))?;
             }
             found.push(Finding {
                 what: "bundle without a container".into(),
@@ -193,22 +178,20 @@ impl Engine {
         Ok(())
     }
 
-    fn check_runtime_state(
-        &self,
-        census: &Census,
-        repair: bool,
-        found: &mut Vec<Finding>,
-    ) -> Result<(), Error> {
+    fn check_runtime_state(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
         let root = self.paths.runtime_state();
         for name in names(&root)? {
-            if census.runs(&name) {
+            let Some(_claim) = self.claim(&name)? else {
                 continue;
-            }
+            };
             if repair {
-                match corten_runtime::delete(&root, &name.parse()?, true) {
-                    Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
-                    _ => remove_tree(&root.join(&name))?,
+                if let Ok(id) = name.parse() {
+                    match corten_runtime::delete(&root, &id, true) {
+                        Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
+                        _ => {}
+                    }
                 }
+                remove_tree(&root.join(&name))?;
             }
             found.push(Finding {
                 what: "runtime state without a running container".into(),
@@ -219,18 +202,13 @@ impl Engine {
         Ok(())
     }
 
-    fn check_cgroups(
-        &self,
-        census: &Census,
-        repair: bool,
-        found: &mut Vec<Finding>,
-    ) -> Result<(), Error> {
+    fn check_cgroups(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
         let parent = self.paths.cgroup_parent();
         for path in Layout::probe()?.list(&parent)? {
             let id = path.rsplit('/').next().unwrap_or_default();
-            if census.runs(id) {
+            let Some(_claim) = self.claim(id)? else {
                 continue;
-            }
+            };
             if repair {
                 self.remove_cgroup(&path)?;
             }
@@ -243,28 +221,26 @@ impl Engine {
         Ok(())
     }
 
-    fn check_network(
-        &self,
-        census: &Census,
-        repair: bool,
-        found: &mut Vec<Finding>,
-    ) -> Result<(), Error> {
+    fn check_network(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
         let list = self.network_list()?;
         let mut holdings = recover::holdings(&list)?;
         // The kernel takes a dead container's link away some milliseconds after its last process.
         for _ in 0..20 {
-            if holdings.links.iter().all(|l| census.runs(&l.container_id)) {
+            let mut stray = false;
+            for link in &holdings.links {
+                stray |= self.claim(&link.container_id)?.is_some();
+            }
+            if !stray {
                 break;
             }
             std::thread::sleep(std::time::Duration::from_millis(10));
             holdings = recover::holdings(&list)?;
         }
-        let owners: BTreeSet<&str> = holdings
-            .containers()
-            .into_iter()
-            .filter(|id| !census.runs(id))
-            .collect();
+        let owners: BTreeSet<&str> = holdings.containers().into_iter().collect();
         for owner in owners {
+            let Some(_claim) = self.claim(owner)? else {
+                continue;
+            };
             let links = holdings
                 .links
                 .iter()
@@ -295,14 +271,9 @@ impl Engine {
         Ok(())
     }
 
-    fn check_folders(
-        &self,
-        census: &Census,
-        repair: bool,
-        found: &mut Vec<Finding>,
-    ) -> Result<(), Error> {
+    fn check_folders(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
         for name in names(&self.paths.containers())? {
-            if census.knows(&name) {
+            if self.is_known(&name)? {
                 continue;
             }
             let path = self.paths.containers().join(&name);
@@ -337,11 +308,16 @@ impl Engine {
     pub fn prune(&self) -> Result<Pruned, Error> {
         let mut pruned = Pruned::default();
         for container in self.containers()? {
-            if !self.status(&container)?.is_running() {
+            let whole = self.paths.container(&container.id).exists();
+            let age = clock::nanoseconds() - container.created_at;
+            // A row of this minute without a folder: another process is making it.
+            let in_the_making = !whole && age < 60_000_000_000;
+            if !in_the_making && !self.status(&container)?.is_running() {
                 self.remove(&container, false, true)?;
                 pruned.containers.push(container.id.to_string());
             }
         }
+        self.prune_volumes()?;
         pruned.freed = self.store.collect()?;
         if self.containers()?.is_empty() {
             match corten_net::network::remove(&self.network_list()?) {
@@ -356,6 +332,21 @@ impl Engine {
             }
         }
         Ok(pruned)
+    }
+
+    /// Volumes without a name of their own that their container left behind (`rm` without
+    /// `--volumes`, or a crash).
+    fn prune_volumes(&self) -> Result<(), Error> {
+        let mut stray = names(&self.paths.volumes())?;
+        stray.retain(|v| volume::is_anonymous(v));
+        // Listed first: a container's row is there before its volumes are.
+        let containers = self.containers()?;
+        for name in stray {
+            if !containers.iter().any(|c| volumes_of(c).any(|v| v == name)) {
+                volume::remove(&self.paths, &name)?;
+            }
+        }
+        Ok(())
     }
 }
 

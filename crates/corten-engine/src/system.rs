@@ -92,7 +92,11 @@ fn collect_devices(folder: &Path, found: &mut Vec<Value>) -> Result<(), Error> {
         if kind.is_dir() {
             collect_devices(&path, found)?;
         } else if kind.is_char_device() || kind.is_block_device() {
-            let meta = entry.metadata().map_err(Error::io("read", &path))?;
+            let meta = match entry.metadata() {
+                // Unplugged just now.
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+                meta => meta.map_err(Error::io("read", &path))?,
+            };
             let rdev = meta.rdev();
             found.push(json!({
                 "path": path,
@@ -106,6 +110,12 @@ fn collect_devices(folder: &Path, found: &mut Vec<Value>) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Major and minor; one that says nothing of the kind is held to be the oldest.
+pub(crate) fn kernel_version() -> (u32, u32) {
+    let release = rustix::system::uname();
+    crate::container::version(&release.release().to_string_lossy()).unwrap_or_default()
 }
 
 /// Does the kernel count swap per cgroup? (v1 needs `swapaccount=1` at boot.)

@@ -183,12 +183,26 @@ impl Check<'_> {
         }
         for key in self.texts("SELECT key FROM snapshot")? {
             let path = self.store.folder("snapshots").join(&key).join("fs");
-            if !path.is_dir() {
+            if !path.is_dir() && self.is_snapshot(&key, &path)? {
                 // What a container wrote cannot be brought back; removing the container puts it right.
                 self.note(Defect::LostSnapshot, key, false);
             }
         }
         Ok(())
+    }
+
+    /// Does the row still stand without its folder? Asked in a transaction that keeps removals out: one takes
+    /// both away in its own.
+    fn is_snapshot(&self, key: &str, path: &std::path::Path) -> Result<bool> {
+        let op = "look at a snapshot again";
+        self.store.db().write(op, |t| {
+            let rows: i64 = t
+                .query_row("SELECT count(*) FROM snapshot WHERE key = ?1", [key], |r| {
+                    r.get(0)
+                })
+                .map_err(Error::db(op))?;
+            Ok(rows > 0 && !path.is_dir())
+        })
     }
 
     fn blobs(&mut self) -> Result<()> {

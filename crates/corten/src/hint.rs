@@ -28,6 +28,9 @@ pub fn of(error: &Error) -> Option<String> {
         Error::ImageInUse { .. } => {
             Some("remove the container first, or use 'corten rmi --force'".into())
         }
+        Error::ImageNames { .. } => {
+            Some("remove one by name, or all of them with 'corten rmi --force'".into())
+        }
         Error::ImageDocument { .. } | Error::ImageBroken { .. } | Error::LayerType { .. } => {
             Some("pull it again; if that does not help, the image was built wrong".into())
         }
@@ -39,6 +42,10 @@ pub fn of(error: &Error) -> Option<String> {
             source: Is("running"),
             ..
         } => Some("stop it first, or use --force where the command has it".into()),
+        Error::ContainerState {
+            source: Is("incomplete"),
+            ..
+        } => Some("remove it ('corten rm'), and make it again".into()),
         Error::ContainerState { .. } => {
             Some("'corten start' runs it again; 'corten ps --all' shows its state".into())
         }
@@ -51,6 +58,10 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Capability { .. } => {
             Some("names are those of capabilities(7), with or without CAP_".into())
         }
+        Error::SeccompProfile { .. } => Some(
+            "it is a seccomp profile in JSON, as docker and the OCI runtime specification have it"
+                .into(),
+        ),
         Error::UserMissing { .. } => Some("use a number, or a name that the image knows".into()),
         Error::UserNumber { .. } => {
             Some("use a smaller number, or a name that the image knows".into())

@@ -6,9 +6,9 @@ use std::os::unix::fs::DirBuilderExt;
 use corten_spec::Kind;
 use corten_store::ImageRecord;
 
-use super::options::{MountRequest, MountSource, Options};
+use super::options::{MountRequest, MountSource, Options, Seccomp};
 use super::record::{Container, Record, VERSION};
-use super::{anonymous_volume, name, random_id, row, spec};
+use super::{anonymous_volume, name, random_id, row, seccomp, spec};
 use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::{Engine, clock, volume};
@@ -22,16 +22,22 @@ impl Engine {
         // Held until the snapshot refers to the layers itself.
         let _lease = self.store.lease("create")?;
         let image = self.image(&options.image)?;
-        let config = ImageConfig::parse(&options.image, &self.image_config_bytes(&image)?)?;
+        let config_bytes = self.image_config_bytes(&image)?;
+        let config = ImageConfig::parse(&options.image, &config_bytes)?;
         spec::command_line(&options, &config)?;
+        if let Seccomp::Profile(profile) = &options.security.seccomp {
+            seccomp::check(profile)?;
+        }
         check_sources(&options)?;
         add_image_volumes(&mut options, &config)?;
         let container = self.enter(options, &image)?;
-        match self.furnish(&container) {
+        match self.furnish(&container, &config_bytes) {
             Ok(()) => Ok(container),
             Err(e) => {
                 // Best effort: the row stays if this fails too, and names what is left.
-                let undone = self.discard(&container);
+                let undone = self
+                    .remove_anonymous_volumes(&container)
+                    .and_then(|()| self.discard(&container));
                 match undone {
                     Ok(()) => Err(e.of_container(container.name.as_str(), "created")),
                     Err(second) => Err(Error::Undo {
@@ -77,13 +83,15 @@ impl Engine {
         unreachable!("the range has no end")
     }
 
-    fn furnish(&self, container: &Container) -> Result<(), Error> {
+    fn furnish(&self, container: &Container, config: &[u8]) -> Result<(), Error> {
         let folder = self.paths.container(&container.id);
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&folder)
             .map_err(Error::io("make folder", folder))?;
+        let path = self.paths.image_config(&container.id);
+        fs::write(&path, config).map_err(Error::io("write", path))?;
         self.ensure_snapshot(container)?;
         for mount in &container.record.options.mounts {
             if let MountSource::Volume(name) = &mount.source {

@@ -64,7 +64,7 @@ impl Engine {
                 source: Is(status.as_str()),
             });
         };
-        let process = self.exec_process(container, options)?;
+        let process = self.exec_process(container, &status, options)?;
         let id = exec_id()?;
         let mut stdio = match options.detach {
             true => Stdio {
@@ -79,7 +79,14 @@ impl Engine {
         shim.exec(&id, stdio, &process)?;
         let attached = match options.detach {
             true => None,
-            false => Some(self.attach(container, &id, options.stdin)?),
+            false => match self.attach(container, &id, options.stdin) {
+                Ok(attached) => Some(attached),
+                Err(e) => {
+                    // The first error is the one to tell.
+                    let _forgotten = shim.delete(&id);
+                    return Err(e);
+                }
+            },
         };
         Ok(ExecSession { shim, id, attached })
     }
@@ -109,7 +116,12 @@ impl Engine {
     }
 
     /// The container's own process, changed as asked.
-    fn exec_process(&self, container: &Container, options: &ExecOptions) -> Result<Process, Error> {
+    fn exec_process(
+        &self,
+        container: &Container,
+        status: &Status,
+        options: &ExecOptions,
+    ) -> Result<Process, Error> {
         let path = self.paths.bundle(&container.id).join("config.json");
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
         let document = |source| Error::Document {
@@ -129,13 +141,22 @@ impl Engine {
             spec::set(&mut env, entry);
         }
         if let Some(asked) = &options.user {
-            let root = self.root_of(container)?;
+            let root = root_of(status)?;
             let passwd = rootfs::read_text(root.as_fd(), "/etc/passwd")?;
             let group = rootfs::read_text(root.as_fd(), "/etc/group")?;
             let user = user::resolve(asked, &passwd, &group)?;
-            process["user"] =
-                json!({ "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids });
-            spec::set(&mut env, &format!("HOME={}", user.home));
+            process["user"] = json!({
+                "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids,
+                "umask": spec::UMASK,
+            });
+            // The user's own, unless somebody has said otherwise.
+            let image = self.config_of(container)?;
+            let said = (image.env.iter())
+                .chain(&container.record.options.process.env)
+                .chain(&options.env);
+            if !said.into_iter().any(|e| e.starts_with("HOME=")) {
+                spec::set(&mut env, &format!("HOME={}", user.home));
+            }
         }
         process["env"] = json!(env);
         if let Some(dir) = &options.workdir {
@@ -151,30 +172,32 @@ impl Engine {
         }
         serde_json::from_value(process).map_err(document)
     }
+}
 
-    /// The root as init sees it, through its /proc entry.
-    fn root_of(&self, container: &Container) -> Result<OwnedFd, Error> {
-        let Status::Running { pid } = self.status(container)? else {
-            return Err(Error::ContainerState {
-                name: container.name.to_string(),
-                action: "entered",
-                source: Is("not running any more"),
-            });
-        };
-        let path = format!("/proc/{pid}/root");
-        rustix::fs::open(
-            path.as_str(),
-            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(|e| Error::io("open", path)(e.into()))
-    }
+/// The root as init sees it, through its /proc entry.
+fn root_of(status: &Status) -> Result<OwnedFd, Error> {
+    let pid = match status {
+        Status::Running { pid } => *pid,
+        Status::Created | Status::Exited(_) | Status::Lost => 0,
+    };
+    let path = format!("/proc/{pid}/root");
+    rustix::fs::open(
+        path.as_str(),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|e| Error::io("open", path)(e.into()))
 }
 
 impl ExecSession {
     /// Starts the process; returns when its program has been executed.
     pub fn start(&mut self) -> Result<u32, Error> {
-        Ok(self.shim.start(&self.id)?)
+        let started = self.shim.start(&self.id);
+        if started.is_err() {
+            // Else the supervisor would keep it until the container ends.
+            let _forgotten = self.shim.delete(&self.id);
+        }
+        Ok(started?)
     }
 
     /// The streams, to be taken once.

@@ -9,7 +9,6 @@ use super::spec;
 use super::status::Status;
 use crate::Engine;
 use crate::error::Error;
-use crate::image::{ImageConfig, MAX_CONFIG};
 
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
@@ -17,13 +16,18 @@ impl Engine {
     pub fn inspect(&self, container: &Container) -> Result<Value, Error> {
         let record = &container.record;
         let options = &record.options;
-        let bytes = self.store.read_blob(&record.image_config, MAX_CONFIG)?;
-        let image = ImageConfig::parse(&container.image, &bytes)?;
+        let image = self.config_of(container)?;
         let args = spec::command_line(options, &image)?;
         let mut env = image.env.clone();
         for entry in &options.process.env {
             spec::set(&mut env, entry);
         }
+        let p = &options.process;
+        // As in the command line: a new entrypoint drops the image's command.
+        let cmd = match p.command.is_empty() && p.entrypoint.is_none() {
+            true => &image.cmd,
+            false => &p.command,
+        };
         let mut labels = image.labels.clone();
         labels.extend(options.labels.clone());
         Ok(json!({
@@ -43,7 +47,7 @@ impl Engine {
                 "Tty": options.process.tty,
                 "OpenStdin": options.process.open_stdin,
                 "Env": env,
-                "Cmd": if options.process.command.is_empty() { &image.cmd } else { &options.process.command },
+                "Cmd": cmd,
                 "Entrypoint": options.process.entrypoint.as_ref().unwrap_or(&image.entrypoint),
                 "WorkingDir": spec::workdir(options, &image),
                 "Labels": labels,
@@ -51,7 +55,7 @@ impl Engine {
             },
             "HostConfig": self.inspect_host(container),
             "Mounts": self.inspect_mounts(container),
-            "NetworkSettings": inspect_network(container),
+            "NetworkSettings": inspect_network(container, self.status(container)?.is_running()),
         }))
     }
 
@@ -124,8 +128,10 @@ impl Engine {
     }
 }
 
-fn inspect_network(container: &Container) -> Value {
-    let run = container.record.run.clone().unwrap_or_default();
+/// Addresses and ports are given back when a run ends.
+fn inspect_network(container: &Container, running: bool) -> Value {
+    let run = container.record.run.clone().filter(|_| running);
+    let run = run.unwrap_or_default();
     let v4 = run.addresses.iter().find(|a| a.is_ipv4());
     let v6 = run.addresses.iter().find(|a| a.is_ipv6());
     let endpoint = json!({ "IPAddress": v4, "GlobalIPv6Address": v6, "MacAddress": run.mac });

@@ -164,7 +164,7 @@ impl Log {
             at += n as u64;
             if parse(line.strip_suffix(b"\n").unwrap_or(&line)).is_none_or(|e| e.whole) {
                 starts.push_back(at);
-                if starts.len() > lines + 1 {
+                if starts.len() > lines.saturating_add(1) {
                     starts.pop_front();
                 }
             }

@@ -19,31 +19,39 @@ mod name;
 pub mod options;
 pub mod record;
 mod remove;
+mod seccomp;
 mod spec;
 mod start;
 mod status;
 mod stop;
 mod user;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 
 use corten_spec::{ContainerId, Kind};
 use corten_store::ContainerRow;
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 pub use exec::{Controller, ExecOptions, ExecSession};
 pub use record::Container;
+pub(crate) use remove::volumes_of;
+pub(crate) use seccomp::version;
 pub use start::Prepared;
 pub use status::Status;
 pub use stop::signal;
 pub(crate) use stop::wait_for;
 
 use crate::Engine;
-use crate::error::Error;
+use crate::error::{Error, Is};
 use crate::image::{ImageConfig, MAX_CONFIG};
 use record::Record;
+
+/// A row without its folder.
+pub(crate) const INCOMPLETE: Is = Is("incomplete");
 
 impl Engine {
     /// Every container, newest first.
@@ -67,28 +75,70 @@ impl Engine {
 
     /// What the container runs: entrypoint and command together.
     pub fn command_line(&self, container: &Container) -> Result<Vec<String>, Error> {
-        let bytes = self
-            .store
-            .read_blob(&container.record.image_config, MAX_CONFIG)?;
-        spec::command_line(
-            &container.record.options,
-            &ImageConfig::parse(&container.image, &bytes)?,
-        )
+        spec::command_line(&container.record.options, &self.config_of(container)?)
     }
 
-    /// Keeps other processes from starting, cleaning up or removing this container while we do.
-    pub(crate) fn lock(&self, id: &ContainerId) -> Result<File, Error> {
+    /// The config of the image that the container was made from. The container has a copy: the
+    /// image's own goes when its last name goes, or moves on.
+    pub(crate) fn config_of(&self, container: &Container) -> Result<ImageConfig, Error> {
+        let path = self.paths.image_config(&container.id);
+        let bytes = match fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => self
+                .store
+                .read_blob(&container.record.image_config, MAX_CONFIG)?,
+            Err(e) => return Err(Error::io("read", path)(e)),
+        };
+        ImageConfig::parse(&container.image, &bytes)
+    }
+
+    /// Keeps other processes from starting, cleaning up or removing this container while we do;
+    /// with its row as it is now.
+    pub(crate) fn hold(&self, id: &ContainerId) -> Result<(File, Container), Error> {
+        let held = self.lock(id, FlockOperation::LockExclusive)?;
+        held.ok_or_else(|| Error::io("lock", self.paths.lock(id))(Errno::WOULDBLOCK.into()))
+    }
+
+    /// As [`Self::hold`], or `None` where another process has it.
+    pub(crate) fn try_hold(&self, id: &ContainerId) -> Result<Option<(File, Container)>, Error> {
+        self.lock(id, FlockOperation::NonBlockingLockExclusive)
+    }
+
+    fn lock(
+        &self,
+        id: &ContainerId,
+        how: FlockOperation,
+    ) -> Result<Option<(File, Container)>, Error> {
         let path = self.paths.lock(id);
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(Error::io("open", &path))?;
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)
-            .map_err(|e| Error::io("lock", path)(e.into()))?;
-        Ok(file)
+        loop {
+            let opened = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path);
+            let file = match opened {
+                // Making or removing it was cut short, or is under way: only removing it goes on from here.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    return Err(Error::ContainerState {
+                        name: self.container(id.as_str())?.name.to_string(),
+                        action: "used",
+                        source: INCOMPLETE,
+                    });
+                }
+                opened => opened.map_err(Error::io("open", &path))?,
+            };
+            match flock(&file, how) {
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(Errno::INTR) => continue,
+                locked => locked.map_err(|e| Error::io("lock", &path)(e.into()))?,
+            }
+            // Who had it may have removed the container, and this file with it.
+            let ours = file.metadata().map_err(Error::io("read", &path))?;
+            if fs::metadata(&path).is_ok_and(|m| m.ino() == ours.ino()) {
+                return Ok(Some((file, self.container(id.as_str())?)));
+            }
+        }
     }
 
     /// Writes a container's record back.

@@ -7,6 +7,7 @@ use corten_shim::client::Client;
 use corten_spec::Kind;
 use corten_store::Snapshotter as _;
 
+use super::INCOMPLETE;
 use super::options::MountSource;
 use super::record::Container;
 use super::status::Status;
@@ -22,15 +23,11 @@ impl Engine {
     /// Gives back what the last run held: supervisor, processes, cgroup, address, ports, bundle.
     /// Refused while the container runs.
     pub fn release(&self, container: &Container) -> Result<(), Error> {
-        let _lock = self.lock(&container.id)?;
-        if self.status(container)?.is_running() {
-            return Err(Error::ContainerState {
-                name: container.name.to_string(),
-                action: "cleaned up",
-                source: Is("running"),
-            });
+        let (_lock, container) = self.hold(&container.id)?;
+        if self.status(&container)?.is_running() {
+            return Err(running(&container, "cleaned up"));
         }
-        self.release_locked(container)
+        self.release_locked(&container)
     }
 
     /// What the supervisor asks for when a container has exited and nobody waits for it.
@@ -39,7 +36,11 @@ impl Engine {
             Err(Error::ContainerMissing { .. }) => return Ok(()),
             found => found?,
         };
-        self.release(&container)?;
+        match self.release(&container) {
+            // Another process removed it, or is at it, or has started it again.
+            Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => return Ok(()),
+            done => done?,
+        }
         match container.record.options.auto_remove {
             true => self.remove(&container, false, true),
             false => Ok(()),
@@ -59,7 +60,8 @@ impl Engine {
         let id = &container.id;
         if let Some(mut shim) = shim {
             // It may be on its way out by itself; what it leaves is found below.
-            let _gone = shim.delete("").and_then(|_| shim.shutdown());
+            let _deleted = shim.delete("");
+            let _gone = shim.shutdown();
         }
         match corten_runtime::delete(&self.paths.runtime_state(), id, true) {
             Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
@@ -80,40 +82,47 @@ impl Engine {
     /// those that have no name of their own.
     pub fn remove(&self, container: &Container, force: bool, volumes: bool) -> Result<(), Error> {
         let removed = || {
-            let status = self.status(container)?;
-            if status.is_running() {
-                if !force {
-                    return Err(Error::ContainerState {
-                        name: container.name.to_string(),
-                        action: "removed",
-                        source: Is("running"),
-                    });
-                }
-                self.kill_and_wait(container)?;
-            }
-            if !self.paths.container(&container.id).exists() {
+            self.end_by(force, container)?;
+            let (_lock, container) = match self.hold(&container.id) {
+                // Another process was faster.
+                Err(Error::ContainerMissing { .. }) => return Ok(()),
                 // A crash between row and folder, or between folder and row.
-                return self.discard(container);
+                Err(Error::ContainerState {
+                    source: INCOMPLETE, ..
+                }) => return self.discard(container),
+                held => held?,
+            };
+            // It may have been started again before we had the lock.
+            self.end_by(force, &container)?;
+            let created = matches!(self.status(&container)?, Status::Created);
+            if !created || self.paths.bundle(&container.id).exists() {
+                self.release_locked(&container)?;
             }
-            let _lock = self.lock(&container.id)?;
-            if !matches!(status, Status::Created) || self.paths.bundle(&container.id).exists() {
-                self.release_locked(container)?;
-            }
-            self.remove_released(container, volumes)
+            self.remove_released(&container, volumes)
         };
         removed().map_err(|e: Error| e.of_container(container.name.as_str(), "removed"))
     }
 
-    /// What is left of a container that holds nothing of the host any more.
+    /// What is left of a container that holds nothing of the host any more. What removes itself takes its
+    /// nameless volumes along, whoever removes it.
     pub(crate) fn remove_released(
         &self,
         container: &Container,
         volumes: bool,
     ) -> Result<(), Error> {
-        if volumes {
+        if volumes || container.record.options.auto_remove {
             self.remove_anonymous_volumes(container)?;
         }
         self.discard(container)
+    }
+
+    /// Ends it where it runs and that is allowed.
+    fn end_by(&self, force: bool, container: &Container) -> Result<(), Error> {
+        match self.status(container)?.is_running() {
+            true if force => self.kill_and_wait(container),
+            true => Err(running(container, "removed")),
+            false => Ok(()),
+        }
     }
 
     pub(crate) fn kill_and_wait(&self, container: &Container) -> Result<(), Error> {
@@ -148,14 +157,38 @@ impl Engine {
         Ok(())
     }
 
-    fn remove_anonymous_volumes(&self, container: &Container) -> Result<(), Error> {
-        for mount in &container.record.options.mounts {
-            if let MountSource::Volume(name) = &mount.source
-                && volume::is_anonymous(name)
-            {
+    /// Those of its volumes that nobody named, and no other container has.
+    pub(crate) fn remove_anonymous_volumes(&self, container: &Container) -> Result<(), Error> {
+        let own: Vec<&str> = volumes_of(container)
+            .filter(|v| volume::is_anonymous(v))
+            .collect();
+        if own.is_empty() {
+            return Ok(());
+        }
+        let mut others = self.containers()?;
+        others.retain(|c| c.id != container.id);
+        for name in own {
+            if !others.iter().any(|c| volumes_of(c).any(|v| v == name)) {
                 volume::remove(&self.paths, name)?;
             }
         }
         Ok(())
+    }
+}
+
+/// The volumes that a container has mounted, by name.
+pub(crate) fn volumes_of(container: &Container) -> impl Iterator<Item = &str> {
+    let mounts = container.record.options.mounts.iter();
+    mounts.filter_map(|m| match &m.source {
+        MountSource::Volume(name) => Some(name.as_str()),
+        MountSource::Bind(_) | MountSource::Tmpfs => None,
+    })
+}
+
+fn running(container: &Container, action: &'static str) -> Error {
+    Error::ContainerState {
+        name: container.name.to_string(),
+        action,
+        source: Is("running"),
     }
 }

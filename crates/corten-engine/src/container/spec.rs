@@ -9,12 +9,15 @@ use serde_json::{Value, json};
 
 use super::capability;
 use super::options::{MountRequest, MountSource, NetworkMode, Options, Seccomp};
+use super::seccomp;
 use super::user::User;
 use crate::error::Error;
 use crate::image::ImageConfig;
 
 /// The search path where neither image nor user sets one.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// 0022
+pub const UMASK: u32 = 0o022;
 /// Where `--init` puts its init; docker's place, which tools look for.
 pub const INIT_TARGET: &str = "/sbin/docker-init";
 
@@ -36,6 +39,8 @@ pub struct Facts {
     pub host_devices: Vec<Value>,
     /// Docker's default seccomp policy for the capabilities given.
     pub default_seccomp: fn(&[String]) -> Result<Value, Error>,
+    /// The running kernel's major and minor version, which conditions in seccomp profiles ask for.
+    pub kernel: (u32, u32),
 }
 
 /// The OCI runtime spec (config.json) of one run.
@@ -79,6 +84,8 @@ fn process(
             "uid": facts.user.uid,
             "gid": facts.user.gid,
             "additionalGids": facts.user.additional_gids,
+            // Docker's: what a container makes must not hang on who started it.
+            "umask": UMASK,
         },
         "args": args,
         "env": environment(options, image, facts),
@@ -291,7 +298,14 @@ fn linux(options: &Options, facts: &Facts, capabilities: &[String]) -> Result<Va
         Seccomp::Default if !security.privileged => {
             linux["seccomp"] = (facts.default_seccomp)(capabilities)?;
         }
-        Seccomp::Profile(profile) => linux["seccomp"] = profile.clone(),
+        Seccomp::Profile(profile) => {
+            let facts = seccomp::Facts {
+                capabilities,
+                kernel: facts.kernel,
+                machine: std::env::consts::ARCH,
+            };
+            linux["seccomp"] = seccomp::resolve(profile, &facts)?;
+        }
         Seccomp::Default | Seccomp::Unconfined => {}
     }
     Ok(linux)
@@ -376,6 +390,7 @@ mod tests {
             swap_accounting: true,
             host_devices: vec![],
             default_seccomp: |caps| Ok(json!({ "for": caps.len() })),
+            kernel: (6, 1),
         }
     }
 

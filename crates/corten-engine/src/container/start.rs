@@ -24,7 +24,7 @@ use super::record::{Container, Run};
 use super::spec::{self, Facts};
 use super::user::{self, User};
 use crate::error::{Error, Is};
-use crate::image::{ImageConfig, MAX_CONFIG};
+use crate::image::ImageConfig;
 use crate::network::{Files, HeldPort, hold_ports};
 use crate::{Engine, clock, make_private, rootfs, volume};
 
@@ -41,8 +41,9 @@ pub struct Prepared<'e> {
 impl Engine {
     /// Makes a container ready to run. One that runs is refused.
     pub fn prepare(&self, container: &Container) -> Result<Prepared<'_>, Error> {
+        let (lock, container) = self.hold(&container.id)?;
+        let container = &container;
         let name = container.name.as_str();
-        let lock = self.lock(&container.id)?;
         let status = self.status(container)?;
         if status.is_running() {
             return Err(Error::ContainerState {
@@ -57,7 +58,7 @@ impl Engine {
         match self.set_up(container.clone(), lock) {
             Ok(prepared) => Ok(prepared),
             Err((e, _lock)) => {
-                let undone = self.release_locked(container);
+                let undone = self.undo_start(container);
                 Err(match undone {
                     Ok(()) => e.of_container(name, "started"),
                     Err(second) => Error::Undo {
@@ -68,6 +69,14 @@ impl Engine {
                 })
             }
         }
+    }
+
+    /// Gives back what a start had made, and forgets that run: the container is as if never started.
+    fn undo_start(&self, container: &Container) -> Result<(), Error> {
+        self.release_locked(container)?;
+        let mut container = container.clone();
+        container.record.run = None;
+        self.update(&container)
     }
 
     /// The lock comes back with an error, so that the undoing is still under it.
@@ -90,10 +99,7 @@ impl Engine {
         let folder = self.paths.container(&id);
         forget_exit(&self.paths.exit_record(&id))?;
 
-        let bytes = self
-            .store
-            .read_blob(&container.record.image_config, MAX_CONFIG)?;
-        let image = ImageConfig::parse(&container.image, &bytes)?;
+        let image = self.config_of(container)?;
         let hostname = hostname(&options, &id)?;
         let files = Files::of(&folder);
         files.write(&hostname, &options.network, &[])?;
@@ -202,6 +208,7 @@ impl Engine {
                 false => vec![],
             },
             default_seccomp,
+            kernel: crate::system::kernel_version(),
         })
     }
 
@@ -316,7 +323,7 @@ impl Drop for Prepared<'_> {
     fn drop(&mut self) {
         if self.shim.take().is_some() {
             // Best effort: there is nobody left to tell, and `system check` finds what stays.
-            let _given_back = self.engine.release_locked(&self.container);
+            let _given_back = self.engine.undo_start(&self.container);
         }
         self.lock = None;
     }

@@ -6,11 +6,11 @@ use corten_shim::client::{Client, Exit};
 use corten_spec::Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::inspect::rfc3339;
 use super::record::{Container, ExitRecord};
 use super::status::Status;
-use crate::Engine;
 use crate::error::{Error, Is};
-use crate::image::ImageConfig;
+use crate::{Engine, clock};
 
 /// signal(7) for x86 and Arm, by number less one.
 const SIGNALS: [&str; 31] = [
@@ -134,11 +134,22 @@ impl Engine {
             self.after_exit(container)?;
             return Ok(exit?.exit_status);
         };
-        let lock = self.lock(&container.id)?;
-        self.release_from(container, Some(shim))?;
-        drop(lock);
+        let (_lock, container) = match self.hold(&container.id) {
+            // Another process was faster.
+            Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => {
+                return Ok(exit.status);
+            }
+            held => held?,
+        };
+        if shim.delete("").is_err() {
+            // Another process gave it back already, and may have started it again.
+            drop(_lock);
+            self.after_exit(&container)?;
+            return Ok(exit.status);
+        }
+        self.release_from(&container, Some(shim))?;
         if container.record.options.auto_remove {
-            self.remove_released(container, true)?;
+            self.remove_released(&container, true)?;
         }
         Ok(exit.status)
     }
@@ -153,11 +164,8 @@ impl Engine {
     }
 
     fn stop_signal(&self, container: &Container) -> Result<i32, Error> {
-        let bytes = self
-            .store
-            .read_blob(&container.record.image_config, crate::image::MAX_CONFIG)?;
-        let config = ImageConfig::parse(&container.image, &bytes)?;
-        Ok(config
+        Ok(self
+            .config_of(container)?
             .stop_signal
             .as_deref()
             .and_then(signal)
@@ -166,13 +174,21 @@ impl Engine {
 
     /// Waits for the container's end and returns its exit status. One that has ended answers at once.
     pub fn wait(&self, container: &Container) -> Result<ExitRecord, Error> {
-        if let Some(mut shim) = self.supervisor(&container.id)? {
+        let told = match self.supervisor(&container.id)? {
             // An error means that the supervisor is gone, and its record tells.
-            let _exit = shim.wait("");
-        }
-        match self.status(container)? {
-            Status::Exited(exit) => Ok(exit),
-            other => Err(Error::ContainerState {
+            Some(mut shim) => shim.wait("").ok(),
+            None => None,
+        };
+        match (self.status(container)?, told) {
+            (Status::Exited(exit), _) => Ok(exit),
+            // With `--rm` the record may be gone before we read it.
+            (_, Some(exit)) => Ok(ExitRecord {
+                pid: exit.pid,
+                exit_status: exit.status,
+                exited_at: rfc3339(clock::nanoseconds_of(exit.at)),
+                oom_killed: false,
+            }),
+            (other, None) => Err(Error::ContainerState {
                 name: container.name.to_string(),
                 action: "waited for",
                 source: Is(other.as_str()),

@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+use corten_engine::Engine;
+use corten_engine::container::Container;
+
 use super::Global;
 use crate::failure::Failure;
 use crate::session::Session;
@@ -18,8 +21,12 @@ pub struct Args {
 
 pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let engine = global.engine()?;
-    let container = engine.container(&args.container)?;
-    let status = engine.status(&container)?;
+    to(&engine, &engine.container(&args.container)?, !args.no_stdin)
+}
+
+/// Stays with a running container, and ends as it does.
+pub fn to(engine: &Engine, container: &Container, stdin: bool) -> Result<ExitCode, Failure> {
+    let status = engine.status(container)?;
     if !status.is_running() {
         return Err(corten_engine::Error::ContainerState {
             name: container.name.to_string(),
@@ -29,12 +36,12 @@ pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
         .into());
     }
     let process = &container.record.options.process;
-    let stdin = process.open_stdin && !args.no_stdin;
-    let streams = engine.attach(&container, "", stdin)?;
-    let ended = Session::new(streams, process.tty, stdin)?.run(engine.controller(&container))?;
+    let stdin = process.open_stdin && stdin;
+    let streams = engine.attach(container, "", stdin)?;
+    let ended = Session::new(streams, process.tty, stdin)?.run(engine.controller(container))?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
     }
-    let exit = engine.wait(&container)?;
+    let exit = engine.wait(container)?;
     Ok(ExitCode::from(exit.exit_status.min(255) as u8))
 }

@@ -41,6 +41,12 @@ pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let engine = global.engine()?;
     let mut words = args.container_and_command.into_iter();
     let container = engine.container(&words.next().unwrap_or_default())?;
+    if let Some(folder) = args.workdir.as_ref().filter(|w| !w.starts_with('/')) {
+        return Err(Failure::new(
+            format!("working folder {folder:?} is not absolute"),
+            "start it with /",
+        ));
+    }
     let mut env = Vec::new();
     for e in &args.env {
         env.extend(

@@ -208,6 +208,8 @@ impl Global {
     /// Opens the engine; root is asked for here, since everything below needs it.
     pub fn engine(&self) -> Result<Engine, Failure> {
         self.start_log();
+        // What containers read (their hosts file, a volume's folder) is made under it, whoever calls.
+        rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
         if !rustix::process::geteuid().is_root() {
             return Err(Failure::new(
                 "corten must run as root",

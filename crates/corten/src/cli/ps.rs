@@ -1,5 +1,7 @@
 //! `corten ps`.
 
+use std::net::SocketAddr;
+
 use corten_engine::Engine;
 use corten_engine::container::options::PortMapping;
 use corten_engine::container::{Container, Status};
@@ -36,15 +38,15 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         true => c.id.to_string(),
         false => c.id.short().to_owned(),
     };
+    if global.json {
+        let all: Vec<Value> = found.iter().map(|(c, s)| summary(&engine, c, s)).collect();
+        return Ok(output::json(&all)?);
+    }
     if args.quiet {
         for (container, _) in &found {
             output::line(id(container))?;
         }
         return Ok(());
-    }
-    if global.json {
-        let all: Vec<Value> = found.iter().map(|(c, s)| summary(&engine, c, s)).collect();
-        return Ok(output::json(&all)?);
     }
     let now = output::now();
     let rows: Vec<Vec<String>> = found
@@ -116,19 +118,17 @@ fn status(c: &Container, s: &Status, now: i64) -> String {
     }
 }
 
-/// `0.0.0.0:8080->80/tcp`, as docker writes them.
+/// `*:8080->80/tcp, [::1]:8081->81/tcp`, nearly as docker writes them.
 fn ports(c: &Container, s: &Status) -> String {
     let Some(run) = c.record.run.as_ref().filter(|_| s.is_running()) else {
         return String::new();
     };
     let one = |p: &PortMapping| {
-        let ip = p.host_ip.map_or("*".into(), |i| i.to_string());
-        format!(
-            "{ip}:{}->{}/{}",
-            p.host_port,
-            p.container_port,
-            p.protocol.as_str()
-        )
+        let host = match p.host_ip {
+            None => format!("*:{}", p.host_port),
+            Some(ip) => SocketAddr::new(ip, p.host_port).to_string(),
+        };
+        format!("{host}->{}/{}", p.container_port, p.protocol.as_str())
     };
     run.ports.iter().map(one).collect::<Vec<_>>().join(", ")
 }

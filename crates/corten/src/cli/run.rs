@@ -61,18 +61,22 @@ pub fn foreground(
         Err(e) => return Err(not_started(engine, container, e)),
     };
     let tty = container.record.options.process.tty;
-    let session = match prepared.attach(stdin) {
-        Ok(streams) => Session::new(streams, tty, stdin),
+    // `start -i` of a container that was made without `-i`: it has no stdin to give to.
+    let stdin = stdin && container.record.options.process.open_stdin;
+    let streams = match prepared.attach(stdin) {
+        Ok(streams) => streams,
         Err(e) => {
             drop(prepared);
             return Err(not_started(engine, container, e));
         }
     };
+    // Dropped with an error, `prepared` takes the container down again.
+    let session = Session::new(streams, tty, stdin)?;
     let shim = match prepared.start() {
         Ok(shim) => shim,
         Err(e) => return Err(not_started(engine, container, e)),
     };
-    let ended = session?.run(engine.controller(container))?;
+    let ended = session.run(engine.controller(container))?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
     }

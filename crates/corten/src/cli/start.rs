@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Global, each, run};
+use super::{Global, attach, each, run};
 use crate::failure::Failure;
 
 /// Start containers that were made or have exited
@@ -28,7 +28,12 @@ pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
                 "name one, or leave --attach and --interactive out",
             ));
         };
-        return run::foreground(&engine, &engine.container(name)?, args.interactive);
+        let container = engine.container(name)?;
+        // docker: one that runs is attached to.
+        return match engine.status(&container)?.is_running() {
+            true => attach::to(&engine, &container, args.interactive),
+            false => run::foreground(&engine, &container, args.interactive),
+        };
     }
     each(&args.containers, |name| {
         let container = engine.container(name)?;

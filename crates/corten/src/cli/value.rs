@@ -326,7 +326,8 @@ pub fn add_host(s: &str) -> Result<(String, IpAddr), ValueError> {
         .split_once(':')
         .or_else(|| s.split_once('='))
         .ok_or(ValueError::Host)?;
-    hostname(name)?;
+    // Compose's service names have underscores, which no host name has.
+    hostname(&name.replace('_', "-"))?;
     Ok((name.into(), address(ip)?))
 }
 
@@ -511,6 +512,7 @@ mod tests {
     fn names_of_hosts() {
         assert!(add_host("db:10.0.0.1").is_ok());
         assert!(add_host("db:fd00::1").is_ok());
+        assert!(add_host("my_db:fd00::1").is_ok());
         assert!(add_host("db").is_err());
         assert!(add_host("a b:10.0.0.1").is_err());
         assert!(hostname("-a").is_err());
