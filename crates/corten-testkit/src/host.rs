@@ -1,11 +1,14 @@
 //! The host as a container engine could leave it: mounts, links, namespaces,
-//! control groups, processes, packet filter rules, routes. Taken before and
-//! after a test, and compared. (A port left open is a process left behind.)
+//! packet filter rules, routes. Taken before and after a test, and compared.
+//!
+//! Other engines may be at work on the same machine. What bears another
+//! instance's name (`ct`, `corten-` or `corten_` and eight hexadecimal digits)
+//! is theirs. A sandbox knows its own processes and control groups by name.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::tool;
 
@@ -19,29 +22,41 @@ impl Snapshot {
             ("mount", mounts()),
             ("link", links()),
             ("network namespace", names(Path::new("/run/netns"))),
-            ("control group", cgroups()),
-            ("process", processes()),
             ("packet filter rule", rules()),
             ("route", routes()),
         ])
     }
 
-    /// What came and what went, a line each; empty if nothing did.
-    pub fn changes(&self, after: &Snapshot) -> String {
+    /// What came and what went, a line each; empty if nothing did. `instance` is
+    /// the eight digits of the engine that this is about; without it all counts.
+    pub fn changes(&self, after: &Snapshot, instance: Option<&str>) -> String {
+        let ours = |line: &&String| instance.is_none_or(|own| !is_anothers(line, own));
         let mut text = String::new();
         for ((kind, before), (_, after)) in self.0.iter().zip(&after.0) {
-            for new in after.difference(before) {
+            for new in after.difference(before).filter(ours) {
                 let _ = writeln!(text, "left behind: {kind} {new}");
             }
-            for gone in before
-                .difference(after)
-                .filter(|_| matches!(*kind, "mount" | "link" | "route" | "packet filter rule"))
-            {
+            // A veth has no bridge for the moment after it is made.
+            let stays = |line: &&String| !line.starts_with("veth");
+            for gone in before.difference(after).filter(ours).filter(stays) {
                 let _ = writeln!(text, "taken away: {kind} {gone}");
             }
         }
         text
     }
+}
+
+/// Names another engine's instance.
+fn is_anothers(line: &str, own: &str) -> bool {
+    let words = line.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-' || c == '_'));
+    let instance = |word: &str| {
+        let digits = ["corten-", "corten_", "ct"]
+            .iter()
+            .find_map(|mark| word.strip_prefix(mark))?;
+        let whole = digits.len() == 8 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+        whole.then(|| digits.to_owned())
+    };
+    words.filter_map(instance).any(|digits| digits != own)
 }
 
 /// Mount point, type and source; the ids and the optional fields may change.
@@ -54,45 +69,28 @@ fn mounts() -> BTreeSet<String> {
     text.lines().filter_map(short).collect()
 }
 
-/// By /proc, which follows the reader's network namespace; /sys follows its mount.
+/// The name of each link, and of the bridge that it is on. By netlink, which
+/// follows the reader's network namespace; /sys follows its mount.
 fn links() -> BTreeSet<String> {
-    let text = fs::read_to_string("/proc/net/dev").unwrap_or_default();
-    let named = text.lines().filter_map(|line| line.split_once(':'));
-    named.map(|(name, _)| name.trim().to_owned()).collect()
+    let text = tool::call("ip", &["-o", "link", "show"]).unwrap_or_default();
+    let describe = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        let name = words
+            .next()?
+            .trim_end_matches(':')
+            .split('@')
+            .next()?
+            .to_owned();
+        let bridge = words.skip_while(|word| *word != "master").nth(1);
+        Some(bridge.map_or(name.clone(), |bridge| format!("{name} on {bridge}")))
+    };
+    text.lines().filter_map(describe).collect()
 }
 
 fn names(folder: &Path) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect()
-}
-
-/// Ours only: peers leave their own parents behind, and that is their matter.
-fn cgroups() -> BTreeSet<String> {
-    let mut found = BTreeSet::new();
-    let root = Path::new("/sys/fs/cgroup");
-    let mut queue: Vec<PathBuf> = vec![root.to_owned()];
-    while let Some(folder) = queue.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let text = entry.path().to_string_lossy().into_owned();
-            // The default engine's own group may stay, for its next container. Sandboxes look after theirs.
-            if text.contains("/corten/") {
-                found.insert(text);
-            }
-            queue.push(entry.path());
-        }
-    }
-    found
-}
-
-/// Processes in a group of ours, or of one of our binary's names.
-fn processes() -> BTreeSet<String> {
-    pids()
-        .filter_map(|pid| describe(pid).filter(|text| is_ours(pid, text)))
         .collect()
 }
 
@@ -103,33 +101,12 @@ pub fn pids() -> impl Iterator<Item = u32> {
 }
 
 /// Command line of a process; none for kernel threads, zombies and the gone.
-pub(crate) fn command_line(pid: u32) -> Option<String> {
+pub fn command_line(pid: u32) -> Option<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline"))
         .ok()
         .filter(|bytes| !bytes.is_empty())?;
-    Some(
-        bytes
-            .split(|&byte| byte == 0)
-            .map(String::from_utf8_lossy)
-            .collect::<Vec<_>>()
-            .join(" ")
-            .trim_end()
-            .to_owned(),
-    )
-}
-
-fn describe(pid: u32) -> Option<String> {
-    Some(format!("{pid} {}", command_line(pid)?))
-}
-
-fn is_ours(pid: u32, text: &str) -> bool {
-    let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-    let exe = fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-    group.contains(":/corten")
-        || exe
-            .file_name()
-            .is_some_and(|name| name == "corten" || name == "corten (deleted)")
-        || text.contains("containerd-shim-corten")
+    let words = bytes.split(|&byte| byte == 0).map(String::from_utf8_lossy);
+    Some(words.collect::<Vec<_>>().join(" ").trim_end().to_owned())
 }
 
 fn rules() -> BTreeSet<String> {
@@ -161,4 +138,32 @@ fn routes() -> BTreeSet<String> {
         );
     }
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_anothers;
+
+    #[test]
+    fn an_instance_is_known_by_its_digits() {
+        let own = "0badcafe";
+        for theirs in [
+            "ctdeadbeef",
+            "veth1 on ctdeadbeef",
+            "table inet corten_deadbeef: chain a",
+            "10.0.0.0/8 dev ctdeadbeef proto",
+        ] {
+            assert!(is_anothers(theirs, own), "{theirs}");
+        }
+        for ours in [
+            "ct0badcafe",
+            "veth1 on ct0badcafe",
+            "veth1",
+            "/tmp/corten-test-abc (tmpfs)",
+            "table inet corten: x",
+            "docker0",
+        ] {
+            assert!(!is_anothers(ours, own), "{ours}");
+        }
+    }
 }

@@ -205,14 +205,26 @@ impl Sandbox {
         let mut changes = String::new();
         let clean = wait::until("a clean host", Duration::from_secs(5), || {
             self.retire_cgroup();
-            changes = self.before.changes(&Snapshot::take());
-            let groups = self.cgroups().into_iter().map(|path| path.join("*"));
-            changes.extend(
-                groups.map(|path| format!("left behind: control groups {}\n", path.display())),
-            );
+            changes = self.left_behind();
             changes.is_empty().then_some(())
         });
         assert!(clean.is_ok(), "the host is not as it was:\n{changes}");
+    }
+
+    /// What this sandbox's engine has left on the host, a line each.
+    fn left_behind(&self) -> String {
+        let mut text = self.before.changes(&Snapshot::take(), Some(&self.instance));
+        for group in self.cgroups() {
+            text.push_str(&format!(
+                "left behind: control groups below {}\n",
+                group.display()
+            ));
+        }
+        for pid in self.processes() {
+            let line = host::command_line(pid).unwrap_or_default();
+            text.push_str(&format!("left behind: process {pid} {line}\n"));
+        }
+        text
     }
 
     /// The links on this sandbox's bridge, as `ip` shows them.
