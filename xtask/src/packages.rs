@@ -10,6 +10,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("apache2-utils", "/usr/bin/htpasswd"),
     ("busybox-static", "/bin/busybox"),
     ("conmon", "/usr/bin/conmon"),
+    ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("containerd", "/usr/bin/ctr"),
     ("crun", "/usr/bin/crun"),
     ("curl", "/usr/bin/curl"),

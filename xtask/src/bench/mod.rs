@@ -40,6 +40,7 @@ const PARTS: &[&str] = &["run", "memory", "many", "size"];
 /// What the peers are made of; one that cannot be installed is left out of the tables.
 const PEERS: &[(&str, &str)] = &[
     ("conmon", "/usr/bin/conmon"),
+    ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("containerd", "/usr/bin/containerd"),
     ("crun", "/usr/bin/crun"),
     ("docker.io", "/usr/sbin/dockerd"),
