@@ -73,10 +73,16 @@ fn make_private(path: &Path) -> Result<(), Error> {
         .map_err(Error::io("make folder", path))
 }
 
-/// Removes a tree; one that is not there is removed already.
+/// Removes a tree; one that is not there is removed already. Another process may put a file in meanwhile (a
+/// container's lock, by who looks whether it is held), and then it is done again.
 fn remove_tree(path: &Path) -> Result<(), Error> {
-    match fs::remove_dir_all(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", path)(e)),
-        _ => Ok(()),
+    use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
+    for _ in 0..100 {
+        match fs::remove_dir_all(path) {
+            Err(e) if e.kind() == DirectoryNotEmpty => {}
+            Err(e) if e.kind() != NotFound => return Err(Error::io("remove", path)(e)),
+            _ => return Ok(()),
+        }
     }
+    fs::remove_dir_all(path).map_err(Error::io("remove", path))
 }

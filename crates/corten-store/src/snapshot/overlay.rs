@@ -40,8 +40,9 @@ impl Overlay {
         self.store.folder("snapshots").join(key)
     }
 
-    /// The row first, as the owner of all that follows.
-    fn insert(&self, key: &str, layers: &[LayerId]) -> Result<()> {
+    /// Row and folder in one transaction: nobody ever sees the one without the other. A kill in its middle
+    /// leaves a folder without a row, which is garbage.
+    fn insert(&self, key: &str, layers: &[LayerId], stack: &[LayerRow]) -> Result<()> {
         let op = "insert a snapshot";
         self.store.db().write(op, |t| {
             if exists(t, key)? {
@@ -67,8 +68,9 @@ impl Overlay {
                 q.execute(params![key, int(position as u64), layer.as_str()])
                     .map_err(Error::db(op))?;
             }
-            // What a power cut may have left of an earlier one.
-            trash::put(&self.store, &self.folder(key)).map(|_| ())
+            // What a kill or a power cut may have left of an earlier one.
+            trash::put(&self.store, &self.folder(key))?;
+            self.make(key, stack)
         })
     }
 
@@ -160,12 +162,12 @@ impl Snapshotter for Overlay {
             });
         }
         settle::mend(&self.store, &stack)?;
-        self.insert(key, &layers)?;
-        match self.make(key, &stack) {
+        match self.insert(key, &layers, &stack) {
             Ok(()) => Ok(self.recipe(key, &stack)),
+            Err(e @ Error::AlreadyExists { .. }) => Err(e),
             Err(e) => {
                 // The first failure is the one to tell; what this leaves has no owner, and is collected.
-                let _ = self.remove(key);
+                let _ = trash::put(&self.store, &self.folder(key));
                 Err(e)
             }
         }
