@@ -105,10 +105,6 @@ impl Engine {
         files.write(&hostname, &options.network, &[])?;
         let (user, root) = self.look_inside(&options, &image, &mount)?;
 
-        let facts = self.facts(&id, &options, user, hostname.clone(), &files)?;
-        let document = spec::plan(&options, &image, &facts)?;
-        let bundle = self.write_bundle(&id, &document)?;
-
         let held = hold_ports(&options.network.ports)?;
         let mut run = Run {
             started_at: clock::now(),
@@ -120,7 +116,12 @@ impl Engine {
         container.record.run = Some(run.clone());
         self.update(container)?;
 
+        let bundle = self.make_bundle(&id)?;
         let mut shim = self.spawn(&id, &bundle, &held, root)?;
+        // While the supervisor starts on another processor.
+        let facts = self.facts(&id, &options, user, hostname.clone(), &files)?;
+        let document = spec::plan(&options, &image, &facts)?;
+        write_config(&bundle, &document)?;
         run.pid = shim.create(self.create_request(container, held.len())?)?;
         self.attach_network(&id, &options.network, &mut run)?;
         let networked = !run.addresses.is_empty();
@@ -212,19 +213,13 @@ impl Engine {
         })
     }
 
-    fn write_bundle(&self, id: &ContainerId, document: &Value) -> Result<PathBuf, Error> {
+    fn make_bundle(&self, id: &ContainerId) -> Result<PathBuf, Error> {
         let bundle = self.paths.bundle(id);
         make_private(&self.paths.bundles())?;
         fs::DirBuilder::new()
             .mode(0o700)
             .create(&bundle)
             .map_err(Error::io("make folder", &bundle))?;
-        let path = bundle.join("config.json");
-        let text = serde_json::to_vec(document).map_err(|source| Error::Document {
-            path: path.clone(),
-            source,
-        })?;
-        fs::write(&path, text).map_err(Error::io("write", path))?;
         Ok(bundle)
     }
 
@@ -376,6 +371,15 @@ fn forwards(held: &[HeldPort], addresses: &[IpAddr]) -> Vec<LoopbackForward> {
         })
     };
     held.iter().enumerate().filter_map(one).collect()
+}
+
+fn write_config(bundle: &Path, document: &Value) -> Result<(), Error> {
+    let path = bundle.join("config.json");
+    let text = serde_json::to_vec(document).map_err(|source| Error::Document {
+        path: path.clone(),
+        source,
+    })?;
+    fs::write(&path, text).map_err(Error::io("write", path))
 }
 
 /// A path for the wire, which carries text: all of ours begin in folders that the store has checked

@@ -68,8 +68,8 @@ impl Engine {
             .build()
             .map_err(Error::io("start threads for", "/proc/self/task"))?;
         let done = threads.block_on(pull(self.store.clone(), &options, progress));
-        // A failed layer's thread may still sit in a read; it must not hold the error up.
-        threads.shutdown_background();
+        // Layers that were given up let go of the lease and of their partial blobs; one that hangs must not hold the error up.
+        threads.shutdown_timeout(std::time::Duration::from_secs(5));
         done
     }
 

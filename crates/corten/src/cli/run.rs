@@ -2,9 +2,8 @@
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use corten_engine::container::Container;
@@ -82,32 +81,9 @@ pub fn foreground(
     }
     let status = engine.finish(container, shim)?;
     if container.record.options.auto_remove {
-        sweep_behind(engine);
+        engine.sweep()?;
     }
     Ok(ExitCode::from(status.min(255) as u8))
-}
-
-/// Frees the removed container's bytes in a process of its own: the user's shell need not wait for the disk.
-fn sweep_behind(engine: &Engine) {
-    let paths = engine.paths();
-    let mut sweeper = Command::new("/proc/self/exe");
-    sweeper
-        .arg0("corten")
-        .arg("--root")
-        .arg(paths.root())
-        .arg("--run")
-        .arg(paths.run());
-    sweeper
-        .arg("--etc")
-        .arg(paths.etc())
-        .args(["system", "sweep"])
-        .process_group(0);
-    sweeper
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    // The next removal, prune or check does it otherwise.
-    let _started = sweeper.spawn();
 }
 
 /// docker keeps a container that could not be started, but for `--rm`.

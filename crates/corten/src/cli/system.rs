@@ -33,9 +33,6 @@ pub enum Command {
     /// What a supervisor runs when its container has ended and nobody waits
     #[command(hide = true)]
     Exited { container: String },
-    /// Free what removed containers occupied
-    #[command(hide = true)]
-    Sweep,
 }
 
 pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
@@ -48,9 +45,6 @@ pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
             let engine = global.engine()?;
             engine.exited(&container)?;
             engine.sweep()?;
-        }
-        Command::Sweep => {
-            global.engine()?.sweep()?;
         }
     }
     Ok(ExitCode::SUCCESS)
