@@ -26,25 +26,23 @@ pub fn open(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, 
     }
 }
 
-/// The text of a file; one that does not exist, or is no plain file, is empty.
+/// The text of a file; one that does not exist, or is no plain file, is empty. It is looked at before it is
+/// opened: opening a device of the image's making would already do something.
 pub fn read_text(root: BorrowedFd<'_>, path: &'static str) -> Result<String, Error> {
     let io = |e: Errno| Error::io("read the container's", path)(e.into());
-    let fd = match open(
-        root,
-        path,
-        OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY,
-    ) {
+    let found = match open(root, path, OFlags::PATH) {
         Ok(fd) => fd,
         Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => return Ok(String::new()),
         Err(e) => return Err(io(e)),
     };
-    let file = File::from(fd);
-    let kind = file
-        .metadata()
-        .map_err(Error::io("read the container's", path))?;
-    if !kind.is_file() {
+    let stat = rustix::fs::fstat(&found).map_err(io)?;
+    if !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file() {
         return Ok(String::new());
     }
+    if stat.st_size.unsigned_abs() > MAX_FILE {
+        return Err(io(Errno::FBIG));
+    }
+    let file = File::open(by_fd(found.as_fd())).map_err(Error::io("read the container's", path))?;
     let mut bytes = Vec::new();
     file.take(MAX_FILE)
         .read_to_end(&mut bytes)

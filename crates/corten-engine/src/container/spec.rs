@@ -46,7 +46,7 @@ pub struct Facts {
 /// The OCI runtime spec (config.json) of one run.
 pub fn plan(options: &Options, image: &ImageConfig, facts: &Facts) -> Result<Value, Error> {
     let capabilities = capability::effective(&options.security)?;
-    let mut spec = json!({
+    let spec = json!({
         "ociVersion": "1.2.0",
         "root": { "path": "rootfs", "readonly": options.read_only },
         "hostname": facts.hostname,
@@ -54,13 +54,7 @@ pub fn plan(options: &Options, image: &ImageConfig, facts: &Facts) -> Result<Val
         "mounts": mounts(options, facts)?,
         "linux": linux(options, facts, &capabilities)?,
     });
-    if !options.labels.is_empty() || !image.labels.is_empty() {
-        let mut annotations = image.labels.clone();
-        annotations.extend(options.labels.clone());
-        // An empty annotation key is refused by the runtime specification.
-        annotations.retain(|k, _| !k.is_empty());
-        spec["annotations"] = json!(annotations);
-    }
+    // Labels are no annotations: those may steer a runtime, and an image's labels are its builder's.
     Ok(spec)
 }
 

@@ -1,9 +1,15 @@
 //! `exec`: a process more in a running container.
 
-use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use corten_sys::namespace::{self, Namespaces};
+use corten_sys::process::Child;
 use corten_sys::{capability, keyring, signal};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -73,6 +79,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         if let Some(score) = plan.oom_score_adj {
             launch::oom_score(child.pid, score)?;
         }
+        heed(&ours, &child)?;
         handshake::receive(&ours)
     };
     match attend() {
@@ -88,6 +95,42 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
             let _ = corten_sys::process::send_signal(&child.pidfd, 9);
             let _ = corten_sys::process::wait(&child.pidfd);
             Err(error)
+        }
+    }
+}
+
+/// How long a process may take from its clone to its program. A cold disk needs a fraction of it.
+const ENTRY: Duration = Duration::from_secs(5);
+/// How often to look whether it was stopped.
+const LOOK: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 10_000_000,
+};
+
+/// Waits until the new process has something to say. It is in the container's pid namespace already, where root
+/// can stop it, or take hold of its socket (pidfd_getfd(2)); neither may hold us up.
+fn heed(socket: &OwnedFd, child: &Child) -> Result<(), Error> {
+    let deadline = Instant::now() + ENTRY;
+    loop {
+        let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&LOOK));
+        match ready {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(()),
+            Err(errno) => return Err(failed("wait for", "the new process")(errno)),
+        }
+        let stopped = waitid(
+            WaitId::PidFd(child.pidfd.as_fd()),
+            WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
+        );
+        if matches!(stopped, Ok(Some(_))) {
+            return Err(Error::Died {
+                status: "stopped by a process of the container".into(),
+            });
+        }
+        if Instant::now() > deadline {
+            return Err(Error::Died {
+                status: format!("no word from it for {ENTRY:?}"),
+            });
         }
     }
 }

@@ -318,6 +318,8 @@ fn write_file(path: &Path, text: &str) -> Result<(), Error> {
 
 /// Reaps a child that has reported its failure, or died without a word.
 pub(crate) fn reap(child: &Child, message: Message, program: &OsStr) -> Error {
+    // It ends by itself, unless a process of the container stopped it or spoke in its name.
+    let _ = process::send_signal(&child.pidfd, 9);
     let ended = process::wait(&child.pidfd);
     match message {
         Message::Failed { step, errno, path } => handshake::error(step, errno, path, program),

@@ -17,6 +17,7 @@ mod crash;
 mod database;
 mod exit;
 mod flags;
+mod hostile;
 mod interactive;
 mod lifecycle;
 mod limits;
