@@ -219,11 +219,15 @@ impl Global {
         Ok(Engine::open(self.paths()?)?)
     }
 
-    /// Logging costs its start-up only where somebody asked for more than the default.
+    /// For commands whose parts say nothing at the default level: those need not pay for a log's start.
     pub fn start_log(&self) {
-        if self.log_level == "warn" && std::env::var_os("CORTEN_LOG").is_none() {
-            return;
+        if self.log_level != "warn" || std::env::var_os("CORTEN_LOG").is_some() {
+            self.always_log();
         }
+    }
+
+    /// For servers, which warn.
+    pub fn always_log(&self) {
         let filter = std::env::var("CORTEN_LOG").unwrap_or_else(|_| self.log_level.clone());
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)

@@ -29,7 +29,7 @@ struct Stopped(#[from] corten_registry::server::ServerError);
 
 /// `--root` is the registry's own folder here: by default `registry` below the engine's.
 pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
-    global.start_log();
+    global.always_log();
     let Command::Serve { addr } = command;
     let root =
         match global.root.as_path() == std::path::Path::new(corten_engine::paths::DEFAULT_ROOT) {
