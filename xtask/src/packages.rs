@@ -16,6 +16,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("curl", "/usr/bin/curl"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("iproute2", "/sbin/ip"),
+    ("iptables", "/usr/sbin/iptables"),
     ("mmdebstrap", "/usr/bin/mmdebstrap"),
     ("nftables", "/usr/sbin/nft"),
     ("openssl", "/usr/bin/openssl"),
