@@ -28,6 +28,7 @@ mod oom;
 pub mod plan;
 mod remove;
 pub mod stats;
+mod systemd;
 
 pub use error::Error;
 pub use group::{Cgroup, Entry};
