@@ -53,6 +53,12 @@ impl Cgroup {
         Ok(group)
     }
 
+    /// Opens a group that systemd has made, and makes it where systemd does not look (v1's freezer, hugetlb
+    /// and named hierarchies; controllers of v2 that it does not know).
+    pub(crate) fn adopt(layout: &Layout, path: &str) -> Result<Self, Error> {
+        Self::walk(layout, path, Walk::Create)
+    }
+
     /// Opens a group that exists; hierarchies where it is missing are left out.
     pub fn open(layout: &Layout, path: &str) -> Result<Self, Error> {
         let group = Self::walk(layout, path, Walk::Open)?;
@@ -183,7 +189,7 @@ impl Cgroup {
     }
 
     /// The current values that decide the order of writes.
-    fn facts(&self, resources: &LinuxResources) -> Result<Facts, Error> {
+    pub(crate) fn facts(&self, resources: &LinuxResources) -> Result<Facts, Error> {
         let mut facts = Facts::default();
         if resources.memory().is_some() && !self.pure_v2 {
             facts.memory_and_swap = self.number("memory", "memory.memsw.limit_in_bytes")?;

@@ -13,7 +13,8 @@
 //! ```
 //!
 //! This crate keeps nothing on disk, starts no process, and skips no limit: what
-//! cannot be applied is refused by name. It does not speak to systemd.
+//! cannot be applied is refused by name. It speaks to systemd only if it is asked to
+//! ([`systemd`]).
 
 #![forbid(unsafe_code)]
 
@@ -28,7 +29,7 @@ mod oom;
 pub mod plan;
 mod remove;
 pub mod stats;
-mod systemd;
+pub mod systemd;
 
 pub use error::Error;
 pub use group::{Cgroup, Entry};

@@ -324,7 +324,7 @@ impl<'a> Decoder<'a> {
             "g" => Value::Signature(self.signature()?),
             "v" => {
                 let of = self.signature()?;
-                if !is_type(&of) {
+                if complete(of.as_bytes(), 0)? != of.len() {
                     return Err(Malformed("a variant is not of one type"));
                 }
                 Value::Variant(Box::new(self.value(&of, depth + 1)?))

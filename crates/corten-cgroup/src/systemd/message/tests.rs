@@ -77,13 +77,22 @@ fn what_is_no_message_is_refused_by_name() {
         bytes[at] = to;
         bytes
     };
-    assert_eq!(refused(&changed(0, b'x')), "a message does not begin as one of protocol 1");
-    assert_eq!(refused(&changed(3, 2)), "a message does not begin as one of protocol 1");
+    assert_eq!(
+        refused(&changed(0, b'x')),
+        "a message does not begin as one of protocol 1"
+    );
+    assert_eq!(
+        refused(&changed(3, 2)),
+        "a message does not begin as one of protocol 1"
+    );
     assert_eq!(refused(&changed(1, 0)), "a message has no type");
     assert_eq!(refused(&changed(8, 0)), "a message has no serial");
     assert_eq!(refused(&changed(15, 1)), "a message is too long");
     assert_eq!(refused(&changed(24, b'x')), "an object path is none");
-    assert_eq!(refused(&changed(17, 0)), "a text does not end in a null byte");
+    assert_eq!(
+        refused(&changed(17, 0)),
+        "a text does not end in a null byte"
+    );
     assert_eq!(refused(&changed(18, b'h')), "a descriptor came unasked");
     assert_eq!(refused(&changed(good.len() - 1, 1)), "padding is not zero");
 }
@@ -96,18 +105,33 @@ fn a_deep_value_is_refused() {
         bytes.extend(b"\x01v\x00");
     }
     bytes.extend(b"\x01y\x00\x00");
-    let mut decoder = Decoder { bytes: &bytes, at: 0, big: false };
+    let mut decoder = Decoder {
+        bytes: &bytes,
+        at: 0,
+        big: false,
+    };
     let deep = decoder.values("v", 0).unwrap_err();
     assert_eq!(deep.0, "values are nested too deep");
     let arrays = "a".repeat(200) + "y";
-    let mut decoder = Decoder { bytes: &bytes, at: 0, big: false };
+    let mut decoder = Decoder {
+        bytes: &bytes,
+        at: 0,
+        big: false,
+    };
     assert!(decoder.values(&arrays, 0).is_err());
 }
 
 #[test]
 fn a_descriptor_is_refused() {
-    let mut decoder = Decoder { bytes: &[0; 4], at: 0, big: false };
-    assert_eq!(decoder.values("h", 0).unwrap_err().0, "a descriptor came unasked");
+    let mut decoder = Decoder {
+        bytes: &[0; 4],
+        at: 0,
+        big: false,
+    };
+    assert_eq!(
+        decoder.values("h", 0).unwrap_err().0,
+        "a descriptor came unasked"
+    );
 }
 
 fn any_value() -> impl Strategy<Value = Value> {
@@ -129,8 +153,7 @@ fn any_value() -> impl Strategy<Value = Value> {
         prop_oneof![
             inner.clone().prop_map(|v| Value::Variant(Box::new(v))),
             proptest::collection::vec(inner.clone(), 1..4).prop_map(Value::Struct),
-            (inner.clone(), 0usize..4)
-                .prop_map(|(v, n)| Value::Array(v.signature(), vec![v; n])),
+            (inner.clone(), 0usize..4).prop_map(|(v, n)| Value::Array(v.signature(), vec![v; n])),
             (any::<u32>(), inner, 0usize..3).prop_map(|(k, v, n)| {
                 let entry = Value::Entry(Box::new(Value::U32(k)), Box::new(v));
                 Value::Array(entry.signature(), vec![entry; n])
