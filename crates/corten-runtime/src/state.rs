@@ -89,6 +89,18 @@ pub(crate) struct Record {
     pub annotations: BTreeMap<String, String>,
     #[serde(default)]
     pub init: Option<Init>,
+    /// The unit whose the cgroup is, if systemd made it. Records of before systemd have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+}
+
+/// A unit of systemd's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unit {
+    /// `corten-web.scope`.
+    pub name: String,
+    /// Of the calling user's manager, not the host's.
+    pub user: bool,
 }
 
 /// A process that no other can be mistaken for until the next boot.
@@ -113,6 +125,7 @@ impl Record {
             hooks: false,
             annotations: BTreeMap::new(),
             init: None,
+            unit: None,
         }
     }
 

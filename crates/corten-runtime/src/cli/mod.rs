@@ -29,7 +29,7 @@ use options::{End, Known, Parsed, UsageError, flag, parse, value};
 const ROOT: &str = "/run/corten/oci";
 
 const USAGE: &str =
-    "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
+    "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] [--systemd-cgroup] COMMAND
 
 commands:
   create, run     make a container from a bundle (run: start it and wait)
@@ -86,6 +86,8 @@ impl Failure {
 /// What every command gets.
 struct Context {
     root: PathBuf,
+    /// Containers are scopes of systemd's.
+    systemd_cgroup: bool,
     log: Log,
 }
 
@@ -128,6 +130,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     };
     let context = Context {
         root: global.get("root").unwrap_or(ROOT).into(),
+        // crun's name for it, which podman does not use but people do.
+        systemd_cgroup: global.has("systemd-cgroup")
+            || global.get("cgroup-manager") == Some("systemd"),
         log,
     };
     let command = command.to_string_lossy().into_owned();
@@ -143,14 +148,12 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 
 /// Settings of others that would mean something else here.
 fn check(global: &Parsed) -> Result<(), Failure> {
-    if global.has("systemd-cgroup") {
+    if !matches!(
+        global.get("cgroup-manager"),
+        None | Some("cgroupfs" | "systemd")
+    ) {
         return Err(Failure::Refused(
-            "--systemd-cgroup is not supported: use the cgroupfs cgroup manager",
-        ));
-    }
-    if !matches!(global.get("cgroup-manager"), None | Some("cgroupfs")) {
-        return Err(Failure::Refused(
-            "--cgroup-manager: only cgroupfs is supported",
+            "--cgroup-manager: only cgroupfs and systemd are supported",
         ));
     }
     match global.get("rootless") {

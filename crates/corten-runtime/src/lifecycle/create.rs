@@ -16,6 +16,7 @@ use super::start::Gate;
 use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
 use crate::init::{Init, Start};
+use crate::parent::driver::{self, Driver};
 use crate::parent::hooks::{self, Moment};
 use crate::parent::launch;
 use crate::parent::prepare::prepare;
@@ -38,12 +39,33 @@ pub fn create(create: Create<'_>) -> Result<Created, Error> {
 /// [`create`] and [`Created::start`] in one: init does not wait. `Ok` once `execve` has succeeded. After a
 /// failure nothing is left.
 pub fn run(create: Create<'_>) -> Result<Execed, Error> {
+    if create.options.systemd_cgroup {
+        return run_scope(create);
+    }
     let made = make(create, false)?;
     Ok(Execed {
         pid: made.child.pid,
         pidfd: made.child.pidfd,
         console: made.console,
         warnings: made.warnings,
+    })
+}
+
+/// With systemd's driver init waits after all: the limit of processes can come only when the process that held
+/// its place in the scope has gone, and the program may not run before.
+fn run_scope(request: Create<'_>) -> Result<Execed, Error> {
+    let (root, id) = (request.state_root, request.id);
+    let mut created = create(request)?;
+    if let Err(error) = created.start() {
+        // The error that led here is the one to tell; what stays is `delete --force`'s.
+        let _ = super::delete(root, id, true);
+        return Err(error);
+    }
+    Ok(Execed {
+        pid: created.pid,
+        pidfd: created.pidfd,
+        console: created.console,
+        warnings: created.warnings,
     })
 }
 
@@ -60,6 +82,7 @@ struct Made {
 struct Undo {
     folder: Option<Folder>,
     cgroup: Option<Cgroup>,
+    unit: Option<state::Unit>,
     child: Option<OwnedFd>,
 }
 
@@ -78,7 +101,8 @@ impl Undo {
             }),
             None => Ok(()),
         };
-        if let (Ok(()), Some(folder)) = (emptied, self.folder) {
+        let stopped = self.unit.map_or(Ok(()), |unit| driver::stop(&unit));
+        if let (Ok(()), Ok(()), Some(folder)) = (emptied, stopped, self.folder) {
             let _ = folder.remove();
         }
     }
@@ -108,12 +132,14 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         Stdio::Terminal { rows, cols } => Some((rows, cols)),
         _ => None,
     };
+    let mut driver = Driver::choose(options.systemd_cgroup)?;
     let facts = Facts {
         id: id.as_str(),
         bundle,
         terminal: size.is_some(),
         capabilities: held.permitted,
         detached_root: matches!(rootfs, Rootfs::Mount(_)),
+        systemd: driver.home(),
     };
     let mut plan = plan::plan(spec, &facts)?;
     check_labels(&plan)?;
@@ -126,12 +152,8 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     folder.write(&record, true)?;
 
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
-    let cgroup =
-        Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
-    let cgroup = undo.cgroup.insert(cgroup);
-    cgroup
-        .apply(&plan.resources)
-        .map_err(refused("apply the resources"))?;
+    undo.unit.clone_from(&record.unit);
+    let cgroup = undo.cgroup.insert(driver.make(&layout, &plan)?);
     let entry = cgroup.entry().map_err(refused("enter the control group"))?;
 
     let (prepared, terminal) = prepare(&plan, rootfs, &layout, size)?;
@@ -191,6 +213,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     if !gate {
         folder.write(&record, false)?;
     }
+    driver.settle(cgroup)?;
     attend(spec, &plan, &child, &ours, &record, gate)?;
     if gate {
         // Only now is it created.
@@ -303,6 +326,10 @@ fn record(
     record.program = launch::program_name(&plan.process)
         .to_string_lossy()
         .into_owned();
+    record.unit = plan.unit.as_ref().map(|unit| state::Unit {
+        name: unit.scope.unit.clone(),
+        user: unit.user,
+    });
     record.annotations = spec
         .annotations()
         .iter()

@@ -7,6 +7,7 @@ use corten_sys::process;
 use oci_spec::runtime::Spec;
 
 use crate::Error;
+use crate::parent::driver;
 use crate::parent::hooks::{self, Moment};
 use crate::state::{Folder, Found, Status, open_cgroup, refused, wait_end};
 
@@ -32,6 +33,9 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Er
         let _ = process::send_signal(&init.pidfd, SIGKILL);
     }
     empty(&found.record.cgroup)?;
+    if let Some(unit) = &found.record.unit {
+        driver::stop(unit)?;
+    }
     if let Some(init) = &found.init {
         wait_end(&init.pidfd)?;
     }
@@ -71,6 +75,12 @@ fn clean(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
         _ => format!("/corten/{id}"),
     };
     empty(&path)?;
+    // Nothing says which driver it was, and a unit that systemd does not know is stopped without harm.
+    if let Some((path, unit)) = linux.and_then(|l| crate::plan::cgroup::host_scope(l, id.as_str()))
+    {
+        empty(&path)?;
+        driver::stop(&unit)?;
+    }
     folder.remove()
 }
 

@@ -21,6 +21,7 @@ use corten_cgroup::Cgroup;
 use corten_spec::ContainerId;
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use crate::parent::driver;
 use crate::state::{Folder, Found, refused};
 use crate::{Error, State, Status};
 
@@ -111,9 +112,7 @@ pub fn update(
     let found = Found::open(state_root, id)?;
     match found.status()? {
         status @ (Status::Stopped | Status::Creating) => Err(found.conflict("update", status)),
-        _ => group(&found)?
-            .apply(resources)
-            .map_err(refused("update the limits")),
+        _ => driver::update(found.record.unit.as_ref(), &group(&found)?, resources),
     }
 }
 

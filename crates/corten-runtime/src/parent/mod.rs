@@ -1,6 +1,7 @@
 //! The maker's side: everything that init will need is opened, built and checked here, before the clone.
 
 pub(crate) mod cgroups;
+pub(crate) mod driver;
 pub(crate) mod hooks;
 pub(crate) mod launch;
 pub(crate) mod mounts;

@@ -32,6 +32,8 @@ pub(crate) struct Facts<'a> {
     pub capabilities: u64,
     /// Is the root given as a detached mount?
     pub detached_root: bool,
+    /// The systemd that is to make the control group.
+    pub systemd: Option<cgroup::Home<'a>>,
 }
 
 /// All that will be done to make a container.
@@ -48,6 +50,8 @@ pub(crate) struct Plan {
     pub domainname: Option<String>,
     pub process: process::Plan,
     pub cgroup_path: String,
+    /// Whose that group is, with the systemd driver.
+    pub unit: Option<cgroup::Unit>,
     pub resources: LinuxResources,
     pub warnings: Vec<String>,
 }
@@ -94,13 +98,15 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
     )?;
     let mounts = mounts::plan(spec, &namespaces, facts)?;
     let devices = devices::plan(linux, &mounts, &namespaces, facts.terminal)?;
+    let (cgroup_path, unit) = cgroup::place(spec, linux, facts.id, facts.systemd)?;
     let (hostname, domainname) = names(spec, &namespaces)?;
     Ok(Plan {
         root: root(spec, linux, facts)?,
         masked: paths("linux.maskedPaths", linux.masked_paths())?,
         read_only: paths("linux.readonlyPaths", linux.readonly_paths())?,
         sysctls: sysctl::plan(linux, &namespaces)?,
-        cgroup_path: cgroup::path(linux, facts.id)?,
+        cgroup_path,
+        unit,
         resources: cgroup::resources(linux),
         hostname,
         domainname,

@@ -411,8 +411,8 @@ fn errors_are_told_to_callers() {
     };
     assert_eq!(call(&["state", "none"]), "container none does not exist");
     assert_eq!(
-        call(&["--systemd-cgroup", "start", "x"]),
-        "--systemd-cgroup is not supported: use the cgroupfs cgroup manager"
+        call(&["--cgroup-manager", "disabled", "start", "x"]),
+        "--cgroup-manager: only cgroupfs and systemd are supported"
     );
     assert_eq!(call(&["create", "--nope", "x"]), "unknown option --nope");
     assert_eq!(call(&["frob"]), "unknown command \"frob\"");
