@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
@@ -130,7 +130,10 @@ impl Cgroup {
     }
 
     fn carry_out(&self, write: &Write) -> Result<(), Error> {
-        let dir = self.holder(&write.controller)?;
+        let dir = match write.unified {
+            true => self.unified_holder(&write.controller)?,
+            false => self.holder(&write.controller)?,
+        };
         let dir = dir.ok_or_else(|| Error::NoController {
             controller: write.controller.clone(),
             value: write.value.clone(),
@@ -145,6 +148,11 @@ impl Cgroup {
         if let Some(dir) = self.dirs.iter().find(|d| d.has(controller)) {
             return Ok(Some(dir));
         }
+        self.unified_holder(controller)
+    }
+
+    /// The folder where a controller's v2 files are.
+    fn unified_holder(&self, controller: &str) -> Result<Option<&Dir>, Error> {
         let Some(dir) = self.unified() else {
             return Ok(None);
         };
@@ -191,8 +199,8 @@ impl Cgroup {
     /// The current values that decide the order of writes.
     pub(crate) fn facts(&self, resources: &LinuxResources) -> Result<Facts, Error> {
         let mut facts = Facts::default();
-        if resources.memory().is_some() && !self.pure_v2 {
-            facts.memory_and_swap = self.number("memory", "memory.memsw.limit_in_bytes")?;
+        if let Some(memory) = resources.memory() {
+            self.memory_facts(memory, &mut facts)?;
         }
         if resources
             .memory()
@@ -207,8 +215,16 @@ impl Cgroup {
         if resources.cpu().is_some() {
             self.cpu_facts(&mut facts)?;
         }
-        if resources.hugepage_limits().is_some() {
+        if let Some(limit) = resources.hugepage_limits().iter().flatten().next() {
             facts.hugetlb_unified = !self.dirs.iter().any(|d| d.has("hugetlb"));
+            let word = match facts.hugetlb_unified {
+                true => "max",
+                false => "limit_in_bytes",
+            };
+            let file = format!("hugetlb.{}.rsvd.{word}", plan::hugepage_size(limit)?);
+            if let Some(dir) = self.holder("hugetlb")? {
+                facts.hugetlb_reservations = dir.read_if(&self.path, &file)?.is_some();
+            }
         }
         if resources.block_io().is_some() {
             let (controller, file) = match self.pure_v2 {
@@ -221,6 +237,26 @@ impl Cgroup {
             };
         }
         Ok(facts)
+    }
+
+    fn memory_facts(&self, memory: &LinuxMemory, facts: &mut Facts) -> Result<(), Error> {
+        let swap_alone = memory.swap().is_some() && memory.limit().unwrap_or(0) == 0;
+        if self.pure_v2 {
+            if let Some(dir) = self.holder("memory")? {
+                facts.no_swap = dir.read_if(&self.path, "memory.swap.max")?.is_none();
+            }
+            if swap_alone {
+                facts.memory_limit = self.number("memory", "memory.max")?;
+            }
+            return Ok(());
+        }
+        facts.memory_and_swap = self.number("memory", "memory.memsw.limit_in_bytes")?;
+        if swap_alone {
+            // The kernel's "no limit" is a number close to the largest.
+            let limit = self.number("memory", "memory.limit_in_bytes")?;
+            facts.memory_limit = limit.filter(|l| *l < i64::MAX / 2);
+        }
+        Ok(())
     }
 
     fn cpu_facts(&self, facts: &mut Facts) -> Result<(), Error> {
@@ -239,6 +275,9 @@ impl Cgroup {
             .number("cpu", "cpu.cfs_period_us")?
             .and_then(|n| u64::try_from(n).ok());
         facts.cpu_quota = self.number("cpu", "cpu.cfs_quota_us")?;
+        facts.realtime_period = self
+            .number("cpu", "cpu.rt_period_us")?
+            .and_then(|n| u64::try_from(n).ok());
         Ok(())
     }
 

@@ -94,7 +94,14 @@ impl Cgroup {
         let pid = Value::U32(holder.child.pid);
         let pids = Value::Array("u".into(), vec![pid]);
         properties.push(Property::new("PIDs", pids));
-        manager.start(scope, &properties)?;
+        if let Err(error) = manager.start(scope, &properties) {
+            // Refused, nothing was started; and a unit of that name that exists is somebody else's.
+            if !matches!(error, Error::Refused { .. }) {
+                drop(holder);
+                let _ = manager.stop(&scope.unit);
+            }
+            return Err(error);
+        }
         let opened = Self::adopt(layout, &path).and_then(|group| {
             group.apply(&now)?;
             Ok(group)

@@ -152,8 +152,8 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     folder.write(&record, true)?;
 
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
-    undo.unit.clone_from(&record.unit);
     let cgroup = undo.cgroup.insert(driver.make(&layout, &plan)?);
+    undo.unit.clone_from(&record.unit);
     let entry = cgroup.entry().map_err(refused("enter the control group"))?;
 
     let (prepared, terminal) = prepare(&plan, rootfs, &layout, size)?;
