@@ -27,5 +27,10 @@ fn main() -> ExitCode {
         eprintln!("peak: {}: {why}", file.display());
         return ExitCode::FAILURE;
     }
-    ExitCode::from(status.code().and_then(|c| u8::try_from(c).ok()).unwrap_or(1))
+    ExitCode::from(
+        status
+            .code()
+            .and_then(|c| u8::try_from(c).ok())
+            .unwrap_or(1),
+    )
 }

@@ -24,6 +24,10 @@ impl Series {
         self.samples.get(name).map(|samples| quantile(samples, 0.5))
     }
 
+    pub fn least(&self, name: &str) -> Option<f64> {
+        self.samples.get(name).map(|samples| quantile(samples, 0.0))
+    }
+
     /// A table with a column of ratios for each of `against` that was measured.
     pub fn print(&self, title: &str, unit: &str, against: &[&str]) {
         let against: Vec<&str> = against
