@@ -65,7 +65,8 @@ impl Series {
     }
 }
 
-fn quantile(samples: &[f64], at: f64) -> f64 {
+/// The value below which this share of the samples lies, between neighbours.
+pub fn quantile(samples: &[f64], at: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = at * (sorted.len().saturating_sub(1)) as f64;

@@ -63,6 +63,9 @@ impl Gates {
     }
 
     pub fn print(&self) {
+        if self.0.is_empty() {
+            return;
+        }
         println!("\ngates");
         println!(
             "  {:<44} {:>9} {:>9} {:>7} {:>9} {:>8}",

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::report::{Series, skipped};
+use super::super::report::{Series, quantile, skipped};
 use super::trace::{Event, Tracer, What};
 use super::{Rig, Subject};
 use crate::failure::{Result, failure};
@@ -67,10 +67,8 @@ pub fn measure(rig: &Rig) -> Result<()> {
                 series.add(subject.name, time / 1e3);
             }
             whole.add(subject.name, cut.iter().sum::<f64>() / 1e3);
-            calls.rounds[index] += 1.0;
-            for (name, (count, time)) in totals(&events, rig.v2.pid()) {
-                let one = &mut calls.of.entry(name).or_default()[index];
-                *one = (one.0 + count, one.1 + time);
+            for (name, total) in totals(&events, rig.v2.pid()) {
+                calls.of.entry(name).or_default()[index].push(total);
             }
         }
     }
@@ -178,19 +176,26 @@ fn print_phases(subjects: &[Subject], phases: &[Series], whole: &Series) {
     row("all", whole);
 }
 
-/// How often each call was made and the microseconds in it, added up, by the index of the subject.
+/// How often each call was made and the microseconds in it, a run each, by the index of the subject.
 #[derive(Default)]
 struct Calls {
-    rounds: [f64; 3],
-    of: BTreeMap<String, [(f64, f64); 3]>,
+    of: BTreeMap<String, [Vec<(f64, f64)>; 3]>,
 }
 
 impl Calls {
     /// The calls by what they cost us more than the floor.
     fn print(&self) {
-        let mean = |sums: &[(f64, f64); 3], who: usize| {
-            let (count, time) = sums[who];
-            (count / self.rounds[who], time / self.rounds[who])
+        // A call that few runs make is no part of the usual run, whose cost is asked for.
+        let median = |runs: &[Vec<(f64, f64)>; 3], who: usize| {
+            let of = |pick: fn(&(f64, f64)) -> f64| {
+                let samples: Vec<f64> = runs[who].iter().map(pick).collect();
+                if samples.is_empty() {
+                    0.0
+                } else {
+                    quantile(&samples, 0.5)
+                }
+            };
+            (of(|run| run.0), of(|run| run.1))
         };
         let (floor, ours) = (0, 1);
         let rows = self
@@ -198,11 +203,11 @@ impl Calls {
             .iter()
             .filter(|(name, _)| !WAITS.contains(&name.as_str()));
         let mut rows: Vec<_> = rows
-            .map(|(name, sums)| (name, mean(sums, ours), mean(sums, floor)))
+            .map(|(name, runs)| (name, median(runs, ours), median(runs, floor)))
             .collect();
         rows.sort_by(|a, b| (b.1.1 - b.2.1).total_cmp(&(a.1.1 - a.2.1)));
         println!(
-            "\nsystem calls by what they cost above the floor (us a run, means; waits left out)"
+            "\nsystem calls by what they cost above the floor (us a run, medians; waits left out)"
         );
         println!(
             "  {:<20} {:>9} {:>7} {:>9} {:>7} {:>9}",
