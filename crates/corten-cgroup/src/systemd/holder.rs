@@ -75,7 +75,8 @@ fn wait_for_end(maker: &OwnedFd) -> i32 {
 
 impl Cgroup {
     /// Starts `scope` and opens its group, with every limit of `resources` but that of processes, which is
-    /// for [`settle`](Self::settle). `extra` are the annotations' properties; they win.
+    /// for [`settle`](Self::settle). The rules for devices are systemd's then, and in their exact form
+    /// the caller's to apply. `extra` are the annotations' properties; they win.
     pub fn start_scope(
         layout: &Layout,
         manager: &mut Manager,
@@ -103,7 +104,7 @@ impl Cgroup {
             return Err(error);
         }
         let opened = Self::adopt(layout, &path).and_then(|group| {
-            group.apply(&now)?;
+            group.apply_limits(&now)?;
             Ok(group)
         });
         match opened {

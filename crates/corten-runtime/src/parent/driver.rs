@@ -17,20 +17,23 @@ use crate::state::{Unit, refused};
 #[derive(Debug)]
 pub(crate) enum Driver {
     Files,
-    Systemd {
-        manager: Box<Manager>,
-        holder: Option<Holder>,
-    },
+    Systemd(Box<Systemd>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Systemd {
+    manager: Manager,
+    holder: Option<Holder>,
 }
 
 impl Driver {
     pub fn choose(systemd: bool) -> Result<Self, Error> {
         Ok(match systemd {
             false => Self::Files,
-            true => Self::Systemd {
-                manager: Box::new(connect(is_user()?)?),
+            true => Self::Systemd(Box::new(Systemd {
+                manager: connect(is_user()?)?,
                 holder: None,
-            },
+            })),
         })
     }
 
@@ -38,36 +41,35 @@ impl Driver {
     pub fn home(&self) -> Option<Home<'_>> {
         match self {
             Self::Files => None,
-            Self::Systemd { manager, .. } => Some(Home {
-                root: manager.root(),
-                user: manager.is_user(),
+            Self::Systemd(systemd) => Some(Home {
+                root: systemd.manager.root(),
+                user: systemd.manager.is_user(),
             }),
         }
     }
 
-    /// Makes the group of a plan, with its limits.
+    /// Makes the group of a plan, with its limits, but the rules for devices.
     pub fn make(&mut self, layout: &Layout, plan: &Plan) -> Result<Cgroup, Error> {
-        let apply = "apply the resources";
         match (self, &plan.unit) {
-            (Self::Systemd { manager, holder }, Some(unit)) => {
-                let (cgroup, holds) = Cgroup::start_scope(
+            (Self::Systemd(systemd), Some(unit)) => {
+                let (cgroup, holder) = Cgroup::start_scope(
                     layout,
-                    manager,
+                    &mut systemd.manager,
                     &unit.scope,
                     &unit.properties,
                     &plan.resources,
                 )
                 .map_err(refused("start the scope"))?;
-                *holder = Some(holds);
+                systemd.holder = Some(holder);
                 Ok(cgroup)
             }
             _ => {
                 let cgroup = Cgroup::create(layout, &plan.cgroup_path)
                     .map_err(refused("make the control group"))?;
                 // What cannot be limited is not left behind.
-                if let Err(error) = cgroup.apply(&plan.resources) {
+                if let Err(error) = cgroup.apply_limits(&plan.resources) {
                     let _ = cgroup.delete();
-                    return Err(refused(apply)(error));
+                    return Err(refused("apply the resources")(error));
                 }
                 Ok(cgroup)
             }
@@ -78,9 +80,9 @@ impl Driver {
     pub fn settle(&mut self, cgroup: &Cgroup) -> Result<(), Error> {
         match self {
             Self::Files => Ok(()),
-            Self::Systemd { manager, holder } => match holder {
+            Self::Systemd(systemd) => match &mut systemd.holder {
                 Some(holder) => cgroup
-                    .settle(manager, holder)
+                    .settle(&mut systemd.manager, holder)
                     .map_err(refused("limit the processes")),
                 None => Ok(()),
             },
