@@ -128,6 +128,14 @@ pub enum Error {
     },
     #[error("no answer of systemd's to {step} within {seconds} s")]
     Silent { step: &'static str, seconds: u64 },
+    #[error("cannot {step} {}{status}", path.display())]
+    Resctrl {
+        step: &'static str,
+        path: PathBuf,
+        /// The kernel's reason, in parentheses, or nothing.
+        status: String,
+        source: Errno,
+    },
     #[error("cannot {step} the process that holds {unit}")]
     Holder {
         step: &'static str,
@@ -171,6 +179,7 @@ impl Error {
             | Self::Wait { source, .. }
             | Self::Bus { source, .. }
             | Self::Holder { source, .. }
+            | Self::Resctrl { source, .. }
             | Self::Delete { source, .. } => errno_kind(*source),
         }
     }
@@ -188,6 +197,7 @@ impl Error {
             | Self::Wait { source, .. }
             | Self::Bus { source, .. }
             | Self::Holder { source, .. }
+            | Self::Resctrl { source, .. }
             | Self::Delete { source, .. } => Some(*source),
             _ => None,
         }

@@ -12,6 +12,9 @@
 //!                                                       └── delete (waits until it is empty)
 //! ```
 //!
+//! [`resctrl`] is Intel's way to share caches and memory bandwidth, which is no control group but is asked for
+//! like one.
+//!
 //! This crate keeps nothing on disk, starts no process, and skips no limit: what
 //! cannot be applied is refused by name. It speaks to systemd only if it is asked to
 //! ([`systemd`]).
@@ -28,6 +31,7 @@ mod layout;
 mod oom;
 pub mod plan;
 mod remove;
+pub mod resctrl;
 pub mod stats;
 pub mod systemd;
 
