@@ -13,7 +13,7 @@ use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use corten_cgroup::{Cgroup, Layout};
+use corten_cgroup::{Cgroup, Layout, resctrl};
 use corten_spec::ContainerId;
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, mkdir};
@@ -92,6 +92,61 @@ pub(crate) struct Record {
     /// The unit whose the cgroup is, if systemd made it. Records of before systemd have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unit: Option<Unit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Resctrl>,
+}
+
+/// The container's place in resctrl.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Resctrl {
+    root: PathBuf,
+    class: PathBuf,
+    /// The class is the container's and goes with it.
+    own: bool,
+    monitor: Option<PathBuf>,
+}
+
+impl Resctrl {
+    /// Where a plan will put the container on this host.
+    pub fn of(plan: &resctrl::Plan) -> Result<Self, Error> {
+        let root = resctrl::mounted().map_err(refused("use Intel RDT"))?;
+        let resctrl::Place {
+            class,
+            own,
+            monitor,
+        } = plan.place(&root);
+        Ok(Self {
+            root,
+            class,
+            own,
+            monitor,
+        })
+    }
+
+    fn place(&self) -> resctrl::Place {
+        resctrl::Place {
+            class: self.class.clone(),
+            own: self.own,
+            monitor: self.monitor.clone(),
+        }
+    }
+
+    /// Makes the class and moves init into it.
+    pub fn apply(&self, plan: &resctrl::Plan, pid: u32) -> Result<(), Error> {
+        plan.apply(&self.root, pid)
+            .map_err(refused("apply Intel RDT"))
+    }
+
+    /// Moves an added process in, whose parent is none of the container's.
+    pub fn join(&self, pid: u32) -> Result<(), Error> {
+        let joined = self.place().join(&self.root, pid);
+        joined.map_err(refused("join the container's class of Intel RDT"))
+    }
+
+    pub fn remove(&self) -> Result<(), Error> {
+        let removed = self.place().remove();
+        removed.map_err(refused("remove the container's class of Intel RDT"))
+    }
 }
 
 /// A unit of systemd's.
@@ -126,6 +181,7 @@ impl Record {
             annotations: BTreeMap::new(),
             init: None,
             unit: None,
+            resctrl: None,
         }
     }
 
@@ -482,6 +538,28 @@ mod tests {
         assert_eq!(rfc3339(951_782_399, 5), "2000-02-28T23:59:59.000000005Z");
         assert_eq!(rfc3339(951_868_799, 0), "2000-02-29T23:59:59.000000000Z");
         assert_eq!(rfc3339(1_795_444_800, 0), "2026-11-23T14:40:00.000000000Z");
+    }
+
+    #[test]
+    fn a_record_of_before_systemd_is_read() {
+        let old = r#"{"version":1,"id":"web","bundle":"/b","rootfs":"/b/r","created":"","owner":0,
+            "cgroup":"/corten/web","program":"sh","hooks":false,"init":{"pid":7,"start_time":9}}"#;
+        let record: Record = serde_json::from_str(old).unwrap();
+        assert_eq!((record.unit, record.resctrl), (None, None));
+        let mut new = Record::new(
+            &"web".parse().unwrap(),
+            Path::new("/b"),
+            "/b/r".into(),
+            "/s/u",
+        );
+        // Without the two, a record is as it always was.
+        assert!(!serde_json::to_string(&new).unwrap().contains("unit"));
+        new.unit = Some(Unit {
+            name: "corten-web.scope".into(),
+            user: true,
+        });
+        let again: Record = serde_json::from_str(&serde_json::to_string(&new).unwrap()).unwrap();
+        assert_eq!(again.unit, new.unit);
     }
 
     #[test]

@@ -44,7 +44,7 @@ pub(super) fn features(args: Vec<OsString>) -> Result<u8, Failure> {
             },
             "apparmor": enabled(true),
             "selinux": enabled(true),
-            "intelRdt": enabled(false),
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "mountExtensions": {"idmap": enabled(false)},
             "netDevices": enabled(false),
         },

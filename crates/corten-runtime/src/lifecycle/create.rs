@@ -65,6 +65,7 @@ struct Undo {
     folder: Option<Folder>,
     cgroup: Option<Cgroup>,
     unit: Option<state::Unit>,
+    resctrl: Option<state::Resctrl>,
     child: Option<OwnedFd>,
 }
 
@@ -84,7 +85,8 @@ impl Undo {
             None => Ok(()),
         };
         let stopped = self.unit.map_or(Ok(()), |unit| driver::stop(&unit));
-        if let (Ok(()), Ok(()), Some(folder)) = (emptied, stopped, self.folder) {
+        let left = self.resctrl.map_or(Ok(()), |resctrl| resctrl.remove());
+        if let (Ok(()), Ok(()), Ok(()), Some(folder)) = (emptied, stopped, left, self.folder) {
             let _ = folder.remove();
         }
     }
@@ -136,6 +138,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     folder.make()?;
     undo.folder = Some(folder.clone());
     let mut record = record(spec, &plan, id, bundle);
+    record.resctrl = plan.resctrl.as_ref().map(state::Resctrl::of).transpose()?;
     folder.write(&record, true)?;
 
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
@@ -201,6 +204,10 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         .apply_devices(&plan.resources)
         .map_err(refused("apply the rules for devices"))?;
     driver.settle(cgroup)?;
+    if let (Some(resctrl), Some(wanted)) = (&record.resctrl, &plan.resctrl) {
+        undo.resctrl = Some(resctrl.clone());
+        resctrl.apply(wanted, child.pid)?;
+    }
     if let Some(score) = plan.process.oom_score_adj {
         launch::oom_score(child.pid, score)?;
     }

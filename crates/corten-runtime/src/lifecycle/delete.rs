@@ -36,6 +36,9 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Er
     if let Some(unit) = &found.record.unit {
         driver::stop(unit)?;
     }
+    if let Some(resctrl) = &found.record.resctrl {
+        resctrl.remove()?;
+    }
     if let Some(init) = &found.init {
         wait_end(&init.pidfd)?;
     }

@@ -76,6 +76,9 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     };
     let child = Route::into_pid(copy()?)?.clone(entry.v2.as_ref(), &ours, move || added.run())?;
     let attend = || -> Result<Message, Error> {
+        if let Some(resctrl) = &found.record.resctrl {
+            resctrl.join(child.pid)?;
+        }
         if let Some(score) = plan.oom_score_adj {
             launch::oom_score(child.pid, score)?;
         }

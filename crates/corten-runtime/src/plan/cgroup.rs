@@ -1,5 +1,6 @@
 //! The container's place among the control groups, and its device rules.
 
+use corten_cgroup::resctrl;
 use corten_cgroup::systemd::{self, Property, Scope};
 use oci_spec::runtime::{
     Linux, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec,
@@ -66,6 +67,22 @@ pub(crate) fn host_scope(linux: &Linux, id: &str) -> Option<(String, crate::stat
         user: false,
     };
     Some((path, unit))
+}
+
+/// Where the spec has nothing about RDT, nothing of it may be touched.
+pub(crate) fn resctrl(linux: &Linux, id: &str) -> Result<Option<resctrl::Plan>, Error> {
+    let plan = linux.intel_rdt().as_ref().map(|r| resctrl::plan(r, id));
+    plan.transpose().map_err(|error| match error {
+        corten_cgroup::Error::Invalid {
+            setting,
+            value,
+            reason,
+        } => invalid(
+            format!("linux.{setting}"),
+            format!("is {value:?}, but {reason}"),
+        ),
+        other => invalid("linux.intelRdt", other.to_string()),
+    })
 }
 
 const FIELD: &str = "linux.cgroupsPath";

@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     pub cgroup_path: String,
     /// Whose that group is, with the systemd driver.
     pub unit: Option<cgroup::Unit>,
+    /// Intel's shares of caches and memory bandwidth.
+    pub resctrl: Option<corten_cgroup::resctrl::Plan>,
     pub resources: LinuxResources,
     pub warnings: Vec<String>,
 }
@@ -117,6 +119,7 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         sysctls: sysctl::plan(linux, &namespaces)?,
         cgroup_path,
         unit,
+        resctrl: cgroup::resctrl(linux, facts.id)?,
         resources: cgroup::resources(linux),
         hostname,
         domainname,
@@ -143,7 +146,6 @@ fn check_version(version: &str) -> Result<(), Error> {
 fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
     let empty = |n: usize| n == 0;
     let refused = [
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (
             !linux.net_devices().as_ref().is_none_or(|d| empty(d.len())),
             "linux.netDevices",

@@ -271,6 +271,22 @@ fn limits_are_applied_and_updated() {
 }
 
 #[test]
+fn intel_rdt_is_refused_where_there_is_none() {
+    if std::path::Path::new("/sys/fs/resctrl/schemata").exists() || !ours() {
+        println!("skipped: resctrl is mounted here");
+        return;
+    }
+    let mut bundle = Bundle::new(&["true"]);
+    bundle.set("/linux/intelRdt", json!({"closID": "gold"}));
+    let (code, log) = bundle.create();
+    assert_eq!(code, 1);
+    assert!(
+        log.contains("cannot use Intel RDT: cannot apply linux.intelRdt: this host has no resctrl"),
+        "{log}"
+    );
+}
+
+#[test]
 fn hooks_run_in_their_order_and_places() {
     let mut bundle = Bundle::script("echo main >> /order");
     let order = bundle.root().join("order");
