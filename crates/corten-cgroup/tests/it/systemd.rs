@@ -1,0 +1,95 @@
+//! The systemd driver without a runtime around it. As root it speaks to the host's manager, as anybody else to
+//! their own; `systemd_*` run where systemd is PID 1, and say so where it is not.
+
+use std::process::{Command, Stdio};
+
+use corten_cgroup::systemd::{Manager, Scope};
+use corten_cgroup::{Cgroup, Layout};
+
+use super::resources;
+
+fn here() -> bool {
+    let here = std::path::Path::new("/run/systemd/system").exists();
+    if !here {
+        println!("skipped: systemd is not PID 1 here");
+    }
+    here
+}
+
+fn show(user: bool, unit: &str, property: &str) -> String {
+    let mut command = Command::new("systemctl");
+    if user {
+        command.arg("--user");
+    }
+    let output = command
+        .args(["show", "--value", "-p", property, unit])
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().into()
+}
+
+#[test]
+fn systemd_a_scope_holds_its_place_until_it_is_settled() {
+    if !here() {
+        return;
+    }
+    let user = !rustix::process::geteuid().is_root();
+    let mut manager = Manager::connect(user).unwrap();
+    let path = format!("corten-test.slice:unit:{}", std::process::id());
+    let scope = Scope::parse(&path, "", user).unwrap();
+    let layout = Layout::probe().unwrap();
+    let limits = resources(r#"{"memory":{"limit":67108864},"pids":{"limit":9}}"#);
+    let started = Cgroup::start_scope(&layout, &mut manager, &scope, &[], &limits);
+    let (group, mut holder) = started.unwrap();
+    assert_eq!(group.pids().unwrap().len(), 1);
+    assert_eq!(group.path(), scope.path(manager.root()).unwrap());
+    assert_eq!(show(user, &scope.unit, "MemoryMax"), "67108864");
+    assert_eq!(show(user, &scope.unit, "Slice"), "corten-test.slice");
+
+    // What init would be; a user's manager moves it where the user alone may not.
+    let mut init = Command::new("sleep")
+        .arg("1000")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
+    manager.attach(&scope.unit, &[init.id()]).unwrap();
+    group.settle(&mut manager, &mut holder).unwrap();
+    assert_eq!(group.pids().unwrap(), [init.id() as i32]);
+    assert_eq!(show(user, &scope.unit, "TasksMax"), "9");
+
+    let more = resources(r#"{"pids":{"limit":12},"cpu":{"quota":30000,"period":100000}}"#);
+    // A user's manager has the controllers that it was given: cpu is not one of them everywhere.
+    let update = manager.update(&scope.unit, &group, &resources(r#"{"pids":{"limit":12}}"#));
+    update.unwrap();
+    if !user {
+        manager.update(&scope.unit, &group, &more).unwrap();
+        assert_eq!(show(user, &scope.unit, "CPUQuotaPerSecUSec"), "300ms");
+    }
+    assert_eq!(show(user, &scope.unit, "TasksMax"), "12");
+
+    init.kill().unwrap();
+    init.wait().unwrap();
+    manager.stop(&scope.unit).unwrap();
+    assert_eq!(show(user, &scope.unit, "LoadState"), "not-found");
+    manager.stop(&scope.unit).unwrap();
+}
+
+#[test]
+fn systemd_a_holder_that_is_dropped_takes_its_scope_along() {
+    if !here() {
+        return;
+    }
+    let user = !rustix::process::geteuid().is_root();
+    let mut manager = Manager::connect(user).unwrap();
+    let path = format!("corten-test.slice:drop:{}", std::process::id());
+    let scope = Scope::parse(&path, "", user).unwrap();
+    let none = resources("{}");
+    let layout = Layout::probe().unwrap();
+    let started = Cgroup::start_scope(&layout, &mut manager, &scope, &[], &none);
+    drop(started.unwrap().1);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while show(user, &scope.unit, "LoadState") != "not-found" {
+        assert!(std::time::Instant::now() < end);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
