@@ -22,6 +22,7 @@ use crate::parent::driver::{self, Driver};
 use crate::parent::hooks::{self, Moment};
 use crate::parent::launch;
 use crate::parent::prepare::prepare;
+use crate::parent::rdt::Resctrl;
 use crate::parent::shipment;
 use crate::plan::{self, Facts, Plan};
 use crate::request::{Create, Created, Execed, Rootfs, Stdio};
@@ -65,7 +66,7 @@ struct Undo {
     folder: Option<Folder>,
     cgroup: Option<Cgroup>,
     unit: Option<state::Unit>,
-    resctrl: Option<state::Resctrl>,
+    resctrl: Option<Resctrl>,
     child: Option<OwnedFd>,
 }
 
@@ -138,7 +139,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     folder.make()?;
     undo.folder = Some(folder.clone());
     let mut record = record(spec, &plan, id, bundle);
-    record.resctrl = plan.resctrl.as_ref().map(state::Resctrl::of).transpose()?;
+    record.resctrl = plan.resctrl.as_ref().map(Resctrl::of).transpose()?;
     folder.write(&record, true)?;
 
     let layout = Layout::probe().map_err(refused("find the control groups"))?;

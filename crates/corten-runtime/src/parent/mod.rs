@@ -7,4 +7,5 @@ pub(crate) mod hooks;
 pub(crate) mod launch;
 pub(crate) mod mounts;
 pub(crate) mod prepare;
+pub(crate) mod rdt;
 pub(crate) mod shipment;
