@@ -108,9 +108,13 @@ impl Connection {
         let end = self.deadline();
         self.send(b"\0AUTH EXTERNAL\r\n", end)?;
         let mut answer = self.line(end)?;
+        let mut begun = false;
         if answer == "DATA" || answer.starts_with("DATA ") {
-            self.send(b"DATA\r\n", end)?;
+            // Together, as sd-bus has it: systemd's own socket forgets a message that it reads in one go with
+            // a BEGIN of its own, and there is no sign of when it has read that.
+            self.send(b"DATA\r\nBEGIN\r\n", end)?;
             answer = self.line(end)?;
+            begun = true;
         }
         if !answer.starts_with("OK ") {
             return Err(match answer.starts_with("REJECTED") {
@@ -118,7 +122,10 @@ impl Connection {
                 false => self.protocol("an answer that is none to AUTH"),
             });
         }
-        self.send(b"BEGIN\r\n", end)
+        match begun {
+            true => Ok(()),
+            false => self.send(b"BEGIN\r\n", end),
+        }
     }
 
     /// The body of the answer, and who gave it.

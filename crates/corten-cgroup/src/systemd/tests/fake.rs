@@ -17,6 +17,8 @@ pub enum Mood {
     Kind,
     /// Not a bus, but systemd's own socket.
     Direct,
+    /// As that, of before 246.
+    Old,
     /// Signals before replies.
     SignalFirst,
     /// One byte at a time.
@@ -36,6 +38,12 @@ pub enum Mood {
     HangsUp,
     /// Knows no unit.
     Forgetful,
+}
+
+impl Mood {
+    fn is_direct(self) -> bool {
+        matches!(self, Self::Direct | Self::Old)
+    }
 }
 
 pub struct Fake {
@@ -68,7 +76,7 @@ impl Fake {
 
     pub fn manager(&self) -> Result<Manager, Error> {
         let place = Address::Path(self.path.to_str().unwrap().into());
-        Manager::at(&place, false, self.mood == Mood::Direct)
+        Manager::at(&place, false, self.mood.is_direct())
     }
 
     /// What was asked of it, once the client is gone.
@@ -123,14 +131,19 @@ impl Served {
                 return false;
             }
             // An older systemd asks for nothing more.
-            Mood::Direct => {}
+            Mood::Old => {
+                self.stream.write_all(b"OK 0123456789abcdef\r\n").unwrap();
+                assert_eq!(self.line(), "BEGIN\r\n");
+                return true;
+            }
             _ => {
                 self.stream.write_all(b"DATA\r\n").unwrap();
                 assert_eq!(self.line(), "DATA\r\n");
             }
         }
-        self.stream.write_all(b"OK 0123456789abcdef\r\n").unwrap();
+        // systemd loses what follows a late BEGIN, so here it must be there before the answer.
         assert_eq!(self.line(), "BEGIN\r\n");
+        self.stream.write_all(b"OK 0123456789abcdef\r\n").unwrap();
         true
     }
 
@@ -205,7 +218,7 @@ impl Served {
             .map(String::from)
             .collect();
         let of_body = signature(&call.body);
-        if self.log.is_empty() && self.mood != Mood::Direct {
+        if self.log.is_empty() && !self.mood.is_direct() {
             assert_eq!(member, "Hello", "a bus is greeted first");
         }
         match (member.as_str(), of_body.as_str()) {
@@ -270,7 +283,7 @@ impl Served {
     }
 
     fn start_unit(&mut self, call: &Message, texts: &[String]) {
-        if self.mood != Mood::Direct {
+        if !self.mood.is_direct() {
             for needed in ["AddMatch JobRemoved", "Subscribe"] {
                 assert!(
                     self.log.iter().any(|l| l == needed),

@@ -58,13 +58,15 @@ fn a_scope_is_started_changed_and_stopped() {
 
 #[test]
 fn systemd_without_a_bus_needs_no_greeting() {
-    let fake = Fake::start(Mood::Direct);
-    let mut manager = fake.manager().unwrap();
-    manager.start(&scope(), &pid()).unwrap();
-    drop(manager);
-    let log = fake.end();
-    assert_eq!(log[..2], ["Get Version", "Get ControlGroup"]);
-    assert!(log[2].starts_with("StartTransientUnit"), "{log:?}");
+    for mood in [Mood::Direct, Mood::Old] {
+        let fake = Fake::start(mood);
+        let mut manager = fake.manager().unwrap();
+        manager.start(&scope(), &pid()).unwrap();
+        drop(manager);
+        let log = fake.end();
+        assert_eq!(log[..2], ["Get Version", "Get ControlGroup"]);
+        assert!(log[2].starts_with("StartTransientUnit"), "{log:?}");
+    }
 }
 
 #[test]
