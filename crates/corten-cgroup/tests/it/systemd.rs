@@ -93,3 +93,64 @@ fn systemd_a_holder_that_is_dropped_takes_its_scope_along() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
+
+/// A user's systemd of the test's own, in a mount namespace where only cgroup v2 is mounted and systemd seems to
+/// be running: the real peer, also where PID 1 is another. It has no bus, so it is spoken to directly.
+#[test]
+fn a_users_systemd_starts_a_scope() {
+    const SYSTEMD: &str = "/lib/systemd/systemd";
+    const TEST: &str = "systemd::systemd_a_holder_that_is_dropped_takes_its_scope_along";
+    const SCRIPT: &str = r#"set -e
+umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup
+mount -t tmpfs none /run && mkdir -p /run/systemd/system /run/user/1234
+group=/sys/fs/cgroup/corten-test-user-$$
+mkdir -p $group/run && chown -R 1234:1234 $group /run/user/1234
+up=$(cat /proc/self/cgroup | sed -n 's/^0:://p')
+echo $$ > $group/run/cgroup.procs
+export XDG_RUNTIME_DIR=/run/user/1234 HOME=/tmp
+as="setpriv --reuid 1234 --regid 1234 --clear-groups"
+cd /tmp
+$as /lib/systemd/systemd --user --unit=basic.target >/dev/null 2>&1 &
+manager=$!
+for i in $(seq 300); do [ -S $XDG_RUNTIME_DIR/systemd/private ] && break; sleep 0.1; done
+status=0
+$as "$1" --exact "$2" --nocapture || status=$?
+kill $manager; wait $manager || true
+echo $$ > /sys/fs/cgroup$up/cgroup.procs
+for i in $(seq 50); do
+    find $group -depth -type d -exec rmdir {} \; 2>/dev/null || true
+    [ -d $group ] || break; sleep 0.1
+done
+[ ! -d $group ] || { echo "$group is left"; exit 1; }
+exit $status
+"#;
+    let missing = [SYSTEMD, "/usr/bin/setpriv"]
+        .into_iter()
+        .find(|tool| !std::path::Path::new(tool).exists());
+    if let Some(tool) = missing {
+        println!("skipped: no {tool}");
+        return;
+    }
+    if std::path::Path::new("/run/systemd/system").exists() {
+        println!("skipped: systemd is PID 1 here, and tested for itself");
+        return;
+    }
+    // Where that user can read it.
+    let exe = std::env::temp_dir().join(format!("corten-cgroup-it-{}", std::process::id()));
+    std::fs::copy(std::env::current_exe().unwrap(), &exe).unwrap();
+    let output = Command::new("timeout")
+        .args(["120", "unshare", "-m", "--propagation", "private"])
+        .args(["bash", "-c", SCRIPT, "bash"])
+        .arg(&exe)
+        .arg(TEST)
+        .stdin(Stdio::null())
+        .output();
+    std::fs::remove_file(&exe).unwrap();
+    let output = output.unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && text.contains("1 passed") && !text.contains("skipped"),
+        "{text}"
+    );
+}
