@@ -109,7 +109,7 @@ fn machine(kernel: &Kernel, archive: &Path, disk: &Path) -> Command {
     let share =
         format!("local,path=/,mount_tag={SHARE},security_model=none,readonly=on,multidevs=remap");
     let disk = format!("file={},if=virtio,format=raw", disk.display());
-    let line = "console=ttyS0 quiet loglevel=1 panic=-1 nokaslr mitigations=off random.trust_cpu=on \
+    let line = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off random.trust_cpu=on \
                 hugepages=8 systemd.unified_cgroup_hierarchy=1 systemd.show_status=0 \
                 -- guest-init /job.json";
     let mut command = Command::new("qemu-system-x86_64");
