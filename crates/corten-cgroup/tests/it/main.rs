@@ -3,6 +3,7 @@
 //! cgroup2 mount, which has every core feature and, on a hybrid host, the leftover controllers.
 
 mod host;
+mod limits;
 mod unified;
 
 use std::process::{Child, Command, Stdio};
