@@ -14,6 +14,8 @@ use crate::failure::{Context, Result, failure};
 
 /// What the runner says to us begins with this.
 const MARK: &str = "corten-guest:";
+/// Set in xtask's environment, the boot is shown as well.
+const VERBOSE: &str = "CORTEN_GUEST_VERBOSE";
 /// Lines of a boot that are kept for the case that it fails.
 const KEPT: usize = 40;
 
@@ -109,6 +111,11 @@ pub fn follow(label: &str, command: &mut Command, limit: Duration) -> Result<Out
     result
 }
 
+/// Whether the guest's kernel and systemd should speak, and be heard.
+pub fn verbose() -> bool {
+    std::env::var_os(VERBOSE).is_some()
+}
+
 fn lines_of(child: &mut Child) -> Result<Receiver<String>> {
     let output = child.stdout.take();
     let output = output.ok_or_else(|| failure("the guest has no console"))?;
@@ -128,7 +135,7 @@ fn lines_of(child: &mut Child) -> Result<Receiver<String>> {
 }
 
 fn listen(label: &str, lines: &Receiver<String>, end: Instant) -> Result<Outcome> {
-    let mut begun = false;
+    let mut begun = verbose();
     let mut kept = VecDeque::new();
     let why = loop {
         let left = end.saturating_duration_since(Instant::now());

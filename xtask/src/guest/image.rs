@@ -26,20 +26,24 @@ const MASKED: &[&str] = &[
     "apt-daily-upgrade.timer",
     "dpkg-db-backup.timer",
     "e2scrub_all.timer",
+    "e2scrub_reap.service",
     "fstrim.timer",
     "getty@tty1.service",
+    "modprobe@.service",
     "serial-getty@ttyS0.service",
     "systemd-firstboot.service",
     "systemd-journal-flush.service",
     "systemd-random-seed.service",
     "systemd-timesyncd.service",
+    "systemd-tmpfiles-clean.timer",
     "systemd-update-utmp.service",
     "systemd-update-utmp-runlevel.service",
 ];
 
 /// The folder, made if it is not there.
 pub fn build() -> Result<PathBuf> {
-    packages::install(&[("mmdebstrap", "/usr/bin/mmdebstrap")])?;
+    packages::install(&[("mmdebstrap", "/usr/bin/mmdebstrap")])
+        .context("a Debian for the guest cannot be made")?;
     let root = folder("debian")?;
     let stamp = root.join("recipe");
     let recipe = include_str!("image.rs");

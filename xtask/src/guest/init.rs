@@ -190,7 +190,7 @@ fn run_to_the_end(program: &Path) -> Result<()> {
 /// The runner as a service that has the console, and takes the guest with it.
 fn write_unit(new: &Path, program: &Path) -> Result<()> {
     let text = format!(
-        "[Unit]\nDescription=Corten's tests\nAfter=dbus.service multi-user.target\nWants=dbus.service\n\
+        "[Unit]\nDescription=Corten's tests\nAfter=dbus.service systemd-logind.service\nWants=dbus.service\n\
          SuccessAction=poweroff-force\nFailureAction=poweroff-force\n\n\
          [Service]\nType=oneshot\nExecStart={} guest-run {JOB}\nStandardOutput=tty\nStandardError=tty\n\
          TTYPath=/dev/console\nDelegate=no\nTimeoutStartSec=infinity\n",

@@ -27,14 +27,14 @@ const FOR_ALL: Duration = Duration::from_secs(3600);
 const DISK: u64 = 64 << 20;
 
 pub fn run(binaries: &[Binary], filters: &[String]) -> Result<Outcome> {
-    packages::install(PACKAGES)?;
+    packages::install(PACKAGES).context("an emulated guest cannot be had")?;
     let kernel = kernel::fetch()?;
     boot("qemu", &kernel, binaries, filters, None)
 }
 
 /// The tests of the systemd driver, where systemd runs the machine.
 pub fn run_systemd(binaries: &[Binary], filters: &[String]) -> Result<Outcome> {
-    packages::install(PACKAGES)?;
+    packages::install(PACKAGES).context("an emulated guest cannot be had")?;
     let kernel = kernel::fetch()?;
     let image = image::build()?;
     let all = ["systemd_".to_owned()];
@@ -109,9 +109,14 @@ fn machine(kernel: &Kernel, archive: &Path, disk: &Path) -> Command {
     let share =
         format!("local,path=/,mount_tag={SHARE},security_model=none,readonly=on,multidevs=remap");
     let disk = format!("file={},if=virtio,format=raw", disk.display());
-    let line = "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off random.trust_cpu=on \
-                hugepages=8 systemd.unified_cgroup_hierarchy=1 systemd.show_status=0 \
-                -- guest-init /job.json";
+    let words = match console::verbose() {
+        true => "systemd.log_target=console",
+        false => "quiet loglevel=1 systemd.show_status=0",
+    };
+    let line = format!(
+        "console=ttyS0 panic=-1 mitigations=off random.trust_cpu=on hugepages=8 \
+         systemd.unified_cgroup_hierarchy=1 {words} -- guest-init /job.json"
+    );
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(["-nodefaults", "-no-user-config", "-no-reboot"])
@@ -124,6 +129,6 @@ fn machine(kernel: &Kernel, archive: &Path, disk: &Path) -> Command {
         .arg(&kernel.image)
         .arg("-initrd")
         .arg(archive)
-        .args(["-append", line]);
+        .args(["-append", &line]);
     command
 }

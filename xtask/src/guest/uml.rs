@@ -35,7 +35,7 @@ pub fn run(binaries: &[Binary], filters: &[String]) -> Result<Outcome> {
     if !cfg!(target_arch = "x86_64") {
         return Err(failure("User Mode Linux is there for x86-64 alone"));
     }
-    packages::install(PACKAGES)?;
+    packages::install(PACKAGES).context("User Mode Linux cannot be had")?;
     let cpus = cpus()?;
     let root = Root {
         share: None,
