@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
 use crate::failure::{Context, Result, failure};
@@ -36,7 +35,9 @@ impl Outcome {
     }
 
     pub fn print(&self, guest: &str) {
-        for line in &self.skipped {
+        let mut skipped: Vec<&String> = self.skipped.iter().collect();
+        skipped.sort();
+        for line in skipped {
             println!("guest {guest}: skipped {line}");
         }
         for name in &self.failed {
@@ -93,19 +94,17 @@ pub fn say_broken(reason: impl std::fmt::Display) {
 /// Runs a guest to its end, or to `limit`.
 pub fn follow(label: &str, command: &mut Command, limit: Duration) -> Result<Outcome> {
     let program = command.get_program().to_string_lossy().into_owned();
-    // A group of its own: User Mode Linux is many processes, and all must go.
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
-        .process_group(0)
         .spawn()
         .context(format!("cannot start {program}"))?;
     let lines = lines_of(&mut child)?;
     let result = listen(label, &lines, Instant::now() + limit);
     // It powers itself off after the last word; one that did not say it will not go by itself.
     if result.is_err() || !ends_soon(&mut child) {
-        stop(&child);
+        stop(&mut child);
     }
     child.wait().context(format!("cannot wait for {program}"))?;
     result
@@ -181,12 +180,18 @@ fn ends_soon(child: &mut Child) -> bool {
     false
 }
 
-fn stop(child: &Child) {
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    if let Some(group) = group
-        && let Err(error) = kill_process_group(group, Signal::KILL)
-    {
-        eprintln!("the guest's processes cannot be killed: {error}");
+/// First by request: User Mode Linux is many processes, and takes the others with it.
+fn stop(child: &mut Child) {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        if let Some(pid) = pid
+            && let Err(error) = kill_process(pid, signal)
+        {
+            eprintln!("the guest cannot be stopped: {error}");
+        }
+        if ends_soon(child) {
+            return;
+        }
     }
 }
 

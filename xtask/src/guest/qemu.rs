@@ -66,7 +66,7 @@ fn boot(
         ]),
         root: Root {
             share: Some(SHARE.to_owned()),
-            shown: image.iter().map(|_| workspace()).collect(),
+            shown: image.iter().flat_map(|_| shown(binaries)).collect(),
             lower: image.unwrap_or_else(|| "/".into()),
             modules: (0..modules.len()).map(in_archive).collect(),
             module_tree: Some(kernel.modules.clone()),
@@ -81,6 +81,19 @@ fn boot(
     let outcome = console::follow(name, &mut command, FOR_ALL);
     fs::remove_dir_all(&own).context(own.display())?;
     outcome
+}
+
+/// What of this machine a root of its own needs: the checkout, and the binaries if they are elsewhere.
+fn shown(binaries: &[Binary]) -> Vec<PathBuf> {
+    let mut folders = vec![workspace()];
+    for folder in binaries.iter().filter_map(|binary| binary.path.parent()) {
+        // Examples lie beside the folder of the test binaries.
+        let folder = folder.parent().unwrap_or(folder);
+        if !folders.iter().any(|known| folder.starts_with(known)) {
+            folders.push(folder.to_owned());
+        }
+    }
+    folders
 }
 
 fn in_archive(number: usize) -> PathBuf {

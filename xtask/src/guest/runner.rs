@@ -170,6 +170,14 @@ fn passed(name: &str, output: &str, notes: Option<String>) -> End {
     if let Some(notes) = notes {
         return End::Skipped(notes.lines().map(str::to_owned).collect());
     }
+    let said: Vec<String> = output
+        .lines()
+        .filter_map(|line| line.strip_prefix("skipped: "))
+        .map(|why| format!("{name}: {why}"))
+        .collect();
+    if !said.is_empty() {
+        return End::Skipped(said);
+    }
     if output.contains("1 ignored") {
         return End::Skipped(vec![format!("{name}: marked as ignored")]);
     }
@@ -215,5 +223,7 @@ mod tests {
         let why = done("1 passed", Some("a: no cpuset\n".into()));
         assert!(matches!(why, End::Skipped(reasons) if reasons == ["a: no cpuset"]));
         assert!(matches!(done("0 passed; 1 ignored", None), End::Skipped(_)));
+        let why = done("skipped: no bus\n1 passed", None);
+        assert!(matches!(why, End::Skipped(reasons) if reasons == ["a: no bus"]));
     }
 }

@@ -20,7 +20,12 @@ pub enum Scope {
 }
 
 pub fn build(scope: Scope) -> Result<Vec<Binary>> {
-    let mut args = vec!["test", "--no-run", "--locked", "--message-format=json"];
+    let mut args = vec![
+        "test",
+        "--no-run",
+        "--locked",
+        "--message-format=json-render-diagnostics",
+    ];
     match scope {
         Scope::Workspace => args.push("--workspace"),
         Scope::Packages => args.extend(PACKAGES.iter().flat_map(|name| ["-p", name])),

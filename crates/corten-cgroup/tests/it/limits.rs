@@ -341,6 +341,44 @@ fn a_device_that_is_not_there_is_named_with_rdma() {
     assert!(text.contains("rdma.max"), "{text}");
 }
 
+/// Runs a command that is about the whole machine, which a guest is for.
+fn prepares(command: &str) -> bool {
+    let output = std::process::Command::new("sh")
+        .args(["-c", command])
+        .output();
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    need::that(
+        output.status.success(),
+        format_args!("{command}: {}", said.trim()),
+    )
+}
+
+#[test]
+fn an_rdma_device_has_its_limits() {
+    if !have("rdma") {
+        return;
+    }
+    if !need::that(
+        std::env::var_os("CORTEN_GUEST").is_some(),
+        "an RDMA device is made in guests only",
+    ) {
+        return;
+    }
+    // A device made of software, over a link that leads nowhere.
+    if !prepares("modprobe rdma_rxe && ip link add corten0 type dummy && ip link set corten0 up")
+        || !prepares("rdma link add rxe0 type rxe netdev corten0")
+    {
+        return;
+    }
+    let s = Scratch::new("rxe");
+    s.apply(r#"{"rdma":{"rxe0":{"hcaHandles":3,"hcaObjects":100}}}"#)
+        .unwrap();
+    assert_eq!(read(&s, "rdma.max"), "rxe0 hca_handle=3 hca_object=100");
+    s.apply(r#"{"rdma":{"rxe0":{"hcaHandles":5}}}"#).unwrap();
+    assert_eq!(read(&s, "rdma.max"), "rxe0 hca_handle=5 hca_object=100");
+}
+
 #[test]
 fn files_of_the_unified_map_are_written_as_they_are() {
     if !have("memory") {
