@@ -35,6 +35,9 @@ Tasks:
                          NAME: parts of test names
   fixtures               build the test images and nothing else
   bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
+  bench oci [OPTIONS]    the runtime beside crun, runc and the floor of bare system calls; --quick, --fifo,
+                         --rounds N, --gap MS, and parts: run, lifecycle, cost, throughput, phases;
+                         CORTEN_OCI=PATH measures another executable
 ";
 
 fn main() -> ExitCode {
@@ -67,6 +70,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         // How guests call it: as their first process, and from there.
         "guest-init" => guest::init(rest),
         "guest-run" => guest::runner(rest),
+        "bench-oci-inside" => bench::oci_inside(rest),
+        "bench-oci-agent" => bench::oci_agent(rest),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(())
