@@ -74,12 +74,11 @@ fn together(guests: Vec<Guest>) -> Result<Outcome> {
         .into_iter()
         .map(|guest| std::thread::spawn(move || guest.run()))
         .collect();
+    // All are waited for, also when one has failed: none may outlive this.
+    let ends: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
     let mut all = Outcome::default();
-    for thread in threads {
-        let one = thread
-            .join()
-            .map_err(|_| failure("a guest's thread panicked"))?;
-        all.add(one?);
+    for end in ends {
+        all.add(end.map_err(|_| failure("a guest's thread panicked"))??);
     }
     Ok(all)
 }
