@@ -26,7 +26,7 @@ const XSTATE: &str = include_str!("xstate.c");
 /// What the kernel has room for; see `xstate.c`.
 const XSTATE_ROOM: u32 = 2696;
 const GUESTS: usize = 2;
-const FOR_ONE: Duration = Duration::from_secs(60);
+const FOR_ONE: Duration = Duration::from_secs(120);
 const FOR_ALL: Duration = Duration::from_secs(600);
 /// The disk for tests of I/O limits.
 const DISK: u64 = 64 << 20;
