@@ -8,3 +8,4 @@ mod lifecycle;
 mod mounts;
 mod process;
 mod systemd;
+mod unified;
