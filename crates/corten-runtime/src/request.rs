@@ -57,6 +57,9 @@ pub struct Options {
     /// Init ends with the caller, as long as it has not been started. For callers that stay (a supervisor):
     /// an init that waits for somebody who is gone would hold the caller's descriptors open for ever.
     pub die_with_caller: bool,
+    /// Whether control groups that the caller may not make are tolerated, where no limit is asked for. `None`:
+    /// if the caller is not the host's root.
+    pub rootless: Option<bool>,
 }
 
 /// A process to be added to a running container.

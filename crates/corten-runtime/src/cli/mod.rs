@@ -28,8 +28,8 @@ use options::{End, Known, Parsed, UsageError, flag, parse, value};
 /// Where state is kept unless `--root` says otherwise.
 const ROOT: &str = "/run/corten/oci";
 
-const USAGE: &str =
-    "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
+const USAGE: &str = "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug]
+                  [--rootless true|false|auto] COMMAND
 
 commands:
   create, run     make a container from a bundle (run: start it and wait)
@@ -86,6 +86,8 @@ impl Failure {
 /// What every command gets.
 struct Context {
     root: PathBuf,
+    /// `None`: to be found out.
+    rootless: Option<bool>,
     log: Log,
 }
 
@@ -127,7 +129,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         }
     };
     let context = Context {
-        root: global.get("root").unwrap_or(ROOT).into(),
+        root: root(&global),
+        rootless: global.get("rootless").and_then(truth),
         log,
     };
     let command = command.to_string_lossy().into_owned();
@@ -154,10 +157,42 @@ fn check(global: &Parsed) -> Result<(), Failure> {
         ));
     }
     match global.get("rootless") {
-        None | Some("auto" | "false") => Ok(()),
-        Some(_) => Err(Failure::Refused(
-            "--rootless: only false and auto are supported",
-        )),
+        Some(other) if other != "auto" && truth(other).is_none() => {
+            Err(Failure::Usage(UsageError::Bad {
+                name: "rootless",
+                text: other.into(),
+                must: "true, false or auto",
+            }))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As Go's `strconv.ParseBool`, which runc's callers write for.
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// The state folder: of the user, where that is not the host's root (runc has the same rule).
+fn root(global: &Parsed) -> PathBuf {
+    let own = || {
+        let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|f| !f.is_empty())?;
+        let user = std::env::var_os("USER");
+        let is_root = rustix::process::geteuid().is_root();
+        // Root of a user namespace counts as the user, unless it says that it is not. Where that cannot be
+        // told, /proc is missing, and every command will say so.
+        let honour = !is_root
+            || (user.is_none_or(|u| u != "root")
+                && crate::parent::place::in_user_namespace().unwrap_or(false));
+        honour.then(|| PathBuf::from(folder).join("corten-oci"))
+    };
+    match global.get("root") {
+        Some(root) => root.into(),
+        None => own().unwrap_or_else(|| ROOT.into()),
     }
 }
 

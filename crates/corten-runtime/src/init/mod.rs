@@ -5,17 +5,20 @@
 //! reported and ends it.
 
 pub(crate) mod copy_up;
+pub(crate) mod guest;
 pub(crate) mod identity;
+pub(crate) mod inside;
 pub(crate) mod mounts;
 pub(crate) mod program;
 pub(crate) mod root;
+mod shared;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::process::{self, Clone};
-use corten_sys::{capability, keyring, signal};
+use corten_sys::{keyring, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -40,6 +43,8 @@ pub(crate) enum Start {
 pub(crate) struct Init<'a> {
     pub plan: &'a Plan,
     pub prepared: Prepared,
+    /// What the maker had no right to prepare.
+    pub inside: Option<inside::Inside>,
     pub parts: Parts,
     /// The way into the cgroups that have no other.
     pub tasks: Vec<OwnedFd>,
@@ -134,11 +139,21 @@ impl<'a> Init<'a> {
         }
         rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
         self.names()?;
-        let root = mounts::assemble(plan, &mut self.prepared, &self.root_at)?;
+        if let Some(inside) = self.inside.take() {
+            self.prepared = inside.prepare(plan, &mut self.parts)?;
+        }
+        let joined = plan.namespaces.joined(Namespaces::MOUNT);
+        let root = match joined {
+            true => guest::assemble(plan, &mut self.prepared)?,
+            false => mounts::assemble(plan, &mut self.prepared, &self.root_at)?,
+        };
         if self.hooks {
             self.ask()?;
         }
-        root::pivot(plan, &root, self.no_pivot)?;
+        match joined {
+            true => guest::change_root(&root)?,
+            false => root::pivot(plan, &root, self.no_pivot)?,
+        }
         root::finish(plan, &mut self.prepared)?;
         identity::apply(&plan.process, &mut self.parts)?;
         program::find(&plan.process, &mut self.parts)
@@ -154,20 +169,23 @@ impl<'a> Init<'a> {
         for tasks in self.tasks.drain(..) {
             rustix::io::write(&tasks, b"0").map_err(Failure::at(Step::EnterCgroup, b""))?;
         }
+        let rule = self.plan.process.group_rule;
         for (kind, fd) in self.join.drain(..) {
             namespace::enter(&fd, kind).map_err(Failure::at(Step::JoinNamespace, b""))?;
             if kind == Namespaces::USER {
-                become_root()?;
+                identity::become_root(rule)?;
             }
         }
-        if self.plan.namespaces.user.is_some() {
-            // The maker writes the maps, and says when.
+        if self.plan.namespaces.makes_user() {
+            // The maker writes the maps, and says when. Until then `newuidmap` had to see us.
             handshake::wait_go(&self.socket).map_err(Failure::at(Step::Handshake, b""))?;
-            become_root()?;
+            process::set_undumpable().map_err(Failure::at(Step::Session, b""))?;
+            identity::become_root(rule)?;
         }
         if !self.unshare.is_empty() {
             namespace::unshare(self.unshare).map_err(Failure::at(Step::NewNamespace, b""))?;
         }
+        inside::time_offsets(self.plan)?;
         Ok(())
     }
 
@@ -224,8 +242,4 @@ impl<'a> Init<'a> {
         };
         go().map_err(at(Step::Gate, b""))
     }
-}
-
-fn become_root<'a>() -> Result<(), Failure<'a>> {
-    capability::set_identity(0, 0, &[]).map_err(Failure::at(Step::BecomeRoot, b""))
 }

@@ -3,11 +3,13 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use corten_cgroup::{Cgroup, Layout};
+use corten_cgroup::Cgroup;
 use corten_sys::namespace::Namespaces;
 use corten_sys::process::Child;
+use corten_sys::socket::receive_fd;
 use corten_sys::{capability, process};
 use oci_spec::runtime::{Hook, Spec};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
@@ -15,13 +17,15 @@ use rustix::net::{
 use super::start::Gate;
 use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
+use crate::init::inside::Inside;
 use crate::init::{Init, Start};
 use crate::parent::hooks::{self, Moment};
-use crate::parent::launch;
-use crate::parent::prepare::prepare;
+use crate::parent::place::Place;
+use crate::parent::prepare::{Prepared, prepare};
+use crate::parent::{group, idmap, launch};
 use crate::plan::{self, Facts, Plan};
 use crate::request::{Create, Created, Execed, Rootfs, Stdio};
-use crate::state::{self, Folder, Record, refused};
+use crate::state::{self, Folder, Record};
 
 /// Makes the container's cgroup, namespaces, mounts and init, which then waits at its gate.
 pub fn create(create: Create<'_>) -> Result<Created, Error> {
@@ -104,6 +108,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         options,
     } = create;
     let held = capability::get().map_err(failed("read the capabilities of", "the runtime"))?;
+    let mut place = Place::look(spec, held.effective)?;
     let size = match stdio {
         Stdio::Terminal { rows, cols } => Some((rows, cols)),
         _ => None,
@@ -114,9 +119,15 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         terminal: size.is_some(),
         capabilities: held.permitted,
         detached_root: matches!(rootfs, Rootfs::Mount(_)),
+        around: place.around.clone(),
     };
     let mut plan = plan::plan(spec, &facts)?;
     check_labels(&plan)?;
+    let rootless = options.rootless.unwrap_or(place.rootless);
+    let named = group::is_named(spec);
+    if rootless && !named {
+        group::beside_own(&mut plan, id.as_str())?;
+    }
 
     // On disk first, then made: whatever happens next, `delete --force` knows what to look for.
     let folder = Folder::new(state_root, id);
@@ -125,17 +136,29 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let mut record = record(spec, &plan, id, bundle);
     folder.write(&record, true)?;
 
-    let layout = Layout::probe().map_err(refused("find the control groups"))?;
-    let cgroup =
-        Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
-    let cgroup = undo.cgroup.insert(cgroup);
-    cgroup
-        .apply(&plan.resources)
-        .map_err(refused("apply the resources"))?;
-    let entry = cgroup.entry().map_err(refused("enter the control group"))?;
+    let group::Made { entry, view } = match rootless {
+        true => group::make_rootless(&mut plan, named, &mut undo.cgroup)?,
+        false => group::make(&plan, &mut undo.cgroup)?,
+    };
+    record.cgroup.clone_from(&plan.cgroup_path);
 
-    let (prepared, terminal) = prepare(&plan, rootfs, &layout, size)?;
-    let (console, slave) = match terminal {
+    let (prepared, terminal, inside, remote) = match place.around.inside {
+        false => {
+            let (prepared, terminal) = prepare(&plan, rootfs, &view, size)?;
+            (prepared, terminal, None, None)
+        }
+        true => {
+            let (ours, theirs) = launch::pair()?;
+            let inside = Inside {
+                rootfs,
+                view,
+                size,
+                console: theirs,
+            };
+            (Prepared::default(), None, Some(inside), size.map(|_| ours))
+        }
+    };
+    let (mut console, slave) = match terminal {
         Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
         None => (None, None),
     };
@@ -150,7 +173,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         options.preserve_fds,
         capabilities,
     )?;
-    let mut route = launch::route(&plan.namespaces, !entry.v1_tasks.is_empty())?;
+    let mut route = launch::route(&plan.namespaces, &mut place, !entry.v1_tasks.is_empty())?;
     let (ours, theirs) = launch::pair()?;
     let start = match gate {
         true => Start::Gate(listener(&folder)?),
@@ -160,6 +183,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let init = Init {
         plan: &plan,
         prepared,
+        inside,
         parts,
         tasks: entry.v1_tasks,
         join: std::mem::take(&mut route.joined_by_init),
@@ -191,7 +215,12 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     if !gate {
         folder.write(&record, false)?;
     }
-    attend(spec, &plan, &child, &ours, &record, gate)?;
+    attend(spec, &plan, &child, &ours, &record, (gate, place.maps))?;
+    if let Some(remote) = remote {
+        let master = receive_fd(&remote).map_err(failed("receive the terminal of", "init"))?;
+        console =
+            Some(master.ok_or_else(|| failed("receive the terminal of", "init")(Errno::PIPE))?);
+    }
     if gate {
         // Only now is it created.
         folder.write(&record, false)?;
@@ -221,15 +250,15 @@ fn attend(
     child: &Child,
     socket: &OwnedFd,
     record: &Record,
-    gate: bool,
+    (gate, maps): (bool, bool),
 ) -> Result<(), Error> {
     if let Some(score) = plan.process.oom_score_adj {
         launch::oom_score(child.pid, score)?;
     }
     let program = launch::program_name(&plan.process);
     let lost = || failed("talk to", "init");
-    if let Some(mappings) = &plan.namespaces.user {
-        launch::map_ids(child.pid, mappings)?;
+    if let (true, Some(mappings)) = (plan.namespaces.makes_user(), &plan.namespaces.user) {
+        idmap::map(child.pid, mappings, maps)?;
         handshake::send_go(socket).map_err(lost())?;
     }
     loop {

@@ -1,7 +1,10 @@
 //! The maker's side: everything that init will need is opened, built and checked here, before the clone.
 
 pub(crate) mod cgroups;
+pub(crate) mod group;
 pub(crate) mod hooks;
+pub(crate) mod idmap;
 pub(crate) mod launch;
 pub(crate) mod mounts;
+pub(crate) mod place;
 pub(crate) mod prepare;

@@ -22,6 +22,7 @@ fn facts() -> Facts<'static> {
         // All 41 but CAP_SYS_RESOURCE.
         capabilities: 0x1ff_feff_ffff,
         detached_root: false,
+        around: Default::default(),
     }
 }
 
