@@ -293,6 +293,15 @@ impl Cgroup {
         Ok(text.and_then(|t| t.trim().parse().ok()))
     }
 
+    /// As [`entry`](Self::entry) for who has few rights, and is told before it tries.
+    pub fn entry_where_permitted(&self) -> Result<Entry, Error> {
+        permit::entry(self)?;
+        if let Some(dir) = self.unified() {
+            permit::crossing(&dir.root, &self.path)?;
+        }
+        self.entry()
+    }
+
     /// How to put a new process into this group.
     pub fn entry(&self) -> Result<Entry, Error> {
         let mut entry = Entry {

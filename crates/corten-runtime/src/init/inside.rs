@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStringExt as _;
 
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::{process, pty, socket};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::{CWD, Mode, OFlags, Uid, fchown, openat};
 use rustix::io::Errno;
 
 use super::program::Parts;
@@ -43,11 +43,32 @@ impl Inside {
     }
 }
 
-/// Sends the terminal's master to the maker.
-pub(crate) fn hand_over<'a>(
-    terminal: &pty::Terminal,
+/// A terminal of the container's devpts, for a process that was added to it.
+pub(crate) fn terminal<'a>(
     console: &OwnedFd,
-) -> Result<(), Failure<'a>> {
+    size: (u16, u16),
+    uid: u32,
+) -> Result<OwnedFd, Failure<'a>> {
+    let open = || -> Result<pty::Terminal, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = openat(CWD, c"/", flags, Mode::empty())?;
+        let terminal = pty::open_in_root(&root)?;
+        if uid != 0 {
+            // It was verified to be a slave of devpts.
+            fchown(&terminal.slave, Some(Uid::from_raw(uid)), None)?;
+        }
+        if size != (0, 0) {
+            pty::resize(&terminal.master, size.0, size.1)?;
+        }
+        Ok(terminal)
+    };
+    let terminal = open().map_err(Failure::at(Step::OpenTerminal, b"/dev/pts"))?;
+    hand_over(&terminal, console)?;
+    Ok(terminal.slave)
+}
+
+/// Sends the terminal's master to the maker.
+fn hand_over<'a>(terminal: &pty::Terminal, console: &OwnedFd) -> Result<(), Failure<'a>> {
     socket::send_fd(console, b"/dev/ptmx", terminal.master.as_fd())
         .map_err(Failure::at(Step::Handshake, b""))
 }
