@@ -84,11 +84,7 @@ fn failure<'a>(error: Error) -> Failure<'a> {
 
 /// A time namespace with clocks of its own, for the process that is forked next; without root, its maker cannot
 /// make one for the moment of the clone.
-pub(crate) fn time_offsets<'a>(plan: &Plan) -> Result<(), Failure<'a>> {
-    let offsets = plan.namespaces.time_offsets.as_ref();
-    let Some(offsets) = offsets.filter(|_| plan.namespaces.inside) else {
-        return Ok(());
-    };
+pub(crate) fn time_offsets<'a>(offsets: &str) -> Result<(), Failure<'a>> {
     let write = || -> Result<(), Errno> {
         namespace::unshare(Namespaces::TIME)?;
         // The file is root's unless we may be looked at; so far we are alone.

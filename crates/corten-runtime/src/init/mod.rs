@@ -52,6 +52,10 @@ pub(crate) struct Init<'a> {
     pub join: Vec<(Namespaces, OwnedFd)>,
     /// Namespaces to make here; others came with the clone.
     pub unshare: Namespaces,
+    /// The user namespace as well, first; the maker is told when its ids can be mapped.
+    pub makes_user: bool,
+    /// The time namespace with its offsets, last.
+    pub offsets: bool,
     pub keyring: Option<CString>,
     pub socket: OwnedFd,
     pub start: Start,
@@ -176,6 +180,13 @@ impl<'a> Init<'a> {
                 identity::become_root(rule)?;
             }
         }
+        if self.makes_user {
+            let seen = || -> Result<(), Errno> {
+                namespace::unshare(Namespaces::USER)?;
+                handshake::send_mounted(&self.socket)
+            };
+            seen().map_err(Failure::at(Step::NewNamespace, b"user"))?;
+        }
         if self.plan.namespaces.makes_user() {
             // The maker writes the maps, and says when. Until then `newuidmap` had to see us.
             handshake::wait_go(&self.socket).map_err(Failure::at(Step::Handshake, b""))?;
@@ -185,7 +196,9 @@ impl<'a> Init<'a> {
         if !self.unshare.is_empty() {
             namespace::unshare(self.unshare).map_err(Failure::at(Step::NewNamespace, b""))?;
         }
-        inside::time_offsets(self.plan)?;
+        if let (true, Some(offsets)) = (self.offsets, &self.plan.namespaces.time_offsets) {
+            inside::time_offsets(offsets)?;
+        }
         Ok(())
     }
 

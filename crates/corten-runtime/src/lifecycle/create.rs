@@ -188,6 +188,8 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         tasks: entry.v1_tasks,
         join: std::mem::take(&mut route.joined_by_init),
         unshare: route.unshared_by_init,
+        makes_user: route.user_by_init,
+        offsets: route.offsets_by_init,
         keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
         socket: theirs,
         start,
@@ -205,6 +207,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))
     };
     undo.child = Some(copy(&child)?);
+    furnish(&plan, &child, &ours, route.user_by_init, place.maps)?;
     if route.forks {
         child = launch::adopt(&child, &ours, launch::program_name(&plan.process))?;
         undo.child = Some(copy(&child)?);
@@ -215,7 +218,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     if !gate {
         folder.write(&record, false)?;
     }
-    attend(spec, &plan, &child, &ours, &record, (gate, place.maps))?;
+    attend(spec, &plan, &child, &ours, &record, gate)?;
     if let Some(remote) = remote {
         let master = receive_fd(&remote).map_err(failed("receive the terminal of", "init"))?;
         console =
@@ -243,6 +246,36 @@ fn own_pidfd() -> Result<OwnedFd, Error> {
     pidfd.map_err(failed("open a handle on", "this process"))
 }
 
+/// What only others can do for a process that has just been made. Before it hides, and before it forks.
+fn furnish(
+    plan: &Plan,
+    child: &Child,
+    socket: &OwnedFd,
+    by_init: bool,
+    maps: bool,
+) -> Result<(), Error> {
+    if let Some(score) = plan.process.oom_score_adj {
+        launch::oom_score(child.pid, score)?;
+    }
+    let (true, Some(mappings)) = (plan.namespaces.makes_user(), &plan.namespaces.user) else {
+        return Ok(());
+    };
+    if by_init {
+        match handshake::receive(socket)? {
+            Message::Mounted => {}
+            other => {
+                return Err(launch::reap(
+                    child,
+                    other,
+                    launch::program_name(&plan.process),
+                ));
+            }
+        }
+    }
+    idmap::map(child.pid, mappings, maps)?;
+    handshake::send_go(socket).map_err(failed("talk to", "init"))
+}
+
 /// The maker's half of the handshake.
 fn attend(
     spec: &Spec,
@@ -250,17 +283,10 @@ fn attend(
     child: &Child,
     socket: &OwnedFd,
     record: &Record,
-    (gate, maps): (bool, bool),
+    gate: bool,
 ) -> Result<(), Error> {
-    if let Some(score) = plan.process.oom_score_adj {
-        launch::oom_score(child.pid, score)?;
-    }
     let program = launch::program_name(&plan.process);
     let lost = || failed("talk to", "init");
-    if let (true, Some(mappings)) = (plan.namespaces.makes_user(), &plan.namespaces.user) {
-        idmap::map(child.pid, mappings, maps)?;
-        handshake::send_go(socket).map_err(lost())?;
-    }
     loop {
         match handshake::receive(socket)? {
             Message::Mounted => {

@@ -95,17 +95,17 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         kinds: way.kinds,
         user: way.ids.is_some(),
         root: way.root,
-        forks: way.inside,
+        forks: way.forks,
         terminal: theirs_too,
         keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
         socket: theirs,
     };
-    let route = match way.inside {
+    let route = match way.forks {
         true => Route::default(),
         false => Route::into_pid(copy()?)?,
     };
     let mut child = route.clone(entry.v2.as_ref(), move || added.run())?;
-    if way.inside {
+    if way.forks {
         child = launch::adopt(&child, &ours, launch::program_name(&plan))?;
     }
     let attend = || -> Result<Message, Error> {
@@ -141,6 +141,17 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
 
 const SYS_ADMIN: u64 = 1 << 21;
 
+/// Those that differ by the container first.
+const ALL: [Namespaces; 7] = [
+    Namespaces::USER,
+    Namespaces::TIME,
+    Namespaces::MOUNT,
+    Namespaces::UTS,
+    Namespaces::IPC,
+    Namespaces::NETWORK,
+    Namespaces::CGROUP,
+];
+
 /// How a process of ours gets to where init is.
 struct Way {
     kinds: Namespaces,
@@ -151,6 +162,8 @@ struct Way {
     nested: bool,
     /// We have no rights here that would help; in init's user namespace we have.
     inside: bool,
+    /// We cannot join the pid namespace for the moment of the clone: from there we might not come back.
+    forks: bool,
     /// Init's root, where it is not that of its mount namespace.
     root: Option<OwnedFd>,
 }
@@ -171,12 +184,19 @@ impl Way {
             // Who may not look there is not in there.
             matches!((theirs, ours), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
         };
-        for kind in [Namespaces::USER, Namespaces::TIME] {
-            if kinds.contains(kind) && own(kind) {
-                kinds = kinds.without(kind);
+        let nested = place::in_user_namespace()?;
+        let forks = inside || nested;
+        // Without the host's rights one cannot even join where one is.
+        let looked_at = match forks {
+            true => &ALL[..],
+            false => &ALL[..2],
+        };
+        for kind in looked_at {
+            if kinds.contains(*kind) && own(*kind) {
+                kinds = kinds.without(*kind);
             }
         }
-        if inside {
+        if forks && !own(Namespaces::PID) {
             kinds = kinds.with(Namespaces::PID);
         }
         let process = pid.to_string();
@@ -194,8 +214,9 @@ impl Way {
             kinds,
             ids: user.then(|| Mappings::of(&process)).transpose()?,
             groups_denied: user && place::groups_denied(&process),
-            nested: place::in_user_namespace()?,
+            nested,
             inside,
+            forks,
             root,
         })
     }

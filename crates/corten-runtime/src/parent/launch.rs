@@ -108,6 +108,10 @@ pub(crate) struct Route {
     pub by_clone: Namespaces,
     pub unshared_by_init: Namespaces,
     pub joined_by_init: Vec<(Namespaces, OwnedFd)>,
+    /// The new user namespace, after those are joined.
+    pub user_by_init: bool,
+    /// The new time namespace with its offsets.
+    pub offsets_by_init: bool,
     /// Init unshares the pid namespace, so it takes a process more to be in it.
     pub forks: bool,
     /// `newuidmap` must be able to see the new process.
@@ -132,7 +136,8 @@ struct Around {
 /// the clone. A pid namespace can only be joined for children, so that one is always joined here.
 ///
 /// A maker without rights joins nothing; all of it is init's then, the user namespace first, since there it has
-/// them.
+/// them. A maker that is root of a user namespace has the rights, but no way back: then init joins first, and makes
+/// its user namespace after.
 pub(crate) fn route(plan: &Plan, place: &mut Place, cgroup_by_init: bool) -> Result<Route, Error> {
     let mut route = Route {
         by_clone: plan.new,
@@ -159,12 +164,14 @@ pub(crate) fn route(plan: &Plan, place: &mut Place, cgroup_by_init: bool) -> Res
             }
         }
     }
+    // In a user namespace, what we would return to is not ours to join.
+    let returns = !plan.inside && place.around.ids.is_none();
     let mut joined = std::mem::take(&mut place.joined);
     // The user namespace last, while the maker's rights are more than those that it gives; or first.
     joined.sort_by_key(|(kind, _)| (*kind == Namespaces::USER) != plan.inside);
     let joins_user = plan.joined(Namespaces::USER);
     for (kind, fd) in joined {
-        let around = !plan.inside && (kind == Namespaces::PID || plan.makes_user());
+        let around = returns && (kind == Namespaces::PID || plan.makes_user());
         // It takes the root along, and there is no way back.
         match around && kind != Namespaces::MOUNT {
             true => route.around.push(Around {
@@ -178,6 +185,15 @@ pub(crate) fn route(plan: &Plan, place: &mut Place, cgroup_by_init: bool) -> Res
             }
         }
     }
+    if plan.makes_user() && !route.joined_by_init.is_empty() {
+        // They are to be joined before the new user namespace takes away the right to.
+        route.user_by_init = true;
+        route.unshared_by_init = route
+            .unshared_by_init
+            .with(route.by_clone.without(Namespaces::USER));
+        route.by_clone = Namespaces::NONE;
+        route.forks |= plan.new.contains(Namespaces::PID) || plan.new.contains(Namespaces::TIME);
+    }
     if joins_user {
         // New ones must belong to the joined user namespace.
         route.unshared_by_init = route.unshared_by_init.with(route.by_clone);
@@ -189,7 +205,8 @@ pub(crate) fn route(plan: &Plan, place: &mut Place, cgroup_by_init: bool) -> Res
         // Offsets can be written only while nobody is in it yet (time_namespaces(7)).
         route.by_clone = route.by_clone.without(Namespaces::TIME);
         route.unshared_by_init = route.unshared_by_init.without(Namespaces::TIME);
-        if plan.inside {
+        if !returns {
+            route.offsets_by_init = true;
             route.forks = true;
             return Ok(route);
         }
