@@ -19,13 +19,14 @@ use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
 use crate::init::inside::Inside;
 use crate::init::{Init, Start};
+use crate::parent::group::View;
 use crate::parent::hooks::{self, Moment};
 use crate::parent::place::Place;
-use crate::parent::prepare::{Prepared, prepare};
-use crate::parent::{group, idmap, launch};
+use crate::parent::prepare::prepare;
+use crate::parent::{group, idmap, launch, shipment};
 use crate::plan::{self, Facts, Plan};
 use crate::request::{Create, Created, Execed, Rootfs, Stdio};
-use crate::state::{self, Folder, Record};
+use crate::state::{self, Folder, Record, refused};
 
 /// Makes the container's cgroup, namespaces, mounts and init, which then waits at its gate.
 pub fn create(create: Create<'_>) -> Result<Created, Error> {
@@ -142,25 +143,10 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     };
     record.cgroup.clone_from(&plan.cgroup_path);
 
-    let (prepared, terminal, inside, remote) = match place.around.inside {
-        false => {
-            let (prepared, terminal) = prepare(&plan, rootfs, &view, size)?;
-            (prepared, terminal, None, None)
-        }
-        true => {
-            let (ours, theirs) = launch::pair()?;
-            let inside = Inside {
-                rootfs,
-                view,
-                size,
-                console: theirs,
-            };
-            (Prepared::default(), None, Some(inside), size.map(|_| ours))
-        }
-    };
-    let (mut console, slave) = match terminal {
-        Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
-        None => (None, None),
+    let (rest, remote) = Rest::split(rootfs, view, size, place.around.inside)?;
+    let (inside, outside) = match rest {
+        Rest::Inside(inside) => (Some(inside), None),
+        Rest::Outside(rootfs, view) => (None, Some((rootfs, view))),
     };
     let capabilities = match plan.namespaces.own(Namespaces::USER) {
         true => u64::MAX,
@@ -169,7 +155,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let parts = launch::parts(
         &plan.process,
         stdio,
-        slave,
+        None,
         options.preserve_fds,
         capabilities,
     )?;
@@ -182,7 +168,6 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let waits = has_mount_hooks(spec);
     let init = Init {
         plan: &plan,
-        prepared,
         inside,
         parts,
         tasks: entry.v1_tasks,
@@ -202,34 +187,61 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
             false => None,
         },
     };
-    let mut child = route.clone(entry.v2.as_ref(), move || init.run())?;
+    let first = route.clone(entry.v2.as_ref(), &ours, move || init.run())?;
     let copy = |child: &Child| {
         rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))
     };
-    undo.child = Some(copy(&child)?);
-    furnish(&plan, &child, &ours, route.user_by_init, place.maps)?;
-    if route.forks {
-        child = launch::adopt(&child, &ours, launch::program_name(&plan.process))?;
-        undo.child = Some(copy(&child)?);
+    undo.child = Some(copy(&first)?);
+    let maker = Maker {
+        spec,
+        plan: &plan,
+        child: &first,
+        socket: &ours,
+        gate,
+    };
+    maker.furnish(route.user_by_init, place.maps)?;
+    let second = match route.forks {
+        true => {
+            let second = launch::adopt(&first, &ours, launch::program_name(&plan.process))?;
+            undo.child = Some(copy(&second)?);
+            Some(second)
+        }
+        false => None,
+    };
+    let maker = Maker {
+        child: second.as_ref().unwrap_or(&first),
+        ..maker
+    };
+    // All of this while init is at work.
+    let console = match outside {
+        Some((rootfs, view)) => maker.supply(rootfs, &view, size)?,
+        None => None,
+    };
+    if let (false, Some(cgroup)) = (rootless, &undo.cgroup) {
+        cgroup
+            .apply_devices(&plan.resources)
+            .map_err(refused("apply the rules for devices"))?;
     }
-    // While init is at work. It stays in /proc until we reap it, however short its life.
+    if !gate && !waits {
+        maker.go()?;
+    }
     folder.write_config(spec)?;
-    record.init = Some(state::Init::of(child.pid)?);
+    // It stays in /proc until we reap it, however short its life.
+    record.init = Some(state::Init::of(maker.child.pid)?);
     if !gate {
         folder.write(&record, false)?;
     }
-    attend(spec, &plan, &child, &ours, &record, gate)?;
-    if let Some(remote) = remote {
-        let master = receive_fd(&remote).map_err(failed("receive the terminal of", "init"))?;
-        console =
-            Some(master.ok_or_else(|| failed("receive the terminal of", "init")(Errno::PIPE))?);
-    }
+    maker.attend(&record)?;
+    let console = match remote {
+        Some(remote) => Some(remote_terminal(&remote)?),
+        None => console,
+    };
     if gate {
         // Only now is it created.
         folder.write(&record, false)?;
     }
     Ok(Made {
-        child,
+        child: second.unwrap_or(first),
         console,
         warnings: std::mem::take(&mut plan.warnings),
         folder,
@@ -246,57 +258,122 @@ fn own_pidfd() -> Result<OwnedFd, Error> {
     pidfd.map_err(failed("open a handle on", "this process"))
 }
 
-/// What only others can do for a process that has just been made. Before it hides, and before it forks.
-fn furnish(
-    plan: &Plan,
-    child: &Child,
-    socket: &OwnedFd,
-    by_init: bool,
-    maps: bool,
-) -> Result<(), Error> {
-    if let Some(score) = plan.process.oom_score_adj {
-        launch::oom_score(child.pid, score)?;
-    }
-    let (true, Some(mappings)) = (plan.namespaces.makes_user(), &plan.namespaces.user) else {
-        return Ok(());
-    };
-    if by_init {
-        match handshake::receive(socket)? {
-            Message::Mounted => {}
-            other => {
-                return Err(launch::reap(
-                    child,
-                    other,
-                    launch::program_name(&plan.process),
-                ));
-            }
-        }
-    }
-    idmap::map(child.pid, mappings, maps)?;
-    handshake::send_go(socket).map_err(failed("talk to", "init"))
+/// The rest of what init needs: made by the maker if it may, by init if only that may.
+enum Rest {
+    Outside(Rootfs, View),
+    Inside(Inside),
 }
 
-/// The maker's half of the handshake.
-fn attend(
-    spec: &Spec,
-    plan: &Plan,
-    child: &Child,
-    socket: &OwnedFd,
-    record: &Record,
+impl Rest {
+    /// With our end of a way for the terminal, where init opens it.
+    fn split(
+        rootfs: Rootfs,
+        view: View,
+        size: Option<(u16, u16)>,
+        inside: bool,
+    ) -> Result<(Self, Option<OwnedFd>), Error> {
+        if !inside {
+            return Ok((Self::Outside(rootfs, view), None));
+        }
+        let (ours, theirs) = launch::pair()?;
+        let inside = Inside {
+            rootfs,
+            view,
+            size,
+            console: theirs,
+        };
+        Ok((Self::Inside(inside), size.map(|_| ours)))
+    }
+}
+
+/// The master of the terminal that init has opened.
+fn remote_terminal(socket: &OwnedFd) -> Result<OwnedFd, Error> {
+    let lost = || failed("receive the terminal of", "init");
+    receive_fd(socket)
+        .map_err(lost())?
+        .ok_or_else(|| lost()(Errno::PIPE))
+}
+
+/// The maker, while init is on its way.
+struct Maker<'a> {
+    spec: &'a Spec,
+    plan: &'a Plan,
+    child: &'a Child,
+    socket: &'a OwnedFd,
     gate: bool,
-) -> Result<(), Error> {
-    let program = launch::program_name(&plan.process);
-    let lost = || failed("talk to", "init");
-    loop {
-        match handshake::receive(socket)? {
-            Message::Mounted => {
-                mount_hooks(spec, child, record)?;
-                handshake::send_go(socket).map_err(lost())?;
+}
+
+impl Maker<'_> {
+    /// What only others can do for a process that has just been made. Before it hides, and before it forks.
+    /// `told`: it makes its user namespace itself, and says when.
+    fn furnish(&self, told: bool, maps: bool) -> Result<(), Error> {
+        if let Some(score) = self.plan.process.oom_score_adj {
+            launch::oom_score(self.child.pid, score)?;
+        }
+        let ids = self.plan.namespaces.user.as_ref();
+        let Some(ids) = ids.filter(|_| self.plan.namespaces.makes_user()) else {
+            return Ok(());
+        };
+        if told {
+            match handshake::receive(self.socket)? {
+                Message::Mounted => {}
+                other => return Err(self.reap(other)),
             }
-            Message::Ready if gate => return Ok(()),
-            // Without a gate the socket closes by the exec.
-            Message::End if !gate => return Ok(()),
-            other => return Err(launch::reap(child, other, program)),
+        }
+        idmap::map(self.child.pid, ids, maps)?;
+        self.go()
+    }
+
+    /// Gives init its mounts. Returns the terminal's master.
+    fn supply(
+        &self,
+        rootfs: Rootfs,
+        view: &View,
+        size: Option<(u16, u16)>,
+    ) -> Result<Option<OwnedFd>, Error> {
+        let (prepared, terminal) = prepare(self.plan, rootfs, view, size)?;
+        let (console, slave) = match terminal {
+            Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
+            None => (None, None),
+        };
+        shipment::send(self.socket, &prepared, slave.as_ref()).map_err(|e| self.lost(e))?;
+        Ok(console)
+    }
+
+    fn go(&self) -> Result<(), Error> {
+        handshake::send_go(self.socket).map_err(|e| self.lost(e))
+    }
+
+    /// Init does not listen: it has ended, and has said why.
+    fn lost(&self, errno: Errno) -> Error {
+        match handshake::receive(self.socket) {
+            Ok(Message::End) => failed("talk to", "init")(errno),
+            Ok(message) => self.reap(message),
+            Err(error) => error,
+        }
+    }
+
+    fn reap(&self, message: Message) -> Error {
+        let program = launch::program_name(&self.plan.process);
+        launch::reap(self.child, message, program)
+    }
+
+    /// Until init waits at its gate, or without one has become its program.
+    fn attend(&self, record: &Record) -> Result<(), Error> {
+        loop {
+            match handshake::receive(self.socket)? {
+                Message::Mounted => {
+                    mount_hooks(self.spec, self.child, record)?;
+                    self.go()?;
+                    if !self.gate {
+                        self.go()?;
+                    }
+                }
+                Message::Ready if self.gate => return Ok(()),
+                // Without a gate the socket closes by the exec.
+                Message::End if !self.gate => return Ok(()),
+                other => return Err(self.reap(other)),
+            }
         }
     }
 }

@@ -104,7 +104,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         true => Route::default(),
         false => Route::into_pid(copy()?)?,
     };
-    let mut child = route.clone(entry.v2.as_ref(), move || added.run())?;
+    let mut child = route.clone(entry.v2.as_ref(), &ours, move || added.run())?;
     if way.forks {
         child = launch::adopt(&child, &ours, launch::program_name(&plan))?;
     }

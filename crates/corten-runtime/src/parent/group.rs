@@ -62,8 +62,9 @@ pub(crate) fn make(plan: &Plan, undo: &mut Option<Cgroup>) -> Result<Made, Error
     let cgroup =
         Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
     let cgroup = undo.insert(cgroup);
+    // The rules for devices come while init is at work.
     cgroup
-        .apply(&plan.resources)
+        .apply_limits(&plan.resources)
         .map_err(refused("apply the resources"))?;
     Ok(Made {
         entry: cgroup.entry().map_err(refused("enter the control group"))?,
@@ -80,8 +81,7 @@ pub(crate) fn make_rootless(
     named: bool,
     undo: &mut Option<Cgroup>,
 ) -> Result<Made, Error> {
-    let mut resources = plan.resources.clone();
-    resources.set_devices(None);
+    let resources = &plan.resources;
     let layout = Layout::probe();
     let made = match &layout {
         Ok(layout) => Cgroup::create_where_permitted(layout, &plan.cgroup_path),
@@ -93,7 +93,7 @@ pub(crate) fn make_rootless(
     let cgroup = match made {
         Ok(cgroup) => Some(&*undo.insert(cgroup)),
         Err(error) if is_refusal(&error) && !named => {
-            unlimited(&resources, layout.as_ref(), &error)?;
+            unlimited(resources, layout.as_ref(), &error)?;
             plan.cgroup_path.clear();
             None
         }
@@ -105,7 +105,7 @@ pub(crate) fn make_rootless(
     };
     if let Some(cgroup) = cgroup {
         cgroup
-            .apply(&resources)
+            .apply_limits(resources)
             .map_err(refused("apply the resources"))?;
         entry = cgroup.entry().map_err(refused("enter the control group"))?;
     }
