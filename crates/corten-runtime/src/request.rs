@@ -60,6 +60,8 @@ pub struct Options {
     /// Whether control groups that the caller may not make are tolerated, where no limit is asked for. `None`:
     /// if the caller is not the host's root.
     pub rootless: Option<bool>,
+    /// The container stays in its caller's control group. Limits are refused then, and device rules not applied.
+    pub no_cgroup: bool,
 }
 
 /// A process to be added to a running container.

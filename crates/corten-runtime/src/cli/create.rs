@@ -55,6 +55,7 @@ fn choices(parsed: &Parsed, context: &Context) -> Result<Options, Failure> {
         no_new_keyring: parsed.has("no-new-keyring"),
         die_with_caller: false,
         rootless: context.rootless,
+        no_cgroup: context.no_cgroup,
         preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
     })
 }

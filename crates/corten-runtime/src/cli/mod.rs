@@ -88,6 +88,8 @@ struct Context {
     root: PathBuf,
     /// `None`: to be found out.
     rootless: Option<bool>,
+    /// crun's `--cgroup-manager disabled`, which podman sends for `--cgroups=disabled`.
+    no_cgroup: bool,
     log: Log,
 }
 
@@ -131,6 +133,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let context = Context {
         root: root(&global),
         rootless: global.get("rootless").and_then(truth),
+        no_cgroup: global.get("cgroup-manager") == Some("disabled"),
         log,
     };
     let command = command.to_string_lossy().into_owned();
@@ -151,9 +154,12 @@ fn check(global: &Parsed) -> Result<(), Failure> {
             "--systemd-cgroup is not supported: use the cgroupfs cgroup manager",
         ));
     }
-    if !matches!(global.get("cgroup-manager"), None | Some("cgroupfs")) {
+    if !matches!(
+        global.get("cgroup-manager"),
+        None | Some("cgroupfs" | "disabled")
+    ) {
         return Err(Failure::Refused(
-            "--cgroup-manager: only cgroupfs is supported",
+            "--cgroup-manager: only cgroupfs and disabled are supported",
         ));
     }
     match global.get("rootless") {

@@ -137,9 +137,10 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let mut record = record(spec, &plan, id, bundle);
     folder.write(&record, true)?;
 
-    let group::Made { entry, view } = match rootless {
-        true => group::make_rootless(&mut plan, named, &mut undo.cgroup)?,
-        false => group::make(&plan, &mut undo.cgroup)?,
+    let group::Made { entry, view } = match (options.no_cgroup, rootless) {
+        (true, _) => group::none(&mut plan)?,
+        (false, true) => group::make_rootless(&mut plan, named, &mut undo.cgroup)?,
+        (false, false) => group::make(&plan, &mut undo.cgroup)?,
     };
     record.cgroup.clone_from(&plan.cgroup_path);
 

@@ -93,16 +93,14 @@ pub(crate) fn make_rootless(
     let cgroup = match made {
         Ok(cgroup) => Some(&*undo.insert(cgroup)),
         Err(error) if is_refusal(&error) && !named => {
-            unlimited(resources, layout.as_ref(), &error)?;
+            let why = format!("this user may not make a control group: {error}");
+            unlimited(resources, layout.as_ref(), &why)?;
             plan.cgroup_path.clear();
             None
         }
         Err(error) => return Err(refused("make the control group")(error)),
     };
-    let mut entry = Entry {
-        v2: None,
-        v1_tasks: Vec::new(),
-    };
+    let mut entry = nowhere();
     if let Some(cgroup) = cgroup {
         cgroup
             .apply_limits(resources)
@@ -113,6 +111,28 @@ pub(crate) fn make_rootless(
         entry,
         view: view(layout, cgroup)?,
     })
+}
+
+/// No group at all, because that is asked for.
+pub(crate) fn none(plan: &mut Plan) -> Result<Made, Error> {
+    let layout = Layout::probe().ok();
+    unlimited(
+        &plan.resources,
+        layout.as_ref(),
+        "control groups are disabled",
+    )?;
+    plan.cgroup_path.clear();
+    Ok(Made {
+        entry: nowhere(),
+        view: view(layout, None)?,
+    })
+}
+
+fn nowhere() -> Entry {
+    Entry {
+        v2: None,
+        v1_tasks: Vec::new(),
+    }
 }
 
 fn view(layout: Option<Layout>, cgroup: Option<&Cgroup>) -> Result<View, Error> {
@@ -132,11 +152,7 @@ fn view(layout: Option<Layout>, cgroup: Option<&Cgroup>) -> Result<View, Error> 
 }
 
 /// Refuses limits that no group will hold.
-fn unlimited(
-    resources: &LinuxResources,
-    layout: Option<&Layout>,
-    refusal: &corten_cgroup::Error,
-) -> Result<(), Error> {
+fn unlimited(resources: &LinuxResources, layout: Option<&Layout>, why: &str) -> Result<(), Error> {
     let facts = limits::Facts::default();
     let writes = match layout {
         Some(Layout::V1 { .. } | Layout::Hybrid { .. }) => limits::v1::plan(resources, &facts),
@@ -147,10 +163,7 @@ fn unlimited(
         None => Ok(()),
         Some(write) => Err(invalid(
             "linux.resources",
-            format!(
-                "sets {} to {}, and this user may not make a control group ({refusal})",
-                write.file, write.value
-            ),
+            format!("sets {} to {}, but {why}", write.file, write.value),
         )),
     }
 }

@@ -240,6 +240,16 @@ fn user(linux: &Linux, new: bool, around: &Around) -> Result<Option<Mappings>, E
         within(&ids, around)?;
         return Ok(Some(ids));
     }
+    if around.own.contains(Namespaces::USER) {
+        // Named by path is the maker's own, where every id is itself. Podman maps what it needs of them.
+        for (field, asked) in [(UIDS, linux.uid_mappings()), (GIDS, linux.gid_mappings())] {
+            let mut ranges = asked.iter().flatten();
+            if ranges.any(|m| m.container_id() != m.host_id()) {
+                return Err(invalid(field, "is not what the joined user namespace maps"));
+            }
+        }
+        return Ok(None);
+    }
     for (field, asked, found) in [
         (
             UIDS,
