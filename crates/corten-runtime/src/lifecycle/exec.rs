@@ -18,7 +18,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use crate::error::{Error, failed};
 use crate::handshake::{self, Failure, Message, Step};
 use crate::init::{self, Parts, guest, inside, program};
-use crate::parent::launch::{self, Route};
+use crate::parent::launch::{self, Lent, Route};
 use crate::parent::place;
 use crate::parent::prepare::own_terminal;
 use crate::plan::identity;
@@ -104,12 +104,18 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         true => Route::default(),
         false => Route::into_pid(copy()?)?,
     };
+    let score = plan.oom_score_adj;
+    let lent = match score.filter(|_| way.inside) {
+        Some(score) => Some(Lent::score(score)?),
+        None => None,
+    };
     let mut child = route.clone(entry.v2.as_ref(), &ours, move || added.run())?;
+    drop(lent);
     if way.forks {
         child = launch::adopt(&child, &ours, launch::program_name(&plan))?;
     }
     let attend = || -> Result<Message, Error> {
-        if let Some(score) = plan.oom_score_adj {
+        if let Some(score) = score.filter(|_| !way.inside) {
             launch::oom_score(child.pid, score)?;
         }
         heed(&ours, &child)?;

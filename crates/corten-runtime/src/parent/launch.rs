@@ -208,6 +208,11 @@ pub(crate) fn route(plan: &Plan, place: &mut Place, cgroup_by_init: bool) -> Res
         if !returns {
             route.offsets_by_init = true;
             route.forks = true;
+            // Init of a pid namespace cannot hand over to a sibling (clone(2), CLONE_PARENT).
+            if route.by_clone.contains(Namespaces::PID) {
+                route.by_clone = route.by_clone.without(Namespaces::PID);
+                route.unshared_by_init = route.unshared_by_init.with(Namespaces::PID);
+            }
             return Ok(route);
         }
         route.time_offsets = Some(offsets.clone());
@@ -331,6 +336,38 @@ pub(crate) fn oom_score(pid: u32, score: i32) -> Result<(), Error> {
             write_file(&file, &score.max(own).to_string())
         }
         other => other,
+    }
+}
+
+/// Our own OOM score, lent to a process that we are about to make: without root we cannot write to one that hides
+/// from us. Given back on drop.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    file: OwnedFd,
+    own: String,
+}
+
+impl Lent {
+    /// To be called before this process hides itself.
+    pub fn score(score: i32) -> Result<Self, Error> {
+        const PATH: &str = "/proc/self/oom_score_adj";
+        let at = || failed("write", PATH);
+        process::set_dumpable().map_err(at())?;
+        let own = std::fs::read_to_string(PATH).map_err(crate::error::failed_io("read", PATH))?;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(CWD, PATH, flags, Mode::empty()).map_err(at())?;
+        // Lower than our own we may not go: then it stays, as in `oom_score`.
+        match rustix::io::write(&file, score.to_string().as_bytes()) {
+            Ok(_) | Err(Errno::ACCESS) => Ok(Self { file, own }),
+            Err(errno) => Err(at()(errno)),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // What it stays at otherwise is no more than this process asked for, and it is about to end.
+        let _ = rustix::io::write(&self.file, self.own.trim().as_bytes());
     }
 }
 

@@ -8,3 +8,4 @@ mod lifecycle;
 mod mounts;
 mod namespaces;
 mod process;
+mod rootless;

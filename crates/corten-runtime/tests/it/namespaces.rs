@@ -122,7 +122,15 @@ fn a_user_namespace_is_joined_with_new_others() {
 #[test]
 fn all_of_a_pod_is_joined() {
     let flags = [
-        "--user", "--net", "--ipc", "--uts", "--cgroup", "--time", "--pid", "--fork", "--kill-child",
+        "--user",
+        "--net",
+        "--ipc",
+        "--uts",
+        "--cgroup",
+        "--time",
+        "--pid",
+        "--fork",
+        "--kill-child",
     ];
     // The pid namespace of a process that forked: its child is init there.
     let holder = Holder::new(&flags);

@@ -1,0 +1,647 @@
+//! The runtime in the hands of somebody without rights: a user id that nobody has, so that no user need be made.
+
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+use crate::harness::{Bundle, runtime, text};
+
+pub const UID: u32 = 64_242;
+/// What `/etc/subuid` gives to that user in these tests.
+const FIRST: u32 = 1_000_000;
+const COUNT: u32 = 1000;
+
+/// A bundle of that user, with a user namespace, and without a place among the control groups.
+pub struct Rootless {
+    pub bundle: Bundle,
+    /// Joined before the user becomes one: a control group's folder.
+    group: Option<PathBuf>,
+    groups: &'static str,
+}
+
+impl Rootless {
+    fn new(args: &[&str]) -> Self {
+        let mut bundle = Bundle::new(args);
+        let id = json!([{"containerID": 0, "hostID": UID, "size": 1}]);
+        bundle.set("/linux/uidMappings", id.clone());
+        bundle.set("/linux/gidMappings", id);
+        bundle.namespaces(|n| n.push(json!({"type": "user"})));
+        bundle.config["linux"]
+            .as_object_mut()
+            .unwrap()
+            .remove("cgroupsPath");
+        for mount in bundle.config["mounts"].as_array_mut().unwrap() {
+            if let Some(options) = mount["options"].as_array_mut() {
+                // There is no group of terminals for who has one group.
+                options.retain(|o| !o.as_str().unwrap().starts_with("gid="));
+            }
+        }
+        std::fs::copy(runtime(), bundle.dir.path().join("corten-oci")).unwrap();
+        Self {
+            bundle,
+            group: None,
+            groups: "--clear-groups",
+        }
+    }
+
+    fn script(script: &str) -> Self {
+        Self::new(&["sh", "-c", script])
+    }
+
+    /// All of a thousand more ids.
+    fn with_ranges(mut self) -> Self {
+        let ids = json!([
+            {"containerID": 0, "hostID": UID, "size": 1},
+            {"containerID": 1, "hostID": FIRST, "size": COUNT},
+        ]);
+        self.bundle.set("/linux/uidMappings", ids.clone());
+        self.bundle.set("/linux/gidMappings", ids);
+        self
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.bundle.dir.path().join(name)
+    }
+
+    /// A command of the user, who has a name, id ranges and a folder for what lives until the next boot, in a mount
+    /// namespace where that is so.
+    pub fn command(&self, program: &str) -> Command {
+        self.files();
+        self.bundle.write();
+        let script = r#"
+            set -e
+            cd "$1"; shift
+            for file in passwd group subuid subgid; do
+                mount --bind "etc/$file" "/etc/$file"
+            done
+            mount --bind etc/tun /dev/net/tun
+            [ -z "$GROUP" ] || echo $$ > "$GROUP/cgroup.procs"
+            unset GROUP
+            exec setpriv --reuid UID --regid UID GROUPS "$@"
+        "#;
+        let script = script
+            .replace("UID", &UID.to_string())
+            .replace("GROUPS", self.groups);
+        let mut command = Command::new("unshare");
+        command.args([
+            "--mount",
+            "--propagation",
+            "private",
+            "sh",
+            "-c",
+            &script,
+            "sh",
+        ]);
+        command.arg(self.bundle.dir.path()).arg(program);
+        command
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
+        command
+            .env("XDG_RUNTIME_DIR", self.path("run"))
+            .env("HOME", self.path("home"));
+        command.env("USER", "corten-it").env("TERM", "xterm");
+        command.env("GROUP", self.group.as_deref().unwrap_or(Path::new("")));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn files(&self) {
+        let etc = self.path("etc");
+        if etc.exists() {
+            return;
+        }
+        std::fs::create_dir(&etc).unwrap();
+        let add = |name: &str, line: String| {
+            let old = std::fs::read_to_string(Path::new("/etc").join(name)).unwrap_or_default();
+            std::fs::write(etc.join(name), old + &line).unwrap();
+        };
+        let home = self.path("home");
+        add(
+            "passwd",
+            format!("corten-it:x:{UID}:{UID}::{}:/bin/sh\n", home.display()),
+        );
+        add("group", format!("corten-it:x:{UID}:\n"));
+        add("subuid", format!("corten-it:{FIRST}:{COUNT}\n"));
+        add("subgid", format!("{UID}:{FIRST}:{COUNT}\n"));
+        for file in ["/etc/subuid", "/etc/subgid"] {
+            assert!(
+                Path::new(file).exists(),
+                "{file} is missing: install uidmap"
+            );
+        }
+        let tun = etc.join("tun");
+        let mut mknod = Command::new("mknod");
+        mknod.args(["-m", "666"]).arg(&tun).args(["c", "10", "200"]);
+        assert!(mknod.status().unwrap().success());
+        for folder in ["run", "home"] {
+            std::fs::create_dir(self.path(folder)).unwrap();
+        }
+        self.bundle.write();
+        self.bundle.give(UID);
+        std::fs::set_permissions(self.path("run"), PermissionsExt::from_mode(0o700)).unwrap();
+        // The helpers trust root's files only.
+        let done = Command::new("chown").args(["-R", "0:0"]).arg(&etc).status();
+        assert!(done.unwrap().success());
+    }
+
+    fn oci(&self, args: &[&str]) -> Output {
+        let runtime = self.path("corten-oci");
+        let mut command = self.command(runtime.to_str().unwrap());
+        command.args(args).output().unwrap()
+    }
+
+    fn run(&self) -> Output {
+        let bundle = self.bundle.dir.path().to_str().unwrap();
+        self.oci(&["run", "--bundle", bundle, &self.bundle.id])
+    }
+
+    fn stdout(&self) -> String {
+        let output = self.run();
+        assert!(
+            output.status.success(),
+            "{}{}",
+            text(&output.stderr),
+            text(&output.stdout)
+        );
+        text(&output.stdout)
+    }
+
+    fn error(&self) -> String {
+        let output = self.run();
+        assert_eq!(output.status.code(), Some(1), "{}", text(&output.stdout));
+        text(&output.stderr)
+    }
+
+    fn ok(&self, args: &[&str]) -> String {
+        let output = self.oci(args);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// In the background; its stdio goes nowhere.
+    fn up(&self) {
+        let runtime = self.path("corten-oci");
+        let log = self.path("home/log");
+        let mut command = self.command(runtime.to_str().unwrap());
+        command
+            .arg("--log")
+            .arg(&log)
+            .args(["run", "-d", "--bundle"]);
+        command.arg(self.bundle.dir.path()).arg(&self.bundle.id);
+        let status = command
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(
+            status.success(),
+            "{}",
+            std::fs::read_to_string(log).unwrap_or_default()
+        );
+    }
+
+    fn state(&self) -> Value {
+        serde_json::from_str(&self.ok(&["state", &self.bundle.id])).unwrap()
+    }
+
+    fn pid(&self) -> i32 {
+        self.state()["pid"].as_i64().unwrap() as i32
+    }
+
+    /// `exec` with a terminal of its own: `script` is the terminal outside.
+    fn exec_terminal(&self, words: &str) -> String {
+        let line = format!(
+            "{} exec -t {} {words}",
+            self.path("corten-oci").display(),
+            self.bundle.id
+        );
+        let output = self
+            .command("script")
+            .args(["-qec", &line, "/dev/null"])
+            .output()
+            .unwrap();
+        text(&output.stdout)
+    }
+
+    fn state_folders(&self) -> usize {
+        std::fs::read_dir(self.path("run/corten-oci")).map_or(0, |d| d.count())
+    }
+}
+
+impl Drop for Rootless {
+    fn drop(&mut self) {
+        // By its owner, who can; nothing is left of it if the test has done that already.
+        let _ = self.oci(&["delete", "--force", &self.bundle.id]);
+        if !std::thread::panicking() {
+            assert_eq!(self.state_folders(), 0, "state is left");
+        }
+    }
+}
+
+#[test]
+fn a_user_has_one_id_without_help() {
+    let script = "id -u; cat /proc/self/uid_map /proc/self/setgroups; touch /tmp/x; stat -c %u:%t,%T /tmp/x /dev/null /dev/shm; cat /proc/sys/kernel/hostname; mount | grep -c ' /sys/fs/cgroup'; ls /sys/class/net";
+    let mut container = Rootless::script(script);
+    container.bundle.set("/hostname", json!("mine"));
+    let output = container.stdout();
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines[0], "0");
+    let map: Vec<&str> = lines[1].split_whitespace().collect();
+    assert_eq!(map, ["0", &UID.to_string(), "1"]);
+    assert_eq!(
+        lines[2..7],
+        ["deny", "0:0,0", "65534:1,3", "0:0,0", "mine"],
+        "{output}"
+    );
+    assert_ne!(lines[7], "0", "the caller's groups are shown");
+    assert_eq!(lines[8..], ["lo"]);
+    let made = std::fs::metadata(container.bundle.root().join("tmp/x")).unwrap();
+    assert_eq!((made.uid(), made.gid()), (UID, UID));
+}
+
+#[test]
+fn a_life_without_root() {
+    let mut container = Rootless::new(&["sleep", "1000"]);
+    container.bundle.set("/process/oomScoreAdj", json!(500));
+    container.up();
+    let id = container.bundle.id.clone();
+    assert_eq!(container.state()["status"], "running");
+    assert_eq!(container.state_folders(), 1, "the state is the user's");
+    let pid = container.pid();
+    let of = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap();
+    assert_eq!(of("oom_score_adj"), "500\n");
+    assert_eq!(
+        of("cgroup"),
+        std::fs::read_to_string("/proc/self/cgroup").unwrap()
+    );
+
+    let script = "id -u; for n in self/ns/user 1/ns/user self/ns/pid 1/ns/pid; do readlink /proc/$n; done; cat /proc/self/oom_score_adj";
+    let output = container.ok(&["exec", &id, "sh", "-c", script]);
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!((lines[0], lines[1], lines[3]), ("0", lines[2], lines[4]));
+    let nope = container.oci(&["exec", &id, "nope"]);
+    assert_eq!(nope.status.code(), Some(127), "{}", text(&nope.stderr));
+    assert_eq!(
+        container
+            .oci(&["exec", &id, "sh", "-c", "exit 7"])
+            .status
+            .code(),
+        Some(7)
+    );
+    assert!(container.exec_terminal("tty").starts_with("/dev/pts/0"));
+    let unmapped = container.oci(&["exec", "--user", "1", &id, "true"]);
+    assert!(
+        text(&unmapped.stderr).contains("process.user.uid"),
+        "{}",
+        text(&unmapped.stderr)
+    );
+
+    let listed: Vec<i32> =
+        serde_json::from_str(&container.ok(&["ps", "--format", "json", &id])).unwrap();
+    assert_eq!(listed, [pid]);
+    let paused = text(&container.oci(&["pause", &id]).stderr);
+    assert!(
+        paused.contains("has no control group of its own"),
+        "{paused}"
+    );
+    container.ok(&["kill", "--all", &id, "KILL"]);
+    container.bundle.wait_stopped(pid);
+    assert_eq!(container.state()["status"], "stopped");
+    container.ok(&["delete", &id]);
+    assert_eq!(container.state_folders(), 0);
+}
+
+#[test]
+fn a_terminal_is_opened_inside() {
+    let mut container = Rootless::script("tty; stty size; ls -ln /dev/console");
+    container.bundle.set("/process/terminal", json!(true));
+    container
+        .bundle
+        .set("/process/consoleSize", json!({"height": 24, "width": 81}));
+    let line = format!(
+        "{} run --bundle {} {}",
+        container.path("corten-oci").display(),
+        container.bundle.dir.path().display(),
+        container.bundle.id
+    );
+    let output = container
+        .command("script")
+        .args(["-qec", &line, "/dev/null"])
+        .output()
+        .unwrap();
+    let output = text(&output.stdout);
+    assert!(output.starts_with("/dev/pts/0\r\n24 81\r\n"), "{output:?}");
+    assert!(output.contains("crw"), "{output:?}");
+}
+
+#[test]
+fn ranges_are_mapped_by_newuidmap() {
+    let script = "cat /proc/self/uid_map /proc/self/gid_map /proc/self/setgroups; id -u; id -g; id -G; chown 33:34 /tmp";
+    let mut container = Rootless::script(script).with_ranges();
+    container.bundle.set(
+        "/process/user",
+        json!({"uid": 0, "gid": 5, "additionalGids": [6, 7]}),
+    );
+    let capabilities = json!(["CAP_CHOWN"]);
+    for set in ["bounding", "permitted", "effective"] {
+        container.bundle.set(
+            &format!("/process/capabilities/{set}"),
+            capabilities.clone(),
+        );
+    }
+    let output = container.stdout();
+    let lines: Vec<Vec<&str>> = output
+        .lines()
+        .map(|l| l.split_whitespace().collect())
+        .collect();
+    let (own, first, count) = (UID.to_string(), FIRST.to_string(), COUNT.to_string());
+    assert_eq!(lines[0], ["0", &own, "1"]);
+    assert_eq!(lines[1], ["1", &first, &count]);
+    assert_eq!((&lines[0], &lines[1]), (&lines[2], &lines[3]));
+    assert_eq!(
+        lines[4..],
+        [vec!["allow"], vec!["0"], vec!["5"], vec!["5", "6", "7"]]
+    );
+    let tmp = std::fs::metadata(container.bundle.root().join("tmp")).unwrap();
+    assert_eq!((tmp.uid(), tmp.gid()), (FIRST + 32, FIRST + 33));
+}
+
+#[test]
+fn a_range_that_is_not_the_users_is_named() {
+    let mut container = Rootless::new(&["true"]).with_ranges();
+    let ids = json!([
+        {"containerID": 0, "hostID": UID, "size": 1},
+        {"containerID": 1, "hostID": FIRST, "size": COUNT + 1},
+    ]);
+    container.bundle.set("/linux/uidMappings", ids);
+    let message = container.error();
+    for part in [
+        "newuidmap",
+        "1-1001 to 1000000-1001000",
+        "/etc/subuid",
+        "1000000-1000999",
+    ] {
+        assert!(message.contains(part), "{part}: {message}");
+    }
+    container.bundle.set(
+        "/linux/uidMappings",
+        json!([{"containerID": 0, "hostID": 0, "size": 1}]),
+    );
+    let message = container.error();
+    assert!(
+        message.contains("container's user ids 0-0 to 0-0"),
+        "{message}"
+    );
+    assert_eq!(container.state_folders(), 0);
+}
+
+#[test]
+fn what_a_user_cannot_have_is_refused() {
+    let refused = |change: &dyn Fn(&mut Bundle), parts: &[&str]| {
+        let mut container = Rootless::new(&["true"]);
+        change(&mut container.bundle);
+        let message = container.error();
+        for part in parts {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+    };
+    let limit = |b: &mut Bundle| drop(b.set("/linux/resources/pids", json!({"limit": 7})));
+    refused(&limit, &["linux.resources", "sets pids.max to 7"]);
+    let group = |b: &mut Bundle| drop(b.set("/linux/cgroupsPath", json!("/corten-it-mine")));
+    refused(&group, &["make the control group", "permission denied"]);
+    let groups = |b: &mut Bundle| drop(b.set("/process/user/additionalGids", json!([0])));
+    refused(
+        &groups,
+        &["process.user.additionalGids", "setgroups is denied"],
+    );
+    let user = |b: &mut Bundle| drop(b.set("/process/user/uid", json!(1)));
+    refused(
+        &user,
+        &[
+            "process.user.uid",
+            "is 1, which the user namespace does not map",
+        ],
+    );
+    let none = |b: &mut Bundle| {
+        b.namespaces(|n| n.retain(|n| n["type"] != "user"));
+        b.set("/linux/uidMappings", json!([]))
+            .set("/linux/gidMappings", json!([]));
+    };
+    refused(&none, &["linux.namespaces", "has no user namespace"]);
+    let host = |b: &mut Bundle| {
+        drop(b.mount(json!({"destination": "/m", "type": "ext4", "source": "/dev/vda"})))
+    };
+    refused(&host, &["mount", "operation not permitted"]);
+}
+
+#[test]
+fn namespaces_that_are_the_hosts_are_seen_by_its_own_mounts() {
+    let mut container = Rootless::script("ls /sys/class/net; ls /proc/2/status; touch /sys/x");
+    container.bundle.namespaces(|n| {
+        n.retain(|n| n["type"] != "network" && n["type"] != "pid");
+    });
+    container
+        .bundle
+        .config
+        .as_object_mut()
+        .unwrap()
+        .remove("hostname");
+    let output = container.run();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    let links = std::fs::read_dir("/sys/class/net").unwrap().count();
+    assert_eq!(out.lines().count(), links + 1, "{out}{err}");
+    assert!(err.contains("Read-only file system"), "{err}");
+}
+
+#[test]
+fn groups_are_kept_if_asked_for() {
+    let mut container = Rootless::script("grep ^Groups /proc/self/status");
+    container.groups = "--groups=64243,64244";
+    // Without, they stay as well, since setgroups is denied: but nobody counts on it.
+    container
+        .bundle
+        .set("/annotations", json!({"run.oci.keep_original_groups": "1"}));
+    let mut container = container.with_ranges();
+    assert_eq!(
+        container.stdout().split_whitespace().collect::<Vec<_>>(),
+        ["Groups:", "65534", "65534"]
+    );
+    container
+        .bundle
+        .set("/annotations", json!({"run.oci.keep_original_groups": "0"}));
+    assert_eq!(container.stdout().trim(), "Groups:");
+}
+
+#[test]
+fn clocks_of_a_users_own() {
+    let mut container =
+        Rootless::script("cat /proc/self/timens_offsets; readlink /proc/self/ns/user");
+    container
+        .bundle
+        .namespaces(|n| n.push(json!({"type": "time"})));
+    container.bundle.set(
+        "/linux/timeOffsets",
+        json!({"boottime": {"secs": 5000, "nanosecs": 3}}),
+    );
+    let output = container.stdout();
+    let words: Vec<&str> = output.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(words, ["boottime", "5000", "3"]);
+}
+
+#[test]
+fn a_users_containers_share_namespaces() {
+    let first = Rootless::new(&["sleep", "1000"]);
+    first.up();
+    let pid = first.pid();
+    let script = "for n in user net ipc uts pid; do readlink /proc/self/ns/$n; done; id -u";
+    let mut second = Rootless::script(script);
+    for (kind, file) in [
+        ("user", "user"),
+        ("network", "net"),
+        ("ipc", "ipc"),
+        ("uts", "uts"),
+        ("pid", "pid"),
+    ] {
+        second.bundle.namespaces(|n| {
+            n.retain(|n| n["type"] != kind);
+            n.push(json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
+        });
+    }
+    second
+        .bundle
+        .config
+        .as_object_mut()
+        .unwrap()
+        .remove("hostname");
+    let expected: String = ["user", "net", "ipc", "uts", "pid"]
+        .iter()
+        .map(|n| std::fs::read_link(format!("/proc/{pid}/ns/{n}")).unwrap())
+        .map(|l| format!("{}\n", l.display()))
+        .collect();
+    assert_eq!(second.stdout(), expected + "0\n");
+}
+
+#[test]
+fn root_of_a_user_namespace_without_mounts_of_its_own() {
+    let mut container =
+        Rootless::script("id -u; cat /proc/self/uid_map; tty 2>&1; stat -c %u /dev/pts");
+    container
+        .bundle
+        .namespaces(|n| n.retain(|n| n["type"] != "user"));
+    container
+        .bundle
+        .set("/linux/uidMappings", json!([]))
+        .set("/linux/gidMappings", json!([]));
+    let runtime = container.path("corten-oci");
+    let bundle = container.bundle.dir.path().to_owned();
+    for flags in [&["--map-root-user"][..], &["--map-root-user", "--mount"]] {
+        let mut command = container.command("unshare");
+        command
+            .args(flags)
+            .arg(&runtime)
+            .arg("run")
+            .arg("--bundle")
+            .arg(&bundle);
+        let output = command.arg(&container.bundle.id).output().unwrap();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{flags:?}: {err}");
+        let lines: Vec<&str> = out.lines().collect();
+        assert_eq!((lines[0], lines[3]), ("0", "0"), "{out}");
+    }
+}
+
+/// A part of the unified tree that the user may use, and its own processes' group in it.
+struct Delegated(PathBuf);
+
+impl Delegated {
+    fn new(id: &str) -> Option<Self> {
+        const CGROUP2: u64 = 0x6367_7270;
+        let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(Path::new);
+        let root = roots
+            .into_iter()
+            .find(|root| rustix::fs::statfs(*root).is_ok_and(|s| s.f_type as u64 == CGROUP2))?;
+        let top = root.join(format!("corten-it-{id}"));
+        for folder in [top.clone(), top.join("session")] {
+            std::fs::create_dir(&folder).unwrap();
+            for file in [
+                "",
+                "cgroup.procs",
+                "cgroup.subtree_control",
+                "cgroup.threads",
+            ] {
+                std::os::unix::fs::chown(folder.join(file), Some(UID), Some(UID)).unwrap();
+            }
+        }
+        Some(Self(top))
+    }
+
+    fn name(&self) -> &str {
+        self.0.file_name().unwrap().to_str().unwrap()
+    }
+}
+
+impl Drop for Delegated {
+    fn drop(&mut self) {
+        let left: Vec<_> = std::fs::read_dir(&self.0)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .collect();
+        let folders = left.iter().filter(|e| e.path().is_dir());
+        let names: Vec<_> = folders.map(|e| e.file_name()).collect();
+        for name in &names {
+            let _ = std::fs::remove_dir(self.0.join(name));
+        }
+        let removed = std::fs::remove_dir(&self.0);
+        if !std::thread::panicking() {
+            assert_eq!(names, ["session"], "a control group is left");
+            removed.unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_delegated_group_is_entered() {
+    let mut container = Rootless::new(&["sleep", "1000"]);
+    let delegated = Delegated::new(&container.bundle.id);
+    let delegated = delegated.expect("this host has no unified control groups");
+    container.group = Some(delegated.0.join("session"));
+    let id = container.bundle.id.clone();
+    let named = format!("/{}/box", delegated.name());
+    for path in [None, Some(named)] {
+        let expected = match &path {
+            // Beside the caller's own.
+            None => format!("0::/{}/corten-{id}", delegated.name()),
+            Some(path) => format!("0::{path}"),
+        };
+        container.bundle.set("/linux/cgroupsPath", json!(path));
+        container.up();
+        let pid = container.pid();
+        let of = |pid: &str| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        assert!(
+            of(&pid.to_string()).contains(&expected),
+            "{}",
+            of(&pid.to_string())
+        );
+        let inside = container.ok(&["exec", &id, "cat", "/proc/self/cgroup"]);
+        assert!(inside.contains("0::/\n"), "{inside}");
+        container.ok(&["pause", &id]);
+        assert_eq!(container.state()["status"], "paused");
+        container.ok(&["resume", &id]);
+        // From another group, from which the user may not move there, it is said that the process stays outside.
+        let session = container.group.take();
+        let outside = container.oci(&["exec", &id, "true"]);
+        assert!(outside.status.success());
+        assert!(
+            text(&outside.stderr).contains("stays outside"),
+            "{}",
+            text(&outside.stderr)
+        );
+        container.group = session;
+        container.ok(&["delete", "--force", &id]);
+    }
+    drop(container);
+    drop(delegated);
+}
