@@ -9,3 +9,4 @@ mod mounts;
 mod namespaces;
 mod process;
 mod rootless;
+mod rootless_podman;

@@ -22,7 +22,7 @@ pub struct Rootless {
 }
 
 impl Rootless {
-    fn new(args: &[&str]) -> Self {
+    pub fn new(args: &[&str]) -> Self {
         let mut bundle = Bundle::new(args);
         let id = json!([{"containerID": 0, "hostID": UID, "size": 1}]);
         bundle.set("/linux/uidMappings", id.clone());
@@ -61,7 +61,7 @@ impl Rootless {
         self
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.bundle.dir.path().join(name)
     }
 
@@ -399,41 +399,46 @@ fn a_range_that_is_not_the_users_is_named() {
 
 #[test]
 fn what_a_user_cannot_have_is_refused() {
-    let refused = |change: &dyn Fn(&mut Bundle), parts: &[&str]| {
+    let refused = |pointer: &str, value: Value, parts: &[&str]| {
         let mut container = Rootless::new(&["true"]);
-        change(&mut container.bundle);
+        container.bundle.set(pointer, value);
         let message = container.error();
         for part in parts {
             assert!(message.contains(part), "{part}: {message}");
         }
     };
-    let limit = |b: &mut Bundle| drop(b.set("/linux/resources/pids", json!({"limit": 7})));
-    refused(&limit, &["linux.resources", "sets pids.max to 7"]);
-    let group = |b: &mut Bundle| drop(b.set("/linux/cgroupsPath", json!("/corten-it-mine")));
-    refused(&group, &["make the control group", "permission denied"]);
-    let groups = |b: &mut Bundle| drop(b.set("/process/user/additionalGids", json!([0])));
+    let limit = json!({"limit": 7});
     refused(
-        &groups,
-        &["process.user.additionalGids", "setgroups is denied"],
+        "/linux/resources/pids",
+        limit,
+        &["linux.resources", "sets pids.max to 7"],
     );
-    let user = |b: &mut Bundle| drop(b.set("/process/user/uid", json!(1)));
+    let group = json!("/corten-it-mine");
     refused(
-        &user,
-        &[
-            "process.user.uid",
-            "is 1, which the user namespace does not map",
-        ],
+        "/linux/cgroupsPath",
+        group,
+        &["make the control group", "permission denied"],
     );
-    let none = |b: &mut Bundle| {
-        b.namespaces(|n| n.retain(|n| n["type"] != "user"));
-        b.set("/linux/uidMappings", json!([]))
-            .set("/linux/gidMappings", json!([]));
-    };
-    refused(&none, &["linux.namespaces", "has no user namespace"]);
-    let host = |b: &mut Bundle| {
-        drop(b.mount(json!({"destination": "/m", "type": "ext4", "source": "/dev/vda"})))
-    };
-    refused(&host, &["mount", "operation not permitted"]);
+    let groups = &["process.user.additionalGids", "setgroups is denied"];
+    refused("/process/user/additionalGids", json!([0]), groups);
+    let user = &[
+        "process.user.uid",
+        "is 1, which the user namespace does not map",
+    ];
+    refused("/process/user/uid", json!(1), user);
+    let disk = json!([{"destination": "/m", "type": "ext4", "source": "/dev/vda"}]);
+    refused("/mounts", disk, &["mount", "operation not permitted"]);
+
+    let mut container = Rootless::new(&["true"]);
+    container
+        .bundle
+        .namespaces(|n| n.retain(|n| n["type"] != "user"));
+    container
+        .bundle
+        .set("/linux/uidMappings", json!([]))
+        .set("/linux/gidMappings", json!([]));
+    let message = container.error();
+    assert!(message.contains("has no user namespace"), "{message}");
 }
 
 #[test]
