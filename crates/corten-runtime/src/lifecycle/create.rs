@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
 use corten_cgroup::Cgroup;
+use corten_sys::ahead::NewNetwork;
 use corten_sys::namespace::Namespaces;
 use corten_sys::process::Child;
 use corten_sys::socket::receive_fd;
@@ -130,6 +131,11 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         group::beside_own(&mut plan, id.as_str())?;
     }
 
+    // Nothing on disk or in a folder: a crash leaves none of it.
+    let network = match plan.namespaces.network_ahead() {
+        true => Some(NewNetwork::begin().map_err(failed("make the network namespace", ""))?),
+        false => None,
+    };
     // On disk first, then made: whatever happens next, `delete --force` knows what to look for.
     let folder = Folder::new(state_root, id);
     folder.make()?;
@@ -215,7 +221,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     };
     // All of this while init is at work.
     let console = match outside {
-        Some((rootfs, view)) => maker.supply(rootfs, &view, size)?,
+        Some((rootfs, view)) => maker.supply(rootfs, &view, size, network)?,
         None => None,
     };
     if let (false, Some(cgroup)) = (rootless, &undo.cgroup) {
@@ -325,19 +331,23 @@ impl Maker<'_> {
         self.go()
     }
 
-    /// Gives init its mounts. Returns the terminal's master.
+    /// Gives init its mounts and its network. Returns the terminal's master.
     fn supply(
         &self,
         rootfs: Rootfs,
         view: &View,
         size: Option<(u16, u16)>,
+        network: Option<NewNetwork>,
     ) -> Result<Option<OwnedFd>, Error> {
         let (prepared, terminal) = prepare(self.plan, rootfs, view, size)?;
         let (console, slave) = match terminal {
             Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
             None => (None, None),
         };
-        shipment::send(self.socket, &prepared, slave.as_ref()).map_err(|e| self.lost(e))?;
+        let network = network.map(NewNetwork::wait).transpose();
+        let network = network.map_err(failed("make the network namespace", ""))?;
+        shipment::send(self.socket, &prepared, slave.as_ref(), network.as_ref())
+            .map_err(|e| self.lost(e))?;
         Ok(console)
     }
 

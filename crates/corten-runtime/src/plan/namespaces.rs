@@ -148,6 +148,18 @@ impl Plan {
         self.new.contains(Namespaces::USER)
     }
 
+    /// May the network namespace be made while other things are done? It then belongs to the maker's user
+    /// namespace. And for that moment the maker has a thread more, with which it may not join user or
+    /// time namespaces (setns(2)).
+    pub fn network_ahead(&self) -> bool {
+        let joins = [Namespaces::USER, Namespaces::PID, Namespaces::TIME];
+        self.new.contains(Namespaces::NETWORK)
+            && self.user.is_none()
+            && !self.inside
+            && self.time_offsets.is_none()
+            && !joins.into_iter().any(|kind| self.joined(kind))
+    }
+
     /// The user id `uid` of the container as who makes the mounts knows it: the host's, or if init makes
     /// them, the same. `None`: it is not mapped.
     pub fn host_uid(&self, uid: u32) -> Option<u32> {
