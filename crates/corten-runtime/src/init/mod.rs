@@ -246,9 +246,20 @@ impl<'a> Init<'a> {
     }
 
     fn ask(&self) -> Result<(), Failure<'a>> {
-        handshake::send_mounted(&self.socket)
-            .and_then(|()| handshake::wait_go(&self.socket))
-            .map_err(Failure::at(Step::Handshake, b""))
+        let seen = self.plan.namespaces.inside;
+        let ask = || -> Result<(), Errno> {
+            // A maker without rights can join only who may be looked at.
+            if seen {
+                process::set_dumpable()?;
+            }
+            handshake::send_mounted(&self.socket)?;
+            handshake::wait_go(&self.socket)?;
+            if seen {
+                process::set_undumpable()?;
+            }
+            Ok(())
+        };
+        ask().map_err(Failure::at(Step::Handshake, b""))
     }
 
     /// Waits for the start. Returns where a failure of it goes.

@@ -374,7 +374,7 @@ impl Maker<'_> {
         loop {
             match handshake::receive(self.socket)? {
                 Message::Mounted => {
-                    mount_hooks(self.spec, self.child, record)?;
+                    mount_hooks(self.spec, self.plan, self.child, record)?;
                     self.go()?;
                     if !self.gate {
                         self.go()?;
@@ -426,10 +426,28 @@ fn has_mount_hooks(spec: &Spec) -> bool {
         .any(|(_, hooks)| hooks.is_some_and(|h| !h.is_empty()))
 }
 
-fn mount_hooks(spec: &Spec, child: &Child, record: &Record) -> Result<(), Error> {
+fn mount_hooks(spec: &Spec, plan: &Plan, child: &Child, record: &Record) -> Result<(), Error> {
     let document = record.document("creating", child.pid);
+    // The host's root stays who it is, and may join also where it is already. Nobody else may.
+    let nested = plan.namespaces.inside || crate::parent::place::in_user_namespace()?;
+    let kinds = [
+        Namespaces::USER,
+        Namespaces::MOUNT,
+        Namespaces::NETWORK,
+        Namespaces::UTS,
+        Namespaces::IPC,
+        Namespaces::CGROUP,
+    ];
+    let wanted = kinds.into_iter().filter(|kind| match nested {
+        true => plan.namespaces.own(*kind),
+        false => *kind != Namespaces::USER,
+    });
+    let kinds = wanted.fold(Namespaces::NONE, Namespaces::with);
     for (moment, list) in hook_lists(spec) {
-        let inside = (moment == Moment::CreateContainer).then_some(&child.pidfd);
+        let inside = (moment == Moment::CreateContainer).then_some(hooks::Inside {
+            init: &child.pidfd,
+            kinds,
+        });
         hooks::run(moment, &list.cloned(), &document, inside)?;
     }
     Ok(())

@@ -557,6 +557,45 @@ fn root_of_a_user_namespace_without_mounts_of_its_own() {
     }
 }
 
+#[test]
+fn hooks_of_a_user_run_where_they_belong() {
+    let mut container = Rootless::script("true");
+    let out = container.path("home");
+    let hook = |name: &str| {
+        let script = format!(
+            "cat > /dev/null; (readlink /proc/self/ns/mnt; readlink /proc/self/ns/user; id -u) > {}",
+            out.join(name).display()
+        );
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}])
+    };
+    container
+        .bundle
+        .set("/hooks/createRuntime", hook("runtime"));
+    container
+        .bundle
+        .set("/hooks/createContainer", hook("container"));
+    container.stdout();
+    let read = |name: &str| -> Vec<String> {
+        let text = std::fs::read_to_string(out.join(name)).unwrap();
+        text.lines().map(String::from).collect()
+    };
+    let (runtime, inside) = (read("runtime"), read("container"));
+    let user = std::fs::read_link("/proc/self/ns/user").unwrap();
+    assert_eq!(runtime[1..], [user.to_str().unwrap(), &UID.to_string()]);
+    assert_ne!((&runtime[0], &runtime[1]), (&inside[0], &inside[1]));
+    assert_eq!(inside[2], "0");
+    let failing = json!([{"path": "/bin/sh", "args": ["sh", "-c", "exit 3"]}]);
+    container.bundle.set("/hooks/createContainer", failing);
+    let message = container.error();
+    assert!(message.contains("createContainer hook"), "{message}");
+    assert!(message.contains("exit status 3"), "{message}");
+    container
+        .bundle
+        .set("/hooks/createContainer", json!([{"path": "/no/such"}]));
+    let message = container.error();
+    assert!(message.contains("cannot be run"), "{message}");
+}
+
 /// A part of the unified tree that the user may use, and its own processes' group in it.
 struct Delegated(PathBuf);
 
