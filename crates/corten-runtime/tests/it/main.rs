@@ -10,3 +10,4 @@ mod namespaces;
 mod process;
 mod rootless;
 mod rootless_podman;
+mod user;
