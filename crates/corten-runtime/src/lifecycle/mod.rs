@@ -15,6 +15,7 @@ mod exec;
 pub(crate) mod members;
 mod signal;
 mod start;
+mod way;
 
 use std::path::Path;
 
