@@ -26,6 +26,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("slirp4netns", "/usr/bin/slirp4netns"),
     ("uidmap", "/usr/bin/newuidmap"),
     ("umoci", "/usr/bin/umoci"),
+    ("user-mode-linux", "/usr/bin/linux.uml"),
     ("zstd", "/usr/bin/zstd"),
 ];
 

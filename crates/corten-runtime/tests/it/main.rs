@@ -10,4 +10,5 @@ mod namespaces;
 mod process;
 mod rootless;
 mod rootless_podman;
+mod unified;
 mod user;

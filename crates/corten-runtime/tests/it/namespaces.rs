@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use corten_testkit::need;
 use serde_json::{Value, json};
 
 use crate::harness::{Bundle, error, ours, stdout, text};
@@ -78,6 +79,9 @@ fn link(path: &Path) -> String {
 
 #[test]
 fn each_kind_is_joined_alone() {
+    if !need::file("/proc/self/ns/time") {
+        return;
+    }
     let holder = Holder::new(&["--net", "--ipc", "--uts", "--cgroup", "--time"]);
     for (kind, file) in KINDS {
         if matches!(kind, "user" | "mount" | "pid") {
@@ -121,6 +125,9 @@ fn a_user_namespace_is_joined_with_new_others() {
 
 #[test]
 fn all_of_a_pod_is_joined() {
+    if !need::file("/proc/self/ns/time") {
+        return;
+    }
     let flags = [
         "--user",
         "--net",
@@ -174,6 +181,9 @@ fn a_process_is_added_where_namespaces_were_joined() {
 
 #[test]
 fn a_path_of_another_kind_or_of_none_is_named() {
+    if !need::file("/proc/self/ns/time") {
+        return;
+    }
     if !ours() {
         return;
     }
@@ -216,6 +226,9 @@ fn a_path_of_another_kind_or_of_none_is_named() {
 
 #[test]
 fn ones_own_namespaces_are_joined_by_staying() {
+    if !need::file("/proc/self/ns/time") {
+        return;
+    }
     let script = "for n in user pid net ipc uts cgroup time; do readlink /proc/self/ns/$n; done";
     let mut bundle = Bundle::script(script);
     bundle.config.as_object_mut().unwrap().remove("hostname");
@@ -333,6 +346,9 @@ fn a_read_only_root_in_a_joined_mount_namespace() {
 
 #[test]
 fn clocks_that_cannot_be_set_are_refused() {
+    if !need::file("/proc/self/ns/time") {
+        return;
+    }
     let offsets = |value: Value| {
         let mut bundle = Bundle::new(&["cat", "/proc/self/timens_offsets"]);
         bundle.namespaces(|n| n.push(json!({"type": "time"})));

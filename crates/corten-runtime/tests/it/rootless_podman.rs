@@ -2,6 +2,8 @@
 
 use std::process::Output;
 
+use corten_testkit::need;
+
 use crate::harness::text;
 use crate::user::{Rootless, UID};
 
@@ -59,6 +61,9 @@ impl Drop for Podman {
 
 #[test]
 fn podman_runs_containers_of_a_user() {
+    if !need::file("/dev/fuse") {
+        return;
+    }
     let podman = Podman::new();
     // By its log: of a container that ends at once, podman's own attaching loses the output at times.
     let run = |options: &str, command: &str| {
@@ -98,6 +103,9 @@ fn podman_runs_containers_of_a_user() {
 
 #[test]
 fn podman_adds_processes_to_containers_of_a_user() {
+    if !need::file("/dev/fuse") {
+        return;
+    }
     let podman = Podman::new();
     for options in ["", "--userns=keep-id", "--cgroups=disabled"] {
         podman.ok_script(&format!(
@@ -123,6 +131,9 @@ fn podman_adds_processes_to_containers_of_a_user() {
 
 #[test]
 fn podman_joins_containers_of_a_user() {
+    if !need::file("/dev/fuse") {
+        return;
+    }
     let podman = Podman::new();
     podman.ok_script("$P run -d --name c --network none --hostname c box sleep 1000");
     podman.ok_script(
@@ -146,6 +157,9 @@ fn podman_joins_containers_of_a_user() {
 
 #[test]
 fn podman_gives_a_users_container_a_network() {
+    if !need::file("/dev/net/tun") {
+        return;
+    }
     let podman = Podman::new();
     let output = podman.ok_script("$P run --rm --network slirp4netns box ls /sys/class/net");
     assert_eq!(output, "lo\ntap0\n");

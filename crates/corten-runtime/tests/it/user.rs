@@ -76,7 +76,7 @@ impl Rootless {
             for file in passwd group subuid subgid; do
                 mount --bind "etc/$file" "/etc/$file"
             done
-            mount --bind etc/tun /dev/net/tun
+            [ ! -e /dev/net/tun ] || mount --bind etc/tun /dev/net/tun
             [ -z "$GROUP" ] || echo $$ > "$GROUP/cgroup.procs"
             unset GROUP
             exec setpriv --reuid UID --regid UID GROUPS "$@"
