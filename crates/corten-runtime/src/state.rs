@@ -22,6 +22,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, failed, failed_io};
+use crate::plan::seccomp::Listener;
 
 /// Where in its life a container is. Never stored: derived from init, which is known by process
 /// id and start time.
@@ -87,6 +88,9 @@ pub(crate) struct Record {
     pub hooks: bool,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// Where the seccomp filter's listener goes when the program is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<Listener>,
     #[serde(default)]
     pub init: Option<Init>,
 }
@@ -112,6 +116,7 @@ impl Record {
             program: String::new(),
             hooks: false,
             annotations: BTreeMap::new(),
+            listener: None,
             init: None,
         }
     }

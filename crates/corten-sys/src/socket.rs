@@ -1,9 +1,12 @@
 //! Descriptors sent over a Unix socket.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
 
 /// Sends `bytes` together with one descriptor (`SCM_RIGHTS`).
 pub fn send_fd(socket: impl AsFd, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -15,6 +18,19 @@ pub fn send_fd(socket: impl AsFd, bytes: &[u8], fd: BorrowedFd<'_>) -> Result<()
     }
     let io = [std::io::IoSlice::new(bytes)];
     sendmsg(socket, &io, &mut control, SendFlags::NOSIGNAL).map(drop)
+}
+
+/// Receives bytes, and the descriptor that came with them if any did. It is close-on-exec here.
+pub fn receive_fd(socket: impl AsFd, bytes: &mut [u8]) -> Result<(usize, Option<OwnedFd>), Errno> {
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut io = [std::io::IoSliceMut::new(bytes)];
+    let received = recvmsg(socket, &mut io, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let fd = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    });
+    Ok((received.bytes, fd))
 }
 
 /// `/proc/self/fd/N`: a path for a descriptor, where an interface has room for a path only, such as

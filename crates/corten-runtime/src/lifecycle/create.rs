@@ -12,6 +12,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
 
+use super::agent::{self, Agent};
 use super::start::Gate;
 use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
@@ -232,8 +233,11 @@ fn attend(
         launch::map_ids(child.pid, mappings)?;
         handshake::send_go(socket).map_err(lost())?;
     }
+    // A waiting init gets its filter when it is started.
+    let listener = plan.process.listener.as_ref().filter(|_| !gate);
+    let mut agent = Agent::dial(listener)?;
     loop {
-        match handshake::receive(socket)? {
+        match agent.receive(socket, child.pid, || agent::state(record, "creating"))? {
             Message::Mounted => {
                 mount_hooks(spec, child, record)?;
                 handshake::send_go(socket).map_err(lost())?;
@@ -303,6 +307,7 @@ fn record(
     record.program = launch::program_name(&plan.process)
         .to_string_lossy()
         .into_owned();
+    record.listener = plan.process.listener.clone();
     record.annotations = spec
         .annotations()
         .iter()

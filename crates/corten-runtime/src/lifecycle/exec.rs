@@ -14,6 +14,7 @@ use corten_sys::{capability, keyring, signal};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::agent::{self, Agent};
 use crate::error::{Error, failed};
 use crate::handshake::{self, Failure, Message, Step};
 use crate::init::{Parts, identity, program};
@@ -62,6 +63,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     };
     let parts = launch::parts(&plan, stdio, slave, options.preserve_fds, capabilities)?;
     let entry = cgroup.entry().map_err(refused("enter the control group"))?;
+    let mut agent = Agent::dial(plan.listener.as_ref())?;
     let (ours, theirs) = launch::pair()?;
     let copy =
         || rustix::io::fcntl_dupfd_cloexec(&init.pidfd, 3).map_err(failed("copy", "a pidfd"));
@@ -75,12 +77,12 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         socket: theirs,
     };
     let child = Route::into_pid(copy()?)?.clone(entry.v2.as_ref(), move || added.run())?;
-    let attend = || -> Result<Message, Error> {
+    let mut attend = || -> Result<Message, Error> {
         if let Some(score) = plan.oom_score_adj {
             launch::oom_score(child.pid, score)?;
         }
         heed(&ours, &child)?;
-        handshake::receive(&ours)
+        agent.receive(&ours, child.pid, || agent::state(&found.record, "running"))
     };
     match attend() {
         Ok(Message::End) => Ok(Execed {

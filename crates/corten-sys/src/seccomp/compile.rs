@@ -261,7 +261,8 @@ impl Backwards {
         match condition.test {
             Test::Equal(v) => self.equal(index, None, v, yes, no),
             Test::NotEqual(v) => self.equal(index, None, v, no, yes),
-            Test::Masked { mask, value } => self.equal(index, Some(mask), value, yes, no),
+            // Bits of the value outside of the mask mean nothing, as in libseccomp.
+            Test::Masked { mask, value } => self.equal(index, Some(mask), value & mask, yes, no),
             Test::Greater(v) => self.ordered(index, JUMP_GREATER, v, yes, no),
             Test::GreaterOrEqual(v) => self.ordered(index, JUMP_GREATER_EQUAL, v, yes, no),
             Test::Less(v) => self.ordered(index, JUMP_GREATER_EQUAL, v, no, yes),

@@ -14,6 +14,7 @@
 //! fall back to older calls.
 
 mod compile;
+pub mod listener;
 mod names;
 mod program;
 
@@ -61,7 +62,7 @@ pub enum Test {
     Equal(u64),
     GreaterOrEqual(u64),
     Greater(u64),
-    /// `argument & mask == value`
+    /// `argument & mask == value & mask`
     Masked {
         mask: u64,
         value: u64,
@@ -96,6 +97,11 @@ pub struct Policy<'a> {
 
 pub const FLAG_LOG: u32 = 2;
 pub const FLAG_SPEC_ALLOW: u32 = 4;
+/// The installation gives a descriptor on which the calls judged [`Action::NOTIFY`] are heard (Linux 5.0).
+pub const FLAG_NEW_LISTENER: u32 = 8;
+/// A call that a listener has taken up is interrupted by fatal signals only (Linux 5.19). Without a listener
+/// the kernel refuses the flag.
+pub const FLAG_WAIT_KILLABLE_RECV: u32 = 32;
 
 /// Why a policy makes no filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
