@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   maker                                 init
-//!     │ ◀── Mounted ────────────────────── │  only where hooks wait for the mounts, or ids for maps
+//!     │ ─── go ──────────────────────────▶ │  only with a user namespace: its ids are mapped
+//!     │ ─── mounts (shipment) ───────────▶ │  meanwhile init has made those of its own namespaces
+//!     │ ◀── Mounted ────────────────────── │  only where hooks wait for the mounts
 //!     │ ─── go ──────────────────────────▶ │
 //!     │ ◀── Ready ───────────────────────── │  all set up; the program was found
+//!     │ ─── go ──────────────────────────▶ │  only without a gate: `run`
 //!     │                                     │  (maker may be gone now)
 //!   starter ── connects, go ─────────────▶ │  the gate
 //!     │ ◀── Listener + descriptor ───────── │  only where a seccomp filter asks an agent
@@ -203,7 +206,7 @@ pub(crate) fn send_ready(socket: impl AsFd) -> Result<(), Errno> {
 pub(crate) fn send_listener(socket: impl AsFd, listener: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut message = [0u8; HEADER];
     message[..8].copy_from_slice(&listener_tag().to_ne_bytes());
-    retry(|| corten_sys::socket::send_fd(socket.as_fd(), &message, listener))
+    corten_sys::socket::send_fd(socket, &message, listener)
 }
 
 /// Init: it failed.
@@ -257,10 +260,13 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
 /// Maker or starter: the next message. Both sockets keep the boundaries of messages.
 pub(crate) fn receive(socket: impl AsFd) -> Result<Message, Error> {
     let mut buffer = [0u8; HEADER + PATH_MAX];
-    let mut len = 0;
+    let (mut len, mut reset) = (0, false);
     while len < HEADER {
         let read = retry(|| recv(socket.as_fd(), &mut buffer[len..], RecvFlags::empty()));
         match read {
+            // It ended with something of ours unread. The kernel says so once, before it hands out what
+            // the other side had sent: the reason, perhaps.
+            Err(Errno::CONNRESET) if !reset => reset = true,
             Ok((0, _)) | Err(Errno::CONNRESET) => break,
             Ok((read, _)) => len += read,
             Err(errno) => return Err(crate::error::failed("hear from init", "")(errno)),
@@ -272,8 +278,9 @@ pub(crate) fn receive(socket: impl AsFd) -> Result<Message, Error> {
 /// As [`receive`], with the descriptor that came along, if one did.
 pub(crate) fn receive_with_fd(socket: impl AsFd) -> Result<(Message, Option<OwnedFd>), Error> {
     let mut buffer = [0u8; HEADER + PATH_MAX];
-    match retry(|| corten_sys::socket::receive_fd(socket.as_fd(), &mut buffer)) {
-        Ok((len, fd)) => Ok((parse(&buffer[..len]), fd)),
+    let mut fds = Vec::new();
+    match corten_sys::socket::receive_fds(socket, &mut buffer, &mut fds) {
+        Ok(len) => Ok((parse(&buffer[..len]), fds.pop())),
         Err(Errno::CONNRESET) => Ok((Message::End, None)),
         Err(errno) => Err(crate::error::failed("hear from init", "")(errno)),
     }

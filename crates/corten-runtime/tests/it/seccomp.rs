@@ -57,10 +57,11 @@ impl Agent {
 /// One state to a connection, with one descriptor.
 fn hear(mut stream: UnixStream) -> (Value, OwnedFd) {
     let mut bytes = [0; 4096];
-    let (len, fd) = corten_sys::socket::receive_fd(&stream, &mut bytes).unwrap();
+    let mut fds = Vec::new();
+    let len = corten_sys::socket::receive_fds(&stream, &mut bytes, &mut fds).unwrap();
     let mut text = bytes[..len].to_vec();
     stream.read_to_end(&mut text).unwrap();
-    (serde_json::from_slice(&text).unwrap(), fd.unwrap())
+    (serde_json::from_slice(&text).unwrap(), fds.pop().unwrap())
 }
 
 /// `false`: every process under the filter has ended.
