@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod detail;
 mod device;
 mod dir;
 mod error;
@@ -28,9 +29,11 @@ mod oom;
 pub mod plan;
 mod remove;
 pub mod stats;
+mod subgroup;
 
 pub use error::Error;
 pub use group::{Cgroup, Entry};
 pub use layout::{Hierarchy, Layout};
 pub use oom::OomWatch;
 pub use stats::Stats;
+pub use subgroup::Below;

@@ -57,6 +57,10 @@ pub struct Options {
     /// Init ends with the caller, as long as it has not been started. For callers that stay (a supervisor):
     /// an init that waits for somebody who is gone would hold the caller's descriptors open for ever.
     pub die_with_caller: bool,
+    /// Exec: also into a paused container; the process begins when that is resumed.
+    pub ignore_paused: bool,
+    /// Exec: into groups below the container's.
+    pub below: Vec<corten_cgroup::Below>,
 }
 
 /// A process to be added to a running container.

@@ -88,6 +88,9 @@ pub(crate) struct Record {
     pub hooks: bool,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// Its pid namespace is not its own: others live in it, and outlive init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_pids: bool,
     /// Where the seccomp filter's listener goes when the program is started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listener: Option<Listener>,
@@ -116,6 +119,7 @@ impl Record {
             program: String::new(),
             hooks: false,
             annotations: BTreeMap::new(),
+            shares_pids: false,
             listener: None,
             init: None,
         }

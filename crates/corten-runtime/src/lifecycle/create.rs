@@ -357,6 +357,7 @@ fn record(
     record.program = launch::program_name(&plan.process)
         .to_string_lossy()
         .into_owned();
+    record.shares_pids = !plan.namespaces.own(Namespaces::PID);
     record.listener = plan.process.listener.clone();
     record.annotations = spec
         .annotations()

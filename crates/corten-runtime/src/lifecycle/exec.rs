@@ -42,7 +42,8 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     let cgroup = found
         .cgroup()?
         .ok_or_else(|| found.conflict("exec in", Status::Stopped))?;
-    if cgroup.is_frozen().map_err(refused("read the freezer"))? {
+    let frozen = cgroup.is_frozen().map_err(refused("read the freezer"))?;
+    if frozen && !options.ignore_paused {
         return Err(found.conflict("exec in", Status::Paused));
     }
     let spec = found.folder.read_config()?;
@@ -62,7 +63,9 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         None => (None, None),
     };
     let parts = launch::parts(&plan, stdio, slave, options.preserve_fds, capabilities)?;
-    let entry = cgroup.entry().map_err(refused("enter the control group"))?;
+    let entry = cgroup
+        .entry_beside(init.pid, &options.below)
+        .map_err(refused("enter the control group"))?;
     let mut agent = Agent::dial(plan.listener.as_ref())?;
     let (ours, theirs) = launch::pair()?;
     let copy =
@@ -81,7 +84,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         if let Some(score) = plan.oom_score_adj {
             launch::oom_score(child.pid, score)?;
         }
-        heed(&ours, &child)?;
+        heed(&ours, &child, frozen)?;
         agent.receive(&ours, child.pid, || agent::state(&found.record, "running"))
     };
     match attend() {
@@ -110,8 +113,9 @@ const LOOK: Timespec = Timespec {
 };
 
 /// Waits until the new process has something to say. It is in the container's pid namespace already, where root
-/// can stop it, or take hold of its socket (pidfd_getfd(2)); neither may hold us up.
-fn heed(socket: &OwnedFd, child: &Child) -> Result<(), Error> {
+/// can stop it, or take hold of its socket (pidfd_getfd(2)); neither may hold us up. Born into a paused
+/// container it is `frozen`, and silent until that is resumed.
+fn heed(socket: &OwnedFd, child: &Child, frozen: bool) -> Result<(), Error> {
     let deadline = Instant::now() + ENTRY;
     loop {
         let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&LOOK));
@@ -129,7 +133,7 @@ fn heed(socket: &OwnedFd, child: &Child) -> Result<(), Error> {
                 status: "stopped by a process of the container".into(),
             });
         }
-        if Instant::now() > deadline {
+        if !frozen && Instant::now() > deadline {
             return Err(Error::Died {
                 status: format!("no word from it for {ENTRY:?}"),
             });

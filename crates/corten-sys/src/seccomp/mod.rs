@@ -16,6 +16,7 @@
 mod compile;
 pub mod listener;
 mod names;
+pub mod probe;
 mod program;
 
 pub use names::Abi;
@@ -95,6 +96,8 @@ pub struct Policy<'a> {
     pub flags: u32,
 }
 
+/// All threads at once: nothing to a process that has one.
+pub const FLAG_TSYNC: u32 = 1;
 pub const FLAG_LOG: u32 = 2;
 pub const FLAG_SPEC_ALLOW: u32 = 4;
 /// The installation gives a descriptor on which the calls judged [`Action::NOTIFY`] are heard (Linux 5.0).
