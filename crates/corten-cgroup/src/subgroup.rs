@@ -34,7 +34,7 @@ impl Cgroup {
             self.find(asked)?;
         }
         for dir in &self.dirs {
-            let asked = below.iter().find(|b| names(b, dir));
+            let asked = below.iter().find(|b| self.names(b, dir));
             let path = match asked {
                 Some(below) => relative(&below.path)?,
                 None if dir.v2 && self.is_pure_v2() => self.beside(dir, init)?,
@@ -57,9 +57,17 @@ impl Cgroup {
         Ok(entry)
     }
 
+    /// Is it this hierarchy that is meant? Without a controller, only where there is but one.
+    fn names(&self, below: &Below, dir: &Dir) -> bool {
+        match &below.controller {
+            Some(controller) => !dir.v2 && dir.has(controller),
+            None => self.is_pure_v2(),
+        }
+    }
+
     /// A controller that no hierarchy has cannot be asked for.
     fn find(&self, asked: &Below) -> Result<(), Error> {
-        if self.dirs.iter().any(|dir| names(asked, dir)) {
+        if self.dirs.iter().any(|dir| self.names(asked, dir)) {
             return Ok(());
         }
         Err(Error::Invalid {
@@ -91,14 +99,6 @@ impl Cgroup {
         // As seen from here; under a cgroup namespace of ours the path may begin elsewhere.
         let below = own.and_then(|path| path.split_once(&format!("{}/", self.path)));
         Ok(below.map_or(String::new(), |(_, below)| below.to_owned()))
-    }
-}
-
-/// Is it this hierarchy that is meant? Without a controller, only the one of a pure version 2.
-fn names(below: &Below, dir: &Dir) -> bool {
-    match &below.controller {
-        Some(controller) => !dir.v2 && dir.has(controller),
-        None => dir.v2 && dir.controllers.is_empty(),
     }
 }
 

@@ -146,6 +146,9 @@ fn columns(asked: &[OsString]) -> Result<Vec<Column>, UsageError> {
             chosen.get_or_insert_default().extend(named(list)?);
             continue;
         }
+        if word.starts_with("--") {
+            return Err(unknown());
+        }
         let mut rest = letters.chars();
         while let Some(letter) = rest.next() {
             match letter {
