@@ -7,9 +7,11 @@
 //!
 //! Nothing here holds policy: each function does what its name says or returns the kernel's errno.
 
+pub mod ahead;
 pub mod bpf;
 mod call;
 pub mod capability;
+pub mod entry;
 pub mod exec;
 pub mod keyring;
 pub mod memory;

@@ -11,7 +11,7 @@ pub(crate) mod program;
 pub(crate) mod root;
 
 use std::ffi::CString;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::process::{self, Clone};
@@ -142,17 +142,24 @@ impl<'a> Init<'a> {
         }
         root::pivot(plan, &root, self.no_pivot)?;
         root::finish(plan, &mut prepared)?;
+        prepared.into_fds().for_each(let_go);
         identity::apply(&plan.process, &mut self.parts)?;
         program::find(&plan.process, &mut self.parts)
     }
 
     /// What we make ourselves and what the maker sends, which it makes meanwhile.
     fn prepared(&mut self) -> Result<Prepared, Failure<'a>> {
-        let own = mounts::own(self.plan)?;
+        let early = mounts::own(self.plan, false).collect::<Result<Vec<_>, _>>()?;
         let received = shipment::receive(&self.socket);
         let received = received.map_err(Failure::at(Step::Handshake, b""))?;
+        if let Some(network) = received.network {
+            namespace::enter(&network, Namespaces::NETWORK)
+                .map_err(Failure::at(Step::JoinNamespace, b"net"))?;
+        }
         let mut prepared = received.prepared;
-        for (index, tree) in own {
+        let own = early.into_iter().map(Ok);
+        for made in own.chain(mounts::own(self.plan, true)) {
+            let (index, tree) = made?;
             let slot = prepared.mounts.get_mut(index);
             *slot.ok_or(Failure::new(Step::Handshake, Errno::PROTO, b""))? = Ready::Tree(tree);
         }
@@ -189,7 +196,8 @@ impl<'a> Init<'a> {
 
     fn names(&self) -> Result<(), Failure<'a>> {
         // As runc does: nobody who makes a network for a container expects to have to do this.
-        if self.plan.namespaces.new.contains(Namespaces::NETWORK) {
+        let namespaces = &self.plan.namespaces;
+        if namespaces.new.contains(Namespaces::NETWORK) && !namespaces.network_ahead() {
             namespace::loopback_up().map_err(Failure::at(Step::Loopback, b""))?;
         }
         if let Some(name) = &self.plan.hostname {
@@ -242,6 +250,15 @@ impl<'a> Init<'a> {
             }
         };
         go().map_err(at(Step::Gate, b""))
+    }
+}
+
+/// Lets go of a descriptor that is needed no more, but closes it only where there are many: exec closes all
+/// of them in one go, and a close for each is a tenth of init's system calls.
+pub(crate) fn let_go(fd: OwnedFd) {
+    const MANY: i32 = 256;
+    if fd.as_raw_fd() < MANY {
+        let _ = fd.into_raw_fd();
     }
 }
 
