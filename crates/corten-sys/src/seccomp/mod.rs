@@ -9,7 +9,8 @@
 //!
 //! Meaning, where the runtime specification is silent: the conditional rules of a call are tried in the
 //! order given, then its first unconditional rule, then the default. Two conditions of one rule on the
-//! same argument are alternatives, as in runc. Names that no ABI knows are ignored, as libseccomp does.
+//! same argument are alternatives, as in runc. (In libseccomp an unconditional rule cancels the conditional
+//! ones of its call, before and after it; what a policy says of one argument is lost then.) Names that no ABI knows are ignored, as libseccomp does.
 //! Calls newer than every name of a policy that refuses by default give `ENOSYS`, so that C libraries
 //! fall back to older calls.
 
