@@ -27,21 +27,7 @@ pub(super) fn ps(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> 
     let mut parsed = parse(args, &[value("format").or('f')], End::At(0))?;
     let id = first_id(&parsed)?;
     let mut asked = std::mem::take(&mut parsed.rest);
-    // `--format` after the id is ours too; `-f` there is ps's.
-    let mut format = None;
-    if let Some(at) = asked.iter().position(|a| a == "--format") {
-        format = asked.get(at + 1).map(|f| f.to_string_lossy().into_owned());
-        asked.drain(at..(at + 2).min(asked.len()));
-    }
-    asked.retain(
-        |a| match a.to_str().and_then(|a| a.strip_prefix("--format=")) {
-            Some(given) => {
-                format = Some(given.into());
-                false
-            }
-            None => true,
-        },
-    );
+    let format = format_among(&mut asked);
     let json = is_json(format.as_deref().or(parsed.get("format")))?;
     let columns = columns(&asked)?;
     if crate::state(&context.root, &id)?.status == Status::Stopped {
@@ -63,6 +49,25 @@ pub(super) fn ps(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> 
     });
     print_table(std::iter::once(head).chain(rows).collect());
     Ok(0)
+}
+
+/// Takes `--format` behind the id out: it is ours too, while `-f` there is ps's.
+fn format_among(asked: &mut Vec<OsString>) -> Option<String> {
+    let mut format = None;
+    if let Some(at) = asked.iter().position(|a| a == "--format") {
+        format = asked.get(at + 1).map(|f| f.to_string_lossy().into_owned());
+        asked.drain(at..(at + 2).min(asked.len()));
+    }
+    asked.retain(
+        |a| match a.to_str().and_then(|a| a.strip_prefix("--format=")) {
+            Some(given) => {
+                format = Some(given.into());
+                false
+            }
+            None => true,
+        },
+    );
+    format
 }
 
 const FULL: [(&str, &str); 8] = [

@@ -119,30 +119,6 @@ fn size(text: &str) -> Option<i64> {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::size;
-
-    #[test]
-    fn sizes() {
-        for (text, expected) in [
-            ("0", Some(0)),
-            ("-1", Some(-1)),
-            ("-2", None),
-            ("4096", Some(4096)),
-            ("512m", Some(512 << 20)),
-            ("1.5GiB", Some(3 << 29)),
-            ("2 kb", Some(2048)),
-            ("9000000p", None),
-            ("m", None),
-            ("5x", None),
-            ("", None),
-        ] {
-            assert_eq!(size(text), expected, "{text}");
-        }
-    }
-}
-
 fn from_options(parsed: &Parsed) -> Result<LinuxResources, Failure> {
     let mut resources = LinuxResources::default();
     resources.set_devices(None);
@@ -175,4 +151,28 @@ fn from_options(parsed: &Parsed) -> Result<LinuxResources, Failure> {
         resources.set_block_io(Some(block));
     }
     Ok(resources)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes() {
+        for (text, expected) in [
+            ("0", Some(0)),
+            ("-1", Some(-1)),
+            ("-2", None),
+            ("4096", Some(4096)),
+            ("512m", Some(512 << 20)),
+            ("1.5GiB", Some(3 << 29)),
+            ("2 kb", Some(2048)),
+            ("9000000p", None),
+            ("m", None),
+            ("5x", None),
+            ("", None),
+        ] {
+            assert_eq!(size(text), expected, "{text}");
+        }
+    }
 }

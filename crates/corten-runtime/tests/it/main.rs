@@ -2,6 +2,7 @@
 //! command line that `CORTEN_TEST_RUNTIME` names. Needs root, and `busybox-static`.
 
 mod cli;
+mod documents;
 mod events;
 mod harness;
 mod hostile;
