@@ -11,3 +11,4 @@ mod lifecycle;
 mod mounts;
 mod process;
 mod seccomp;
+mod unified;
