@@ -6,4 +6,5 @@ mod hostile;
 mod library;
 mod lifecycle;
 mod mounts;
+mod peers;
 mod process;
