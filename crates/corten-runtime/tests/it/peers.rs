@@ -146,7 +146,8 @@ fn archive(folder: &Path) {
         .status();
     assert!(tar.unwrap().success());
     let settings = "[containers]\ndefault_ulimits = [\"nofile=1024:20000\", \"nproc=4096:4096\"]\n\
-        log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
+        log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+        infra_image = \"localhost/pause:latest\"\n";
     std::fs::write(folder.join("containers.conf"), settings).unwrap();
     let podman = "#!/bin/sh\nexec podman --runtime \"$runtime\" --storage-driver overlay --root /run/podman \
         --runroot /run/podman-run --tmpdir /run/podman-tmp \"$@\"\n";
@@ -189,6 +190,11 @@ fn sweep() {
     for hierarchy in ["hugetlb", "net_cls", "net_prio", "perf_event"] {
         let _ = std::fs::remove_dir(root.join(hierarchy));
     }
+}
+
+#[test]
+fn podman_does_its_rarer_work() {
+    play(include_str!("../peers/podman-more.txt"), "");
 }
 
 #[test]

@@ -19,6 +19,7 @@ mod lifecycle;
 mod options;
 mod phases;
 mod run;
+mod soak;
 mod throughput;
 mod trace;
 
@@ -109,6 +110,9 @@ pub fn inside(args: &[String]) -> Result<()> {
     let options = Options::parse(options)?;
     let rig = Rig::open([corten, floor, peak, profile], &options)?;
     report::machine();
+    if let Some(count) = options.soak {
+        return soak::measure(&rig, count);
+    }
     let mut gates = Gates::default();
     for part in &options.parts {
         match part.as_str() {
