@@ -146,8 +146,7 @@ fn archive(folder: &Path) {
         .status();
     assert!(tar.unwrap().success());
     let settings = "[containers]\ndefault_ulimits = [\"nofile=1024:20000\", \"nproc=4096:4096\"]\n\
-        log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
-        infra_image = \"localhost/pause:latest\"\n";
+        log_driver = \"k8s-file\"\n[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n";
     std::fs::write(folder.join("containers.conf"), settings).unwrap();
     let podman = "#!/bin/sh\nexec podman --runtime \"$runtime\" --storage-driver overlay --root /run/podman \
         --runroot /run/podman-run --tmpdir /run/podman-tmp \"$@\"\n";

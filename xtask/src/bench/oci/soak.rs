@@ -13,9 +13,8 @@ use crate::failure::{Context, Result, failure};
 /// Looked at so many times on the way.
 const LOOKS: usize = 10;
 
-/// Memory that the kernel keeps for a while (namespaces end in a worker) is no leak; nor is what others of this
-/// machine use meanwhile.
-const WATCHED: &str = "MemAvailable";
+/// To be looked at, in MiB. No verdict: the kernel ends namespaces in a worker, and others use this machine too.
+const WATCHED: [&str; 2] = ["MemAvailable", "SUnreclaim"];
 
 pub fn measure(rig: &Rig, count: usize) -> Result<()> {
     let on_v2 = Variant::new(&["/bin/true"]).own_cgroups();
@@ -40,7 +39,7 @@ fn soak(rig: &Rig, place: &Place, variant: &Variant, count: usize) -> Result<()>
     for argv in [&create, &start, &delete] {
         place.run(argv)?;
     }
-    let before = Look::take(rig, place)?;
+    let before = Look::take(rig, place, [&create, &delete])?;
     before.print("before");
     let since = Instant::now();
     for turn in 1..=count {
@@ -48,13 +47,13 @@ fn soak(rig: &Rig, place: &Place, variant: &Variant, count: usize) -> Result<()>
             place.run(argv)?;
         }
         if turn % count.div_ceil(LOOKS) == 0 {
-            Look::take(rig, place)?.print(&format!("after {turn}"));
+            Look::take(rig, place, [&create, &delete])?.print(&format!("after {turn}"));
         }
     }
     let seconds = since.elapsed().as_secs_f64();
     // The kernel ends network namespaces by and by.
     std::thread::sleep(std::time::Duration::from_secs(3));
-    let after = Look::take(rig, place)?;
+    let after = Look::take(rig, place, [&create, &delete])?;
     after.print("at rest");
     println!(
         "  {seconds:.1} s, {:.2} ms a container",
@@ -67,7 +66,7 @@ fn soak(rig: &Rig, place: &Place, variant: &Variant, count: usize) -> Result<()>
 struct Look(BTreeMap<&'static str, f64>);
 
 impl Look {
-    fn take(rig: &Rig, place: &Place) -> Result<Look> {
+    fn take(rig: &Rig, place: &Place, [create, delete]: [&Vec<String>; 2]) -> Result<Look> {
         let lines =
             |path: &str| fs::read_to_string(path).map_or(f64::NAN, |t| t.lines().count() as f64);
         let keys = fs::read_to_string("/proc/keys").unwrap_or_default();
@@ -78,27 +77,19 @@ impl Look {
         let entries = |path: &str| fs::read_dir(path).map_or(0.0, |found| found.count() as f64);
         let mounts = format!("/proc/{}/mountinfo", place.pid());
         let meminfo = fs::read_to_string("/proc/meminfo").context("meminfo")?;
-        let available = meminfo
-            .lines()
-            .find_map(|line| line.strip_prefix("MemAvailable:"));
-        let available =
-            available.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+        let mib = |field: &str| {
+            let line = meminfo.lines().find(|line| line.starts_with(field));
+            let kib = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
+            kib.unwrap_or(f64::NAN) / 1024.0
+        };
         let peak = rig.folder.join("peak.kib");
         let path = text(&peak);
-        let state = words(&[
-            &rig.peak,
-            &path,
-            &rig.corten,
-            "--root",
-            &rig.state(&rig.corten),
-            "list",
-        ]);
-        place.run(&state)?;
-        let peak: f64 = fs::read_to_string(&peak)
-            .context(&path)?
-            .trim()
-            .parse()
-            .context(&path)?;
+        let mut measured = words(&[&rig.peak, &path]);
+        measured.extend(create.iter().cloned());
+        place.run(&measured)?;
+        place.run(delete)?;
+        let text = fs::read_to_string(&peak).context(&path)?;
+        let peak: f64 = text.trim().parse().context(&path)?;
         let groups = call(
             "find",
             &[
@@ -118,9 +109,10 @@ impl Look {
             ("groups", groups.lines().count() as f64),
             ("mounts", lines(&mounts)),
             ("session keyrings", keyrings),
-            ("RSS of list, KiB", peak),
+            ("RSS of create, KiB", peak),
             ("kernel complaints", complaints),
-            (WATCHED, available.unwrap_or(f64::NAN) / 1024.0),
+            (WATCHED[0], mib(WATCHED[0])),
+            (WATCHED[1], mib(WATCHED[1])),
         ])))
     }
 
@@ -134,7 +126,7 @@ impl Look {
 
     /// Everything countable must be as before.
     fn compare(&self, before: &Look) -> Result<()> {
-        for (name, value) in self.0.iter().filter(|(name, _)| **name != WATCHED) {
+        for (name, value) in self.0.iter().filter(|(name, _)| !WATCHED.contains(name)) {
             let was = before.0.get(name).copied().unwrap_or(f64::NAN);
             // Pages of a process vary with what the page cache holds.
             let slack = if name.starts_with("RSS") {
