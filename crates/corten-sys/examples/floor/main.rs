@@ -92,6 +92,7 @@ fn run(root: &str, group: &str, clock: &mut Clock) -> Result<Exit, Errno> {
         namespaces: kinds(),
         cgroup: Some(std::os::fd::AsFd::as_fd(&folder)),
         sibling: false,
+        without: None,
     };
     let child = process::clone(&request, || container::enter(root, &program, clock));
     let exit = child.and_then(|child| process::wait(&child.pidfd));
@@ -117,6 +118,7 @@ fn exec(pid: &str, group: &str) -> Result<Exit, Errno> {
         namespaces: Namespaces::NONE,
         cgroup: Some(std::os::fd::AsFd::as_fd(&folder)),
         sibling: false,
+        without: None,
     };
     let child = process::clone(&request, || {
         let done = container::limit().map(|()| program.execute(c"/bin/true"));
