@@ -74,7 +74,7 @@ pub fn run(args: &[String]) -> Result<()> {
         .stdin(Stdio::null())
         .status()
         .context("cannot run unshare")?;
-    before.restore()?;
+    before.restore_own()?;
     if status.success() {
         Ok(())
     } else {
