@@ -73,7 +73,7 @@ fn play(transcript: &str, before: &str) {
     for (number, step) in steps.iter().enumerate() {
         std::fs::write(folder.path().join(format!("step-{number}")), &step.command).unwrap();
         script += &format!(
-            "timeout -k 5 120 sh ./step-{number} </dev/null >out-{number} 2>err-{number}\n"
+            "timeout -k 5 60 sh ./step-{number} </dev/null >out-{number} 2>err-{number}\n"
         );
     }
     // What a step ended with is said by what it printed.
@@ -109,7 +109,9 @@ fn apart(folder: &TempDir, script: &str) {
         "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         folder.path().display()
     );
-    let mut command = Command::new("unshare");
+    // unshare ignores a polite end, so whoever stops this test must take it along.
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "unshare"]);
     command.args(["--mount", "--net", "--pid", "--fork", "--kill-child"]);
     command.args(["--mount-proc", "sh", "-c", script]);
     let output = command
@@ -165,6 +167,9 @@ fn archive(folder: &Path) {
     tool(folder, "p", podman);
     let buildah = "#!/bin/sh\nexec buildah --storage-driver overlay --root /run/podman --runroot /run/podman-run \"$@\"\n";
     tool(folder, "b", buildah);
+    // What others do by and by is waited for, not slept for.
+    let wait = "#!/bin/sh\nfor try in $(seq 300); do sh -c \"$1\" >/dev/null 2>&1 && exit; sleep 0.05; done\n";
+    tool(folder, "await", wait);
 }
 
 fn tool(folder: &Path, name: &str, text: &str) {
@@ -206,6 +211,16 @@ fn sweep() {
 #[test]
 fn podman_does_its_rarer_work() {
     play(include_str!("../peers/podman-more.txt"), "");
+}
+
+#[test]
+fn podman_gives_what_it_is_asked_for() {
+    play(include_str!("../peers/podman-options.txt"), "");
+}
+
+#[test]
+fn podman_does_much_at_once() {
+    play(include_str!("../peers/podman-crowd.txt"), "");
 }
 
 #[test]
