@@ -285,6 +285,9 @@ enum Walk {
     Open,
 }
 
+/// How often a way down is begun again.
+const TRIES: usize = 64;
+
 /// Walks from a hierarchy's root to the group. `step` is told each parent and
 /// child; creating, it makes the child usable. `None`: the group is not there.
 fn descend(
@@ -307,7 +310,15 @@ fn descend(
         }
         Ok(at)
     };
-    match (go(), walk) {
+    let mut found = go();
+    for _ in 0..TRIES {
+        // Whoever ends a container beside this one may remove their empty parent between two steps of ours.
+        match found {
+            Err(Errno::NOENT | Errno::NODEV) if walk == Walk::Create => found = go(),
+            _ => break,
+        }
+    }
+    match (found, walk) {
         (Ok(fd), _) => Ok(Some(fd)),
         (Err(Errno::NOENT), Walk::Open) => Ok(None),
         (Err(source), Walk::Open) => Err(Error::Open {
