@@ -279,14 +279,14 @@ impl Cgroup {
     }
 }
 
+/// How often a group is begun again whose parents others remove meanwhile.
+const TRIES: u32 = 32;
+
 #[derive(Clone, Copy, PartialEq)]
 enum Walk {
     Create,
     Open,
 }
-
-/// How often a way down is begun again.
-const TRIES: usize = 64;
 
 /// Walks from a hierarchy's root to the group. `step` is told each parent and
 /// child; creating, it makes the child usable. `None`: the group is not there.
@@ -310,15 +310,15 @@ fn descend(
         }
         Ok(at)
     };
-    let mut found = go();
-    for _ in 0..TRIES {
-        // Whoever ends a container beside this one may remove their empty parent between two steps of ours.
-        match found {
-            Err(Errno::NOENT | Errno::NODEV) if walk == Walk::Create => found = go(),
-            _ => break,
+    let mut tries = 1;
+    let reached = loop {
+        match go() {
+            // A parent without other children may be removed at any step by who removed the last of them.
+            Err(Errno::NOENT | Errno::NODEV) if walk == Walk::Create && tries < TRIES => tries += 1,
+            end => break end,
         }
-    }
-    match (found, walk) {
+    };
+    match (reached, walk) {
         (Ok(fd), _) => Ok(Some(fd)),
         (Err(Errno::NOENT), Walk::Open) => Ok(None),
         (Err(source), Walk::Open) => Err(Error::Open {

@@ -9,3 +9,4 @@ mod lifecycle;
 mod mounts;
 mod peers;
 mod process;
+mod unified;
