@@ -2,6 +2,7 @@
 //! command line that `CORTEN_TEST_RUNTIME` names. Needs root, and `busybox-static`.
 
 mod cli;
+mod crowd;
 mod documents;
 mod events;
 mod harness;
@@ -10,6 +11,7 @@ mod library;
 mod lifecycle;
 mod mounts;
 mod namespaces;
+mod peers;
 mod process;
 mod rootless;
 mod rootless_podman;
