@@ -3,6 +3,7 @@
 //! Data goes to stdout. What went wrong goes to stderr and, with `--log`, as one more line to that file,
 //! whose last line callers show to people.
 
+mod checkpoint;
 mod create;
 mod exec;
 mod features;
@@ -11,6 +12,7 @@ mod list;
 mod log;
 mod options;
 mod process;
+mod restore;
 mod simple;
 mod spec;
 mod update;
@@ -39,6 +41,8 @@ commands:
   kill            send a signal
   pause, resume   freeze and thaw
   update          change limits
+  checkpoint      write a container's processes to files, by criu
+  restore         make them of such files again
   delete          remove a container
   features, spec  print what this runtime can, or a configuration to start from
 ";
@@ -163,7 +167,9 @@ fn check(global: &Parsed) -> Result<(), Failure> {
 
 fn dispatch(command: &str, args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
     match command {
+        "checkpoint" => checkpoint::checkpoint(args, context),
         "create" => create::create(args, context),
+        "restore" => restore::restore(args, context),
         "run" => create::run(args, context),
         "start" => simple::start(args, context),
         "exec" => exec::exec(args, context),

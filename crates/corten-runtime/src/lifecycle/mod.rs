@@ -9,9 +9,11 @@
 //!      └── delete ◀──────┴── (force) ─────┴──────────────────┘
 //! ```
 
+mod checkpoint;
 mod create;
 mod delete;
 mod exec;
+mod restore;
 mod signal;
 mod start;
 
@@ -24,9 +26,11 @@ use oci_spec::runtime::{LinuxResources, Spec};
 use crate::state::{Folder, Found, refused};
 use crate::{Error, State, Status};
 
+pub use checkpoint::checkpoint;
 pub use create::{create, run};
 pub use delete::delete;
 pub use exec::exec;
+pub use restore::restore;
 pub use signal::kill;
 pub(crate) use start::Gate;
 pub use start::start;

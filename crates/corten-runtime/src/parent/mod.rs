@@ -5,3 +5,4 @@ pub(crate) mod hooks;
 pub(crate) mod launch;
 pub(crate) mod mounts;
 pub(crate) mod prepare;
+pub(crate) mod stage;

@@ -91,7 +91,7 @@ pub(crate) fn prepare(
     Ok((prepared, terminal))
 }
 
-fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
+pub(crate) fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
     let path = match (rootfs, &plan.root.path) {
         (Rootfs::Mount(mount), _) => return Ok(mount),
         (Rootfs::Bundle, Some(path)) => path,
