@@ -262,7 +262,7 @@ impl Response {
                     response.lazy_pages = number(features, 2)? == Some(1);
                 }
                 (9, Value::Bytes(message)) => {
-                    response.message = String::from_utf8_lossy(message).into_owned();
+                    response.message = String::from_utf8_lossy(message).trim().to_owned();
                 }
                 (10, Value::Bytes(version)) => {
                     let part = |field| number(version, field).map(Option::unwrap_or_default);
@@ -275,13 +275,14 @@ impl Response {
     }
 }
 
+/// A number that means something: criu sends -1 for a process that is not there yet.
 fn number(bytes: &[u8], wanted: u32) -> Result<Option<u32>, Malformed> {
     let mut found = None;
     for field in Reader::new(bytes) {
         if let (number, Value::Int(value)) = field?
             && number == wanted
         {
-            found = Some(u32::try_from(value).map_err(|_| Malformed)?);
+            found = u32::try_from(value).ok();
         }
     }
     Ok(found)

@@ -143,12 +143,17 @@ pub(super) fn explain(error: Error, action: &'static str, path: &Path) -> Error 
         Error::Died { status } => (0, status),
         other => return other,
     };
+    let lines = log::last_lines(path);
     Error::Criu {
         action,
         errno,
-        problem,
+        // Mostly the first of those lines.
+        problem: match lines.contains(&problem) {
+            true => String::new(),
+            false => problem,
+        },
         log: path.into(),
-        lines: log::last_lines(path),
+        lines,
     }
 }
 

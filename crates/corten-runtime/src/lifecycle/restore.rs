@@ -23,7 +23,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::checkpoint::{EXTERNAL, Folders, explain, outside, plan_of, refusal};
 use super::create::{Undo, check_labels, hook_lists, record};
-use crate::criu::message::{Kind, Options};
+use crate::criu::message::Kind;
 use crate::criu::{Criu, Heard, Job, descriptors, find};
 use crate::error::{Error, failed, failed_io, unsupported};
 use crate::parent::hooks::{self, Moment};
@@ -60,7 +60,6 @@ fn make_way(root: &Path, id: &corten_spec::ContainerId) -> Result<(), Error> {
 fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Result<Execed, Error> {
     let create = restore.create;
     let images = restore.images;
-    let folders = Folders::open(images)?;
     let names = descriptors::read(&images.path)?;
     let mut plan = plan_of(create.spec, create.bundle, create.id.as_str())?;
     check_labels(&plan)?;
@@ -90,10 +89,7 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         keyring: launch::keyring_name(create.id.as_str())
             .filter(|_| !create.options.no_new_keyring),
     };
-    let mut options = folders.options(images, create.spec, LOG);
-    options.lsm_profile = restore.lsm_profile;
-    options.lsm_mount_context = restore.lsm_mount_context;
-    let given = gather(&plan, &stdio, &names, &mut options)?;
+    let (inherit, join, given) = gather(&plan, &stdio, &names)?;
     let descriptors: Vec<BorrowedFd<'_>> = given.iter().map(AsFd::as_fd).collect();
     let job = Job {
         executable,
@@ -105,10 +101,15 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         descriptors: &descriptors,
         session: !images.shell_job,
     };
-    let mut criu = stage.start(&job)?;
+    let (mut criu, folders) = stage.start(&job, || Folders::open(images))?;
     enter(cgroup, criu.pid)?;
     criu.check_version()?;
     criu.check_features(false, images.lazy_pages)?;
+    let mut options = folders.options(images, create.spec, LOG);
+    options.lsm_profile = restore.lsm_profile;
+    options.lsm_mount_context = restore.lsm_mount_context;
+    options.inherit = inherit;
+    options.join = join;
     options.root = place.clone().into_os_string().into_encoded_bytes();
     options.mounts = outside(&plan)?;
     options.cgroup_roots = cgroup_roots(criu.pid)?;
@@ -175,23 +176,29 @@ impl Streams {
     }
 }
 
-/// Tells criu which descriptors take the place of what, and collects them in the order in which it will have them.
+/// A descriptor's name and its number in criu.
+type Inherit = Vec<(String, i32)>;
+/// A namespace's kind and path.
+type Join = Vec<(&'static str, Vec<u8>)>;
+
+/// Which descriptors take the place of what, which namespaces are joined by path, and the descriptors in the order
+/// in which criu will have them.
 fn gather(
     plan: &Plan,
     stdio: &Streams,
     names: &[String],
-    options: &mut Options,
-) -> Result<Vec<OwnedFd>, Error> {
+) -> Result<(Inherit, Join, Vec<OwnedFd>), Error> {
+    let (mut inherit, mut join) = (Inherit::new(), Join::new());
     let mut given: Vec<OwnedFd> = Vec::new();
-    let mut give = |options: &mut Options, name: String, fd: OwnedFd| {
+    let mut give = |name: String, fd: OwnedFd| {
         // Descriptor 3 is the conversation.
-        options.inherit.push((name, 4 + given.len() as i32));
+        inherit.push((name, 4 + given.len() as i32));
         given.push(fd);
     };
     for (name, number) in descriptors::inherited(names) {
         if let Some(fd) = &stdio.0[number] {
             let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(failed("copy", "stdio"))?;
-            give(options, name, fd);
+            give(name, fd);
         }
     }
     for (kind, path) in &plan.namespaces.join {
@@ -199,10 +206,9 @@ fn gather(
             let flags = OFlags::RDONLY | OFlags::CLOEXEC;
             let fd = openat(CWD, path, flags, Mode::empty())
                 .map_err(failed("open the namespace", path))?;
-            give(options, (*key).into(), fd);
+            give((*key).into(), fd);
             continue;
         }
-        // The others are joined by their path.
         let name = match *kind {
             Namespaces::IPC => "ipc",
             Namespaces::UTS => "uts",
@@ -210,10 +216,9 @@ fn gather(
             Namespaces::TIME => "time",
             _ => return Err(unsupported("restore into a joined cgroup namespace")),
         };
-        let path = path.clone().into_os_string().into_encoded_bytes();
-        options.join.push((name, path));
+        join.push((name, path.clone().into_os_string().into_encoded_bytes()));
     }
-    Ok(given)
+    Ok((inherit, join, given))
 }
 
 /// Moves criu into the container's groups, before it has been told to do anything.

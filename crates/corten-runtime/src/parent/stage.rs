@@ -38,7 +38,14 @@ pub(crate) struct Stage<'a> {
 impl Stage<'_> {
     /// Sets the stage and starts criu on it. All in a thread: of a process's threads each may have mounts of its own,
     /// and a new process has those of the thread that starts it.
-    pub fn start(&self, job: &Job<'_>) -> Result<Criu, Error> {
+    ///
+    /// Folders in which criu works (and mounts) are opened by `open` in there: those of our own mounts would be
+    /// another namespace's.
+    pub fn start<T: Send>(
+        &self,
+        job: &Job<'_>,
+        open: impl FnOnce() -> Result<T, Error> + Send,
+    ) -> Result<(Criu, T), Error> {
         // A process of ours is on its way into a container: nobody there may look into it.
         process::set_undumpable().map_err(failed("protect the process's memory", ""))?;
         std::thread::scope(|scope| {
@@ -47,7 +54,8 @@ impl Stage<'_> {
                 if let Some(name) = &self.keyring {
                     keyring::new_session(name).map_err(failed("make", "a session keyring"))?;
                 }
-                Criu::start(job)
+                let opened = open()?;
+                Ok((Criu::start(job)?, opened))
             });
             let died = || Err(failed("start", "criu's thread")(Errno::IO));
             thread.join().unwrap_or_else(|_| died())
