@@ -309,7 +309,7 @@ mod tests {
     #[test]
     fn responses() {
         // As criu 3.17.1 sends them: setup-namespaces with a process, a version, a refusal.
-        let notify = b"\x08\x06\x10\x01\x2a\x15\x0a\x10setup-namespaces\x10\x2a";
+        let notify = b"\x08\x06\x10\x01\x2a\x14\x0a\x10setup-namespaces\x10\x2a";
         let read = Response::read(notify).unwrap();
         assert_eq!(read.kind, Some(Kind::Notify));
         assert_eq!(read.script.as_deref(), Some("setup-namespaces"));

@@ -255,12 +255,14 @@ fn config_file(spec: &Spec) -> Option<String> {
 
 /// The spec's plan, which says what comes from outside.
 pub(super) fn plan_of(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, Error> {
+    let process = spec.process().as_ref();
     plan::plan(
         spec,
         &Facts {
             id,
             bundle,
-            terminal: false,
+            // It has one already, or gets it back.
+            terminal: process.is_some_and(|p| p.terminal().unwrap_or(false)),
             capabilities: u64::MAX,
             detached_root: spec.root().is_none(),
         },

@@ -42,6 +42,10 @@ pub fn restore(restore: Restore<'_>) -> Result<Execed, Error> {
     let mut undo = Undo::default();
     let made = try_restore(restore, &executable, &mut undo);
     if made.is_err() {
+        if let Some(cgroup) = &undo.cgroup {
+            // What a criu that was killed has left half made does not end by itself.
+            let _ = cgroup.kill(9);
+        }
         undo.run();
     }
     made
