@@ -16,12 +16,8 @@ use crate::plan::Plan;
 use crate::plan::devices::{LINKS, Node};
 use crate::plan::mounts::{Anchor, Plan as Mount, Source};
 
-/// Attaches the root and all mounts; returns the root.
-pub(crate) fn assemble<'a>(
-    plan: &'a Plan,
-    prepared: &mut Prepared,
-    root_at: &CStr,
-) -> Result<OwnedFd, Failure<'a>> {
+/// Cuts the way back to the host for what will be mounted here.
+pub(crate) fn detach<'a>() -> Result<(), Failure<'a>> {
     // Our copy of the host's mounts becomes a slave, or what follows would show up on the host.
     let host = rustix::fs::openat(
         rustix::fs::CWD,
@@ -35,7 +31,23 @@ pub(crate) fn assemble<'a>(
         recursive: true,
         ..Change::default()
     };
-    mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))?;
+    mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))
+}
+
+/// The file systems of init's own namespaces, by their place in the plan.
+pub(crate) fn own(plan: &Plan) -> Result<Vec<(usize, OwnedFd)>, Failure<'_>> {
+    let by_init = (0..plan.mounts.len()).filter(|index| plan.by_init(*index));
+    by_init
+        .map(|index| create(&plan.mounts[index]).map(|tree| (index, tree)))
+        .collect()
+}
+
+/// Attaches the root and all mounts; returns the root.
+pub(crate) fn assemble<'a>(
+    plan: &'a Plan,
+    prepared: &mut Prepared,
+    root_at: &CStr,
+) -> Result<OwnedFd, Failure<'a>> {
     let root = prepared
         .root
         .take()
@@ -56,9 +68,6 @@ fn place<'a>(
     mount: &'a Mount,
 ) -> Result<(), Failure<'a>> {
     let path = mount.target.as_bytes();
-    if matches!(prepared.mounts[index], Ready::ByInit) {
-        prepared.mounts[index] = Ready::Tree(create(mount)?);
-    }
     let (tree, children) = match &prepared.mounts[index] {
         Ready::Tree(tree) => (tree, &[][..]),
         Ready::Nested { tree, children } => (tree, children.as_slice()),
