@@ -82,6 +82,14 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         .map_err(refused("apply the resources"))?;
     folder.write_config(create.spec)?;
 
+    if let (Some(uid), Some(gid), true) = (
+        plan.namespaces.host_uid(0),
+        plan.namespaces.host_gid(0),
+        plan.namespaces.user.is_some(),
+    ) {
+        own(&images.path, uid, gid, PARENTS_MAX)?;
+    }
+
     let stdio = Streams::of(create.stdio)?;
     let place = folder.path.join("root");
     std::fs::create_dir(&place).map_err(failed_io("make the folder", &place))?;
@@ -147,6 +155,41 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         console,
         warnings: std::mem::take(&mut plan.warnings),
     })
+}
+
+/// As many pre-dumps as one checkpoint may be built on.
+const PARENTS_MAX: u32 = 64;
+
+/// Gives images to the root of a new user namespace: processes in there read them for themselves, and criu has written
+/// them for nobody but the host's root.
+fn own(images: &Path, uid: u32, gid: u32, parents: u32) -> Result<(), Error> {
+    use rustix::fs::{AtFlags, Dir, FileType, Gid, Uid, chownat};
+    let give = |at: &OwnedFd, name: &std::ffi::CStr| {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        chownat(at, name, Some(uid), Some(gid), flags)
+    };
+    let go = || -> Result<bool, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = openat(CWD, images, flags, Mode::empty())?;
+        give(&folder, c"")?;
+        let mut parent = false;
+        for entry in Dir::read_from(&folder)? {
+            let entry = entry?;
+            match entry.file_type() {
+                FileType::RegularFile => give(&folder, entry.file_name())?,
+                FileType::Symlink => parent |= entry.file_name() == c"parent",
+                _ => {}
+            }
+        }
+        Ok(parent)
+    };
+    let more = go().map_err(failed("give the images to the container's root in", images))?;
+    match (more, parents) {
+        (false, _) => Ok(()),
+        (true, 0) => Err(failed("follow the parents of", images)(Errno::LOOP)),
+        (true, left) => own(&images.join("parent"), uid, gid, left - 1),
+    }
 }
 
 /// Where the restored stdio leads.

@@ -317,8 +317,10 @@ fn criu_connections_inside_survive() {
         return;
     }
     // Both ends in the container, over its own loopback link.
-    let script = "mkfifo /tmp/say; nc -l -p 9000 > /tmp/heard & \
-                  sleep 1; nc 127.0.0.1 9000 < /tmp/say & exec 4>/tmp/say; echo one >&4; \
+    // A reader that is also a writer keeps a pipe from ending.
+    let script = "mkfifo /tmp/say /tmp/quiet; exec 3<>/tmp/quiet; exec 4<>/tmp/say; \
+                  nc -l -p 9000 < /tmp/quiet > /tmp/heard & \
+                  sleep 1; nc 127.0.0.1 9000 < /tmp/say & echo one >&4; \
                   while :; do if [ -e /tmp/go ]; then echo two >&4; rm /tmp/go; fi; sleep 0.1; done";
     let rig = Rig::new(script);
     for applet in ["mkfifo", "rm"] {
