@@ -313,12 +313,12 @@ fn mounts(plan: &Plan, pid: u32) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, &*path, flags, Mode::empty()).map_err(failed("open", &path))?;
     let mut mounts = Vec::new();
-    for (name, _) in outside(plan)? {
+    for (name, _) in outside(plan, Path::new(""))? {
         if let Some((place, _)) = look(&root, &name)? {
             mounts.push((place, name));
         }
     }
-    if plan.devices.tmpfs.is_none() {
+    if !own_dev(plan) {
         for path in &plan.masked {
             match look(&root, path.as_bytes())? {
                 Some((place, kind)) if kind != FileType::Directory => {
@@ -329,6 +329,12 @@ fn mounts(plan: &Plan, pid: u32) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
         }
     }
     Ok(mounts)
+}
+
+/// Can criu make the container's `/dev` by itself? Nobody in a user namespace may make nodes (mknod(2)), and it fills
+/// file systems from inside: there we make it, as at a start, and what was written to it beside the nodes is lost.
+fn own_dev(plan: &Plan) -> bool {
+    plan.devices.tmpfs.is_some() && plan.namespaces.user.is_none()
 }
 
 /// What covers masked files, where it is not a node of the container's own `/dev`.
@@ -352,8 +358,9 @@ fn look(root: &OwnedFd, name: &[u8]) -> Result<Option<(Vec<u8>, FileType)>, Erro
 }
 
 /// All that is mounted from outside as (name, the host's path): bind mounts, what covers masked files where
-/// `/dev` is not ours, the host's nodes in place of those that could not be made, and v1's control groups.
-pub(super) fn outside(plan: &Plan) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
+/// `/dev` is not criu's to make, that `/dev` (at `dev`), the host's nodes in place of those that could not be made, and
+/// v1's control groups.
+pub(super) fn outside(plan: &Plan, dev: &Path) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
     let rooted = |target: &[u8]| [b"/", target].concat();
     let mut outside = Vec::new();
     for mount in &plan.mounts {
@@ -366,15 +373,19 @@ pub(super) fn outside(plan: &Plan) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Error> {
             Source::Cgroup { .. } | Source::New { .. } => {}
         }
     }
+    if plan.devices.tmpfs.is_some() && plan.namespaces.user.is_some() {
+        outside.push((b"/dev".to_vec(), dev.as_os_str().as_bytes().to_vec()));
+        // That one's, as the host's may be mounted in a way that a user namespace cannot change.
+        let null = dev.join("null").into_os_string().into_encoded_bytes();
+        outside.push((NULL.into(), null));
+        return Ok(outside);
+    }
     for node in &plan.devices.nodes {
-        let name = rooted(node.path.as_bytes());
-        // Not one of those that the tmpfs of `/dev` holds by itself.
+        // Mostly these are no mounts, and criu passes them over.
         if node.name_in_dev().is_some() {
+            let name = rooted(node.path.as_bytes());
             outside.push((name.clone(), name));
         }
-    }
-    if plan.devices.tmpfs.is_none() {
-        outside.push((NULL.into(), NULL.into()));
     }
     Ok(outside)
 }

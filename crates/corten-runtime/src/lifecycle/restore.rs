@@ -93,10 +93,17 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
     let stdio = Streams::of(create.stdio)?;
     let place = folder.path.join("root");
     std::fs::create_dir(&place).map_err(failed_io("make the folder", &place))?;
+    let dev = folder.path.join("dev");
+    let own_dev = prepare::dev(&plan)?;
+    if own_dev.is_some() {
+        std::fs::create_dir(&dev).map_err(failed_io("make the folder", &dev))?;
+    }
+    let furnished = own_dev.is_some();
     let stage = Stage {
         plan: &plan,
         root: prepare::root(&plan, create.rootfs)?,
         place: &place,
+        dev: own_dev.map(|made| (made, dev.as_path())),
         no_pivot: create.options.no_pivot,
         keyring: launch::keyring_name(create.id.as_str())
             .filter(|_| !create.options.no_new_keyring),
@@ -123,7 +130,7 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
     options.inherit = inherit;
     options.join = join;
     options.root = place.clone().into_os_string().into_encoded_bytes();
-    options.mounts = outside(&plan)?;
+    options.mounts = outside(&plan, &dev)?;
     options.cgroup_roots = cgroup_roots(criu.pid)?;
     options.evasive_devices = true;
     options.sibling = true;
@@ -143,6 +150,9 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
     let pid = done.map_err(|error| explain(error, "restore", &folders.log(LOG)))?;
     ended?;
     rustix::fs::rmdir(&place).map_err(failed("remove", &place))?;
+    if furnished {
+        rustix::fs::rmdir(&dev).map_err(failed("remove", &dev))?;
+    }
     let pidfd = undo
         .child
         .as_ref()

@@ -29,6 +29,8 @@ pub(crate) struct Stage<'a> {
     pub root: OwnedFd,
     /// An empty folder of the host.
     pub place: &'a Path,
+    /// A `/dev` that criu could not make, and an empty folder for it.
+    pub dev: Option<(OwnedFd, &'a Path)>,
     /// criu always changes the root by `pivot_root`, which an initramfs cannot; below a copy of itself it can.
     pub no_pivot: bool,
     /// What is restored has criu's session keyring; this is a new one's name.
@@ -78,6 +80,9 @@ impl Stage<'_> {
             cover_top().map_err(failed("cover", "/"))?;
         }
         attach(&self.root, CWD, self.place).map_err(failed("mount", self.place))?;
+        if let Some((dev, place)) = &self.dev {
+            attach(dev, CWD, *place).map_err(failed("mount", *place))?;
+        }
         self.mount_points()
     }
 

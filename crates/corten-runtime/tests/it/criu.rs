@@ -440,7 +440,13 @@ fn criu_a_user_namespace_comes_back() {
         map.split_whitespace().collect::<Vec<_>>(),
         ["0", "100000", "65536"]
     );
-    assert_eq!(rig.exec("id -u"), "0\n");
+    let dev =
+        "id -u; echo x > /dev/null; cat /proc/kcore | wc -c; tty < /dev/ptmx; stat -c %u /dev";
+    assert_eq!(rig.exec(dev), "0\n0\n/dev/pts/ptmx\n0\n");
+    // And a second time.
+    ok(&rig.checkpoint(&[]));
+    rig.restore(&[])
+        .unwrap_or_else(|e| panic!("{e}{}", rig.log()));
 }
 
 #[test]
