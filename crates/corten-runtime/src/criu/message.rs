@@ -60,6 +60,9 @@ impl std::str::FromStr for ManageCgroups {
     }
 }
 
+/// Mounts that come from outside: (place, name) at a dump, (name, the host's path) at a restore.
+pub(crate) type Mounts = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// `criu_opts`: what dump and restore have in common, and what only one of them has. What is empty, `None` or
 /// false is not sent.
 #[derive(Clone, Debug, Default)]
@@ -86,8 +89,7 @@ pub(crate) struct Options {
     /// The restored process is our child.
     pub sibling: bool,
     pub page_server: Option<(String, u16)>,
-    /// (name, path) of mounts that come from outside.
-    pub mounts: Vec<(Vec<u8>, Vec<u8>)>,
+    pub mounts: Mounts,
     pub manage_cgroups: ManageCgroups,
     /// (controller, path) to restore into.
     pub cgroup_roots: Vec<(String, String)>,

@@ -19,6 +19,7 @@
 //! and we see its end by its pidfd, as processes that it leaves half made may hold the socket open.
 
 pub(crate) mod descriptors;
+pub(crate) mod images;
 pub(crate) mod log;
 pub(crate) mod message;
 mod talk;

@@ -13,7 +13,9 @@ mod checkpoint;
 mod create;
 mod delete;
 mod exec;
+mod outside;
 mod restore;
+mod restoring;
 mod signal;
 mod start;
 

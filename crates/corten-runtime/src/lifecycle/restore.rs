@@ -15,23 +15,24 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use corten_cgroup::{Cgroup, Layout};
-use corten_sys::namespace::{self, Namespaces};
-use oci_spec::runtime::{LinuxNamespaceBuilder, LinuxNamespaceType, Spec};
+use corten_sys::namespace::Namespaces;
+use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::checkpoint::{EXTERNAL, Folders, explain, outside, plan_of, refusal};
-use super::create::{Undo, check_labels, hook_lists, record};
-use crate::criu::message::Kind;
-use crate::criu::{Criu, Heard, Job, descriptors, find};
+use super::checkpoint::explain;
+use super::create::{Undo, check_labels, record};
+use super::outside::{EXTERNAL, outside, plan_of};
+use super::restoring::{Scene, poststart};
+use crate::criu::images::{Folders, PARENTS_MAX, give_to};
+use crate::criu::message::{Kind, Options};
+use crate::criu::{Job, descriptors, find};
 use crate::error::{Error, failed, failed_io, unsupported};
-use crate::parent::hooks::{self, Moment};
 use crate::parent::stage::Stage;
 use crate::parent::{launch, prepare};
 use crate::plan::Plan;
 use crate::request::{Execed, Restore, Stdio};
-use crate::state::{self, Folder, Found, Record, Status, refused};
+use crate::state::{Folder, Found, Record, Status, refused};
 
 const LOG: &str = "restore.log";
 
@@ -67,49 +68,31 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
     let names = descriptors::read(&images.path)?;
     let mut plan = plan_of(create.spec, create.bundle, create.id.as_str())?;
     check_labels(&plan)?;
-
-    let folder = Folder::new(create.state_root, create.id);
-    folder.make()?;
-    undo.folder = Some(folder.clone());
     let mut record = record(create.spec, &plan, create.id, create.bundle);
-    folder.write(&record, true)?;
-    let layout = Layout::probe().map_err(refused("find the control groups"))?;
-    let cgroup =
-        Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
-    let cgroup = undo.cgroup.insert(cgroup);
-    cgroup
-        .apply(&plan.resources)
-        .map_err(refused("apply the resources"))?;
-    folder.write_config(create.spec)?;
-
-    if let (Some(uid), Some(gid), true) = (
-        plan.namespaces.host_uid(0),
-        plan.namespaces.host_gid(0),
-        plan.namespaces.user.is_some(),
-    ) {
-        own(&images.path, uid, gid, PARENTS_MAX)?;
+    let folder = Folder::new(create.state_root, create.id);
+    house(&folder, &record, create.spec, &plan, undo)?;
+    if let Some(ids) = &plan.namespaces.user {
+        let (uid, gid) = (ids.uid.host(0), ids.gid.host(0));
+        give_to(
+            &images.path,
+            uid.unwrap_or(0),
+            gid.unwrap_or(0),
+            PARENTS_MAX,
+        )?;
     }
 
     let stdio = Streams::of(create.stdio)?;
-    let place = folder.path.join("root");
-    std::fs::create_dir(&place).map_err(failed_io("make the folder", &place))?;
-    let dev = folder.path.join("dev");
-    let own_dev = prepare::dev(&plan)?;
-    if own_dev.is_some() {
-        std::fs::create_dir(&dev).map_err(failed_io("make the folder", &dev))?;
-    }
-    let furnished = own_dev.is_some();
+    let given = Given::gather(&plan, &stdio, &names)?;
     let stage = Stage {
-        plan: &plan,
         root: prepare::root(&plan, create.rootfs)?,
-        place: &place,
-        dev: own_dev.map(|made| (made, dev.as_path())),
+        dev: prepare::dev(&plan)?,
+        folder: &folder.path,
+        plan: &plan,
         no_pivot: create.options.no_pivot,
         keyring: launch::keyring_name(create.id.as_str())
             .filter(|_| !create.options.no_new_keyring),
     };
-    let (inherit, join, given) = gather(&plan, &stdio, &names)?;
-    let descriptors: Vec<BorrowedFd<'_>> = given.iter().map(AsFd::as_fd).collect();
+    let descriptors: Vec<BorrowedFd<'_>> = given.descriptors.iter().map(AsFd::as_fd).collect();
     let job = Job {
         executable,
         // A job of our terminal finds it on criu's stdin.
@@ -121,19 +104,21 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         session: !images.shell_job,
     };
     let (mut criu, folders) = stage.start(&job, || Folders::open(images))?;
-    enter(cgroup, criu.pid)?;
+    enter(undo.cgroup.as_ref(), criu.pid)?;
     criu.check_version()?;
     criu.check_features(false, images.lazy_pages)?;
-    let mut options = folders.options(images, create.spec, LOG);
-    options.lsm_profile = restore.lsm_profile;
-    options.lsm_mount_context = restore.lsm_mount_context;
-    options.inherit = inherit;
-    options.join = join;
-    options.root = place.clone().into_os_string().into_encoded_bytes();
-    options.mounts = outside(&plan, &dev)?;
-    options.cgroup_roots = cgroup_roots(criu.pid)?;
-    options.evasive_devices = true;
-    options.sibling = true;
+    let options = Options {
+        lsm_profile: restore.lsm_profile,
+        lsm_mount_context: restore.lsm_mount_context,
+        inherit: given.inherit,
+        join: given.join,
+        root: stage.root_at().into_os_string().into_encoded_bytes(),
+        mounts: outside(&plan, &stage.dev_at())?,
+        cgroup_roots: cgroup_roots(criu.pid)?,
+        evasive_devices: true,
+        sibling: true,
+        ..folders.options(images, create.spec, LOG)
+    };
     let mut scene = Scene {
         spec: create.spec,
         plan: &plan,
@@ -147,59 +132,37 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         .and_then(|()| scene.attend(&criu));
     let console = scene.console.take();
     let ended = criu.end();
-    let pid = done.map_err(|error| explain(error, "restore", &folders.log(LOG)))?;
+    let child = done.map_err(|error| explain(error, "restore", &folders.log(LOG)))?;
     ended?;
-    rustix::fs::rmdir(&place).map_err(failed("remove", &place))?;
-    if furnished {
-        rustix::fs::rmdir(&dev).map_err(failed("remove", &dev))?;
-    }
-    let pidfd = undo
-        .child
-        .as_ref()
-        .ok_or_else(|| failed("restore", "init")(Errno::SRCH))?;
-    let pidfd = rustix::io::fcntl_dupfd_cloexec(pidfd, 3).map_err(failed("copy", "a pidfd"))?;
-    poststart(create.spec, &record, pid)?;
+    stage.strike()?;
+    poststart(create.spec, &record, child.pid)?;
     Ok(Execed {
-        pid,
-        pidfd,
+        pid: child.pid,
+        pidfd: child.pidfd,
         console,
         warnings: std::mem::take(&mut plan.warnings),
     })
 }
 
-/// As many pre-dumps as one checkpoint may be built on.
-const PARENTS_MAX: u32 = 64;
-
-/// Gives images to the root of a new user namespace: processes in there read them for themselves, and criu has written
-/// them for nobody but the host's root.
-fn own(images: &Path, uid: u32, gid: u32, parents: u32) -> Result<(), Error> {
-    use rustix::fs::{AtFlags, Dir, FileType, Gid, Uid, chownat};
-    let give = |at: &OwnedFd, name: &std::ffi::CStr| {
-        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH;
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        chownat(at, name, Some(uid), Some(gid), flags)
-    };
-    let go = || -> Result<bool, Errno> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = openat(CWD, images, flags, Mode::empty())?;
-        give(&folder, c"")?;
-        let mut parent = false;
-        for entry in Dir::read_from(&folder)? {
-            let entry = entry?;
-            match entry.file_type() {
-                FileType::RegularFile => give(&folder, entry.file_name())?,
-                FileType::Symlink => parent |= entry.file_name() == c"parent",
-                _ => {}
-            }
-        }
-        Ok(parent)
-    };
-    let more = go().map_err(failed("give the images to the container's root in", images))?;
-    match (more, parents) {
-        (false, _) => Ok(()),
-        (true, 0) => Err(failed("follow the parents of", images)(Errno::LOOP)),
-        (true, left) => own(&images.join("parent"), uid, gid, left - 1),
-    }
+/// As at a start, on disk first: folder, record, control group, limits, configuration.
+fn house(
+    folder: &Folder,
+    record: &Record,
+    spec: &Spec,
+    plan: &Plan,
+    undo: &mut Undo,
+) -> Result<(), Error> {
+    folder.make()?;
+    undo.folder = Some(folder.clone());
+    folder.write(record, true)?;
+    let layout = Layout::probe().map_err(refused("find the control groups"))?;
+    let cgroup =
+        Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
+    undo.cgroup
+        .insert(cgroup)
+        .apply(&plan.resources)
+        .map_err(refused("apply the resources"))?;
+    folder.write_config(spec)
 }
 
 /// Where the restored stdio leads.
@@ -233,53 +196,59 @@ impl Streams {
     }
 }
 
-/// A descriptor's name and its number in criu.
-type Inherit = Vec<(String, i32)>;
-/// A namespace's kind and path.
-type Join = Vec<(&'static str, Vec<u8>)>;
+/// What criu gets of ours beside the conversation.
+#[derive(Default)]
+struct Given {
+    /// In the order in which criu will have them, from 4 up.
+    descriptors: Vec<OwnedFd>,
+    /// Their names, and numbers in criu.
+    inherit: Vec<(String, i32)>,
+    /// Namespaces that are joined by path.
+    join: Vec<(&'static str, Vec<u8>)>,
+}
 
-/// Which descriptors take the place of what, which namespaces are joined by path, and the descriptors in the order
-/// in which criu will have them.
-fn gather(
-    plan: &Plan,
-    stdio: &Streams,
-    names: &[String],
-) -> Result<(Inherit, Join, Vec<OwnedFd>), Error> {
-    let (mut inherit, mut join) = (Inherit::new(), Join::new());
-    let mut given: Vec<OwnedFd> = Vec::new();
-    let mut give = |name: String, fd: OwnedFd| {
+impl Given {
+    fn gather(plan: &Plan, stdio: &Streams, names: &[String]) -> Result<Self, Error> {
+        let mut given = Self::default();
+        for (name, number) in descriptors::inherited(names) {
+            if let Some(fd) = &stdio.0[number] {
+                let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(failed("copy", "stdio"))?;
+                given.add(name, fd);
+            }
+        }
+        for (kind, path) in &plan.namespaces.join {
+            if let Some((.., key)) = EXTERNAL.iter().find(|(known, ..)| known == kind) {
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+                let fd = openat(CWD, path, flags, Mode::empty())
+                    .map_err(failed("open the namespace", path))?;
+                given.add((*key).into(), fd);
+                continue;
+            }
+            let name = match *kind {
+                Namespaces::IPC => "ipc",
+                Namespaces::UTS => "uts",
+                Namespaces::USER => "user",
+                Namespaces::TIME => "time",
+                _ => return Err(unsupported("restore into a joined cgroup namespace")),
+            };
+            let path = path.clone().into_os_string().into_encoded_bytes();
+            given.join.push((name, path));
+        }
+        Ok(given)
+    }
+
+    fn add(&mut self, name: String, fd: OwnedFd) {
         // Descriptor 3 is the conversation.
-        inherit.push((name, 4 + given.len() as i32));
-        given.push(fd);
-    };
-    for (name, number) in descriptors::inherited(names) {
-        if let Some(fd) = &stdio.0[number] {
-            let fd = rustix::io::fcntl_dupfd_cloexec(fd, 3).map_err(failed("copy", "stdio"))?;
-            give(name, fd);
-        }
+        self.inherit.push((name, 4 + self.descriptors.len() as i32));
+        self.descriptors.push(fd);
     }
-    for (kind, path) in &plan.namespaces.join {
-        if let Some((.., key)) = EXTERNAL.iter().find(|(known, ..)| known == kind) {
-            let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-            let fd = openat(CWD, path, flags, Mode::empty())
-                .map_err(failed("open the namespace", path))?;
-            give((*key).into(), fd);
-            continue;
-        }
-        let name = match *kind {
-            Namespaces::IPC => "ipc",
-            Namespaces::UTS => "uts",
-            Namespaces::USER => "user",
-            Namespaces::TIME => "time",
-            _ => return Err(unsupported("restore into a joined cgroup namespace")),
-        };
-        join.push((name, path.clone().into_os_string().into_encoded_bytes()));
-    }
-    Ok((inherit, join, given))
 }
 
 /// Moves criu into the container's groups, before it has been told to do anything.
-fn enter(cgroup: &Cgroup, pid: u32) -> Result<(), Error> {
+fn enter(cgroup: Option<&Cgroup>, pid: u32) -> Result<(), Error> {
+    let Some(cgroup) = cgroup else {
+        return Ok(());
+    };
     let entry = cgroup.entry().map_err(refused("enter the control group"))?;
     let pid = pid.to_string();
     let mut files = entry.v1_tasks;
@@ -309,146 +278,4 @@ fn cgroup_roots(pid: u32) -> Result<Vec<(String, String)>, Error> {
         }
     }
     Ok(roots)
-}
-
-/// What is needed to answer criu.
-struct Scene<'a> {
-    spec: &'a Spec,
-    plan: &'a Plan,
-    folder: &'a Folder,
-    record: &'a mut Record,
-    child: &'a mut Option<OwnedFd>,
-    console: Option<OwnedFd>,
-}
-
-impl Scene<'_> {
-    /// Until it is restored; then init's pid.
-    fn attend(&mut self, criu: &Criu) -> Result<u32, Error> {
-        let mut pid = None;
-        loop {
-            let heard = criu.hear()?;
-            match heard.response.kind {
-                Some(Kind::Notify) => {
-                    let about = heard.response.pid;
-                    match self.notified(heard) {
-                        Ok(()) => criu.acknowledge(true)?,
-                        Err(error) => {
-                            // It takes back what it has made, and ends; our reason is the one to tell.
-                            let _ = criu.acknowledge(false);
-                            return Err(error);
-                        }
-                    }
-                    pid = about.or(pid);
-                }
-                Some(Kind::Restore) if heard.response.success => {
-                    return pid
-                        .filter(|_| self.record.init.is_some())
-                        .ok_or_else(|| failed("talk to", "criu")(Errno::PROTO));
-                }
-                _ => return Err(refusal("restore", &heard.response)),
-            }
-        }
-    }
-
-    fn notified(&mut self, heard: Heard) -> Result<(), Error> {
-        let pid = heard.response.pid.unwrap_or(0);
-        match heard.response.script.as_deref() {
-            Some("setup-namespaces") => self.namespaces(pid),
-            Some("post-restore") => self.restored(pid),
-            Some("orphan-pts-master") => {
-                self.console = heard.descriptor;
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Init is our child from its birth, whatever becomes of it.
-    fn hold(&mut self, pid: u32) -> Result<(), Error> {
-        if self.child.is_none() {
-            let pidfd = Pid::from_raw(pid as i32)
-                .ok_or(Errno::SRCH)
-                .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-                .map_err(failed("open a pidfd of", "init"))?;
-            *self.child = Some(pidfd);
-        }
-        Ok(())
-    }
-
-    /// All namespaces are there, and nothing in them yet.
-    fn namespaces(&mut self, pid: u32) -> Result<(), Error> {
-        self.hold(pid)?;
-        if self.plan.namespaces.new.contains(Namespaces::NETWORK) {
-            loopback(pid).map_err(failed("set the loopback link up in", "the container"))?;
-        }
-        let document = self.record.document("creating", pid);
-        for (moment, list) in hook_lists(self.spec) {
-            if moment != Moment::CreateContainer {
-                hooks::run(moment, &list.cloned(), &document, None)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// All processes are there, and stand still until criu lets them go.
-    fn restored(&mut self, pid: u32) -> Result<(), Error> {
-        self.hold(pid)?;
-        if let Some(spec) = with_time(self.spec, pid)? {
-            self.folder.write_config(&spec)?;
-        }
-        self.record.init = Some(state::Init::of(pid)?);
-        self.folder.write(self.record, false)
-    }
-}
-
-/// A link of a new network namespace, from a thread that goes there.
-fn loopback(pid: u32) -> Result<(), Errno> {
-    let path = format!("/proc/{pid}/ns/net");
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
-    let network = openat(CWD, &*path, flags, Mode::empty())?;
-    std::thread::scope(|scope| {
-        let up = || -> Result<(), Errno> {
-            namespace::enter(&network, Namespaces::NETWORK)?;
-            namespace::loopback_up()
-        };
-        scope.spawn(up).join().unwrap_or(Err(Errno::IO))
-    })
-}
-
-/// criu gives processes a time namespace, so that their clocks go on: what is added later must join it too.
-fn with_time(spec: &Spec, pid: u32) -> Result<Option<Spec>, Error> {
-    let own = |who: &str| rustix::fs::stat(format!("/proc/{who}/ns/time")).map(|s| s.st_ino);
-    let kernel_has_it = match (own("self"), own(&pid.to_string())) {
-        (Ok(ours), Ok(theirs)) => ours != theirs,
-        _ => false,
-    };
-    let mut spec = spec.clone();
-    let Some(linux) = spec.linux_mut() else {
-        return Ok(None);
-    };
-    let mut namespaces = linux.namespaces().clone().unwrap_or_default();
-    let listed = namespaces
-        .iter()
-        .any(|n| n.typ() == LinuxNamespaceType::Time);
-    if !kernel_has_it || listed {
-        return Ok(None);
-    }
-    let time = LinuxNamespaceBuilder::default()
-        .typ(LinuxNamespaceType::Time)
-        .build()
-        .map_err(|e| unsupported(e.to_string()))?;
-    namespaces.push(time);
-    linux.set_namespaces(Some(namespaces));
-    Ok(Some(spec))
-}
-
-fn poststart(spec: &Spec, record: &Record, pid: u32) -> Result<(), Error> {
-    let list = spec.hooks().as_ref().map(|h| h.poststart());
-    match list {
-        Some(list) => {
-            let document = record.document("running", pid);
-            hooks::run(Moment::Poststart, list, &document, None)
-        }
-        None => Ok(()),
-    }
 }

@@ -27,10 +27,10 @@ pub(crate) struct Stage<'a> {
     pub plan: &'a Plan,
     /// Detached.
     pub root: OwnedFd,
-    /// An empty folder of the host.
-    pub place: &'a Path,
-    /// A `/dev` that criu could not make, and an empty folder for it.
-    pub dev: Option<(OwnedFd, &'a Path)>,
+    /// A `/dev` that criu could not make, detached.
+    pub dev: Option<OwnedFd>,
+    /// The container's own, on the host: it gets an empty folder for each of them.
+    pub folder: &'a Path,
     /// criu always changes the root by `pivot_root`, which an initramfs cannot; below a copy of itself it can.
     pub no_pivot: bool,
     /// What is restored has criu's session keyring; this is a new one's name.
@@ -38,6 +38,26 @@ pub(crate) struct Stage<'a> {
 }
 
 impl Stage<'_> {
+    /// Where the root is, on the stage.
+    pub fn root_at(&self) -> PathBuf {
+        self.folder.join("root")
+    }
+
+    pub fn dev_at(&self) -> PathBuf {
+        self.folder.join("dev")
+    }
+
+    fn places(&self) -> impl Iterator<Item = PathBuf> {
+        let dev = self.dev.as_ref().map(|_| self.dev_at());
+        std::iter::once(self.root_at()).chain(dev)
+    }
+
+    /// Removes the folders on which nothing was ever mounted as the host sees it.
+    pub fn strike(&self) -> Result<(), Error> {
+        self.places()
+            .try_for_each(|place| rustix::fs::rmdir(&place).map_err(failed("remove", &place)))
+    }
+
     /// Sets the stage and starts criu on it. All in a thread: of a process's threads each may have mounts of its own,
     /// and a new process has those of the thread that starts it.
     ///
@@ -50,6 +70,10 @@ impl Stage<'_> {
     ) -> Result<(Criu, T), Error> {
         // A process of ours is on its way into a container: nobody there may look into it.
         process::set_undumpable().map_err(failed("protect the process's memory", ""))?;
+        for place in self.places() {
+            let mode = Mode::from_raw_mode(0o755);
+            rustix::fs::mkdir(&place, mode).map_err(failed("make the folder", &place))?;
+        }
         std::thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 self.set()?;
@@ -79,9 +103,12 @@ impl Stage<'_> {
         if self.no_pivot {
             cover_top().map_err(failed("cover", "/"))?;
         }
-        attach(&self.root, CWD, self.place).map_err(failed("mount", self.place))?;
-        if let Some((dev, place)) = &self.dev {
-            attach(dev, CWD, *place).map_err(failed("mount", *place))?;
+        for (tree, place) in [Some(&self.root), self.dev.as_ref()]
+            .into_iter()
+            .flatten()
+            .zip(self.places())
+        {
+            attach(tree, CWD, &*place).map_err(failed("mount", &place))?;
         }
         self.mount_points()
     }
