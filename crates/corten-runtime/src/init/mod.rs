@@ -148,11 +148,17 @@ impl<'a> Init<'a> {
 
     /// What we make ourselves and what the maker sends, which it makes meanwhile.
     fn prepared(&mut self) -> Result<Prepared, Failure<'a>> {
-        let own = mounts::own(self.plan)?;
+        let early = mounts::own(self.plan, false).collect::<Result<Vec<_>, _>>()?;
         let received = shipment::receive(&self.socket);
         let received = received.map_err(Failure::at(Step::Handshake, b""))?;
+        if let Some(network) = received.network {
+            namespace::enter(&network, Namespaces::NETWORK)
+                .map_err(Failure::at(Step::JoinNamespace, b"net"))?;
+        }
         let mut prepared = received.prepared;
-        for (index, tree) in own {
+        let own = early.into_iter().map(Ok);
+        for made in own.chain(mounts::own(self.plan, true)) {
+            let (index, tree) = made?;
             let slot = prepared.mounts.get_mut(index);
             *slot.ok_or(Failure::new(Step::Handshake, Errno::PROTO, b""))? = Ready::Tree(tree);
         }
@@ -189,7 +195,8 @@ impl<'a> Init<'a> {
 
     fn names(&self) -> Result<(), Failure<'a>> {
         // As runc does: nobody who makes a network for a container expects to have to do this.
-        if self.plan.namespaces.new.contains(Namespaces::NETWORK) {
+        let namespaces = &self.plan.namespaces;
+        if namespaces.new.contains(Namespaces::NETWORK) && !namespaces.network_ahead() {
             namespace::loopback_up().map_err(Failure::at(Step::Loopback, b""))?;
         }
         if let Some(name) = &self.plan.hostname {

@@ -34,12 +34,17 @@ pub(crate) fn detach<'a>() -> Result<(), Failure<'a>> {
     mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))
 }
 
-/// The file systems of init's own namespaces, by their place in the plan.
-pub(crate) fn own(plan: &Plan) -> Result<Vec<(usize, OwnedFd)>, Failure<'_>> {
-    let by_init = (0..plan.mounts.len()).filter(|index| plan.by_init(*index));
-    by_init
-        .map(|index| create(&plan.mounts[index]).map(|tree| (index, tree)))
-        .collect()
+/// The file systems of init's own namespaces, by their place in the plan: those that show the network, or all
+/// others.
+pub(crate) fn own(
+    plan: &Plan,
+    show_network: bool,
+) -> impl Iterator<Item = Result<(usize, OwnedFd), Failure<'_>>> {
+    let ours = move |index: &usize| {
+        plan.by_init(*index) && plan.mounts[*index].shows_network() == show_network
+    };
+    let indices = (0..plan.mounts.len()).filter(ours);
+    indices.map(|index| create(&plan.mounts[index]).map(|tree| (index, tree)))
 }
 
 /// Attaches the root and all mounts; returns the root.
