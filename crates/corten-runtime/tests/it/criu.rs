@@ -373,7 +373,7 @@ fn criu_pre_dumps_make_a_chain() {
         Path::new("../first")
     );
     let at = rig.count();
-    rig.restore(&[])
+    rig.restore(&["--no-pivot"])
         .unwrap_or_else(|e| panic!("{e}{}", rig.log()));
     rig.counted(at + 3);
 }
@@ -505,6 +505,56 @@ fn criu_killed_in_the_middle() {
         .unwrap_or_else(|e| panic!("{e}{}", rig.log()));
     let at = rig.count();
     rig.counted(at + 3);
+}
+
+#[test]
+fn criu_by_podman() {
+    if !works() || Command::new("podman").arg("--version").output().is_err() {
+        println!("skipped: no podman");
+        return;
+    }
+    let rig = Rig::new(COUNT);
+    let dir = rig.bundle.dir.path();
+    let podman = |args: &[&str]| {
+        let mut command = Command::new("podman");
+        command.arg("--root").arg(dir.join("storage"));
+        command.arg("--runroot").arg(dir.join("run"));
+        command.args(["--cgroup-manager=cgroupfs", "--storage-driver=vfs"]);
+        command.args(["--events-backend=none", "--runtime"]);
+        command.arg(crate::harness::runtime()).args(args);
+        command.env("TMPDIR", dir).stdin(Stdio::null());
+        let output = command.output().unwrap();
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(output.status.success(), "podman {args:?}: {said}");
+        said
+    };
+    let archive = dir.join("root.tar");
+    let mut tar = Command::new("tar");
+    tar.arg("-C")
+        .arg(rig.bundle.root())
+        .arg("-cf")
+        .arg(&archive)
+        .arg(".");
+    assert!(tar.status().unwrap().success());
+    podman(&["import", archive.to_str().unwrap(), "tiny"]);
+    let run = ["run", "--detach", "--network=none", "--name=first", "tiny"];
+    podman(&[&run[..], &["sh", "-c", COUNT]].concat());
+    let counted = |name: &str| -> u64 {
+        let count = podman(&["exec", name, "cat", "/tmp/count"]);
+        count.trim().parse().unwrap_or(0)
+    };
+    until("counting", || counted("first") > 2);
+    let at = counted("first");
+    podman(&["container", "checkpoint", "first"]);
+    assert!(podman(&["ps", "--all", "--format={{.Status}}"]).starts_with("Exited"));
+    podman(&["container", "restore", "first"]);
+    until("counting on", || counted("first") > at);
+    let export = dir.join("export.tar");
+    let export = export.to_str().unwrap();
+    podman(&["container", "checkpoint", "--export", export, "first"]);
+    podman(&["container", "restore", "--import", export, "--name=second"]);
+    until("counting on", || counted("second") > at);
+    podman(&["rm", "--force", "--time=0", "first", "second"]);
 }
 
 #[test]
