@@ -202,9 +202,10 @@ fn criu_reason(problem: &str, errno: i32) -> String {
 
 /// On one line: callers show the last line of what we log.
 fn quoted(log: &Path, lines: &[String]) -> String {
-    match lines.is_empty() {
-        true => format!(" (its log: {log:?})"),
-        false => format!(" (its log {log:?} ends: {})", lines.join("; ")),
+    match (log.as_os_str().is_empty(), lines.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => format!(" (its log: {log:?})"),
+        (false, false) => format!(" (its log {log:?} ends: {})", lines.join("; ")),
     }
 }
 

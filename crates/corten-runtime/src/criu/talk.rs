@@ -178,7 +178,7 @@ impl Criu {
         self.send(&message::acknowledge(success))
     }
 
-    /// The next message. [`Error::Died`] once criu has ended without one.
+    /// The next message. [`Error::Criu`] once criu has ended without one.
     pub fn hear(&self) -> Result<Heard, Error> {
         let socket = self.socket()?;
         loop {
@@ -231,8 +231,12 @@ impl Criu {
     }
 
     fn died(&self) -> Error {
-        Error::Died {
-            status: "criu has gone without an answer".into(),
+        Error::Criu {
+            action: "serve",
+            errno: 0,
+            problem: "it has gone without an answer".into(),
+            log: PathBuf::new(),
+            lines: Vec::new(),
         }
     }
 

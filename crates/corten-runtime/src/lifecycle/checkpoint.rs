@@ -131,10 +131,8 @@ pub(super) fn refusal(action: &'static str, response: &Response) -> Error {
 
 /// Adds what criu's log says to a failure of the conversation.
 pub(super) fn explain(error: Error, action: &'static str, path: &Path) -> Error {
-    let (errno, problem) = match error {
-        Error::Criu { errno, problem, .. } => (errno, problem),
-        Error::Died { status } => (0, status),
-        other => return other,
+    let Error::Criu { errno, problem, .. } = error else {
+        return error;
     };
     let lines = log::last_lines(path);
     Error::Criu {

@@ -449,6 +449,13 @@ fn criu_a_user_namespace_comes_back() {
         .unwrap_or_else(|e| panic!("{e}{}", rig.log()));
 }
 
+/// The first of these processes.
+fn kill(list: &str) {
+    let first = list.split_whitespace().next().unwrap().parse().unwrap();
+    let process = rustix::process::Pid::from_raw(first).unwrap();
+    rustix::process::kill_process(process, rustix::process::Signal::KILL).unwrap();
+}
+
 #[test]
 fn criu_killed_in_the_middle() {
     if !works() {
@@ -468,6 +475,20 @@ fn criu_killed_in_the_middle() {
     let at = rig.count();
     rig.counted(at + 3);
     fs::remove_dir_all(&rig.images).unwrap();
+
+    // A dump, with criu killed: what it has done to the processes nobody can undo, but they can be removed.
+    let mut dump = rig.bundle.command(["checkpoint", "--image-path"]);
+    dump.arg(&rig.images).arg(&rig.bundle.id);
+    let mut child = dump.stderr(Stdio::null()).spawn().unwrap();
+    until("a dump", || rig.images.join("dump.log").exists());
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    kill(&fs::read_to_string(children).unwrap());
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert_ne!(rig.bundle.status(), "paused");
+    rig.down();
+    fs::remove_dir_all(&rig.images).unwrap();
+    rig.bundle.up();
+    rig.counted(2);
 
     ok(&rig.checkpoint(&[]));
     // Restores, killed at more and more distant moments.
@@ -492,10 +513,7 @@ fn criu_killed_in_the_middle() {
     let mut child = command.spawn().unwrap();
     until("a restore", || rig.images.join("restore.log").exists());
     let group = format!("/sys/fs/cgroup/corten-it/{}/cgroup.procs", rig.bundle.id);
-    let first = fs::read_to_string(group).unwrap();
-    let criu = first.lines().next().unwrap().parse().unwrap();
-    let criu = rustix::process::Pid::from_raw(criu).unwrap();
-    rustix::process::kill_process(criu, rustix::process::Signal::KILL).unwrap();
+    kill(&fs::read_to_string(group).unwrap());
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert!(
         !rig.bundle.state_root().join(&rig.bundle.id).exists(),

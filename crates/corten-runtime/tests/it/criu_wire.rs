@@ -560,7 +560,7 @@ fn failures_of_criu_leave_the_container_as_it_was() {
     .unwrap();
     for (script, says) in [
         ("fail 16\n", "device or resource busy"),
-        ("notify post-dump\ndie\n", "criu has gone without an answer"),
+        ("notify post-dump\ndie\n", "it has gone without an answer"),
         ("garbage\n", "bad message"),
     ] {
         fs::write(rig.fake.join("script"), script).unwrap();
