@@ -119,7 +119,7 @@ impl Rig {
         let bundle = Bundle::new(&["sleep", "600"]);
         let fake = bundle.dir.path().join("fake");
         fs::create_dir_all(fake.join("bin")).unwrap();
-        let binary = runtime().parent().unwrap().join("fake-criu");
+        let binary = runtime().parent().unwrap().join("examples/fake-criu");
         assert!(binary.exists(), "{binary:?} is not built");
         symlink(binary, fake.join("bin/criu")).unwrap();
         fs::write(fake.join("script"), script).unwrap();
