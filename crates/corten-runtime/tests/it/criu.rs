@@ -121,6 +121,15 @@ impl Rig {
         fs::read_to_string(self.images.join("restore.log")).unwrap_or_default()
     }
 
+    /// A file of the container's group, on v2 or on v1.
+    fn group(&self, file: &str) -> String {
+        let group = format!("corten-it/{}/{file}", self.bundle.id);
+        let read = |root| fs::read_to_string(Path::new(root).join(&group));
+        read("/sys/fs/cgroup")
+            .or_else(|_| read("/sys/fs/cgroup/pids"))
+            .unwrap()
+    }
+
     fn down(&self) {
         self.bundle.ok(["delete", "--force", &self.bundle.id]);
     }
@@ -158,8 +167,7 @@ fn criu_memory_mounts_and_limits_come_back() {
         rig.exec("ip addr show lo").contains("127.0.0.1"),
         "the loopback link is down"
     );
-    let limit = format!("/sys/fs/cgroup/corten-it/{}/pids.max", rig.bundle.id);
-    assert_eq!(fs::read_to_string(limit).unwrap().trim(), "77");
+    assert_eq!(rig.group("pids.max").trim(), "77");
     assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), mounts);
     // It is a container like any other, and can be written down again.
     ok(&rig.checkpoint(&["--leave-running"]));
@@ -512,8 +520,7 @@ fn criu_killed_in_the_middle() {
     command.stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().unwrap();
     until("a restore", || rig.images.join("restore.log").exists());
-    let group = format!("/sys/fs/cgroup/corten-it/{}/cgroup.procs", rig.bundle.id);
-    kill(&fs::read_to_string(group).unwrap());
+    kill(&rig.group("cgroup.procs"));
     assert_eq!(child.wait().unwrap().code(), Some(1));
     assert!(
         !rig.bundle.state_root().join(&rig.bundle.id).exists(),
