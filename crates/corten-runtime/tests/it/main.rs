@@ -9,3 +9,4 @@ mod library;
 mod lifecycle;
 mod mounts;
 mod process;
+mod unified;
