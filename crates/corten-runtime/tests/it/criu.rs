@@ -10,6 +10,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
+use corten_testkit::need;
 use serde_json::json;
 
 use crate::harness::{Bundle, ours, text};
@@ -34,19 +35,13 @@ static CRIU: LazyLock<Here> = LazyLock::new(|| {
     }
 });
 
-/// Or the reason why not, printed.
+/// Or the reason why not, told.
 fn works() -> bool {
     match *CRIU {
         _ if !ours() => false,
         Here::Works => true,
-        Here::Refuses => {
-            println!("skipped: criu check refuses this kernel");
-            false
-        }
-        Here::Absent => {
-            println!("skipped: no criu");
-            false
-        }
+        Here::Refuses => need::that(false, "criu check refuses this kernel"),
+        Here::Absent => need::that(false, "there is no criu"),
     }
 }
 
@@ -369,7 +364,7 @@ fn criu_pre_dumps_make_a_chain() {
     let first = rig.checkpoint(&["--pre-dump"]);
     let message = text(&first.stderr);
     if message.contains("does not track changes") {
-        println!("skipped: {message}");
+        need::skip(message);
         return;
     }
     ok(&first);
@@ -534,8 +529,8 @@ fn criu_killed_in_the_middle() {
 
 #[test]
 fn criu_by_podman() {
-    if !works() || Command::new("podman").arg("--version").output().is_err() {
-        println!("skipped: no podman");
+    let podman = || Command::new("podman").arg("--version").output().is_ok();
+    if !works() || !need::that(podman(), "there is no podman") {
         return;
     }
     let rig = Rig::new(COUNT);
@@ -584,8 +579,8 @@ fn criu_by_podman() {
 
 #[test]
 fn criu_refuses_this_kernel_in_its_own_words() {
-    if !ours() || !matches!(*CRIU, Here::Refuses) {
-        println!("skipped: no criu that refuses this kernel");
+    let refuses = matches!(*CRIU, Here::Refuses);
+    if !ours() || !need::that(refuses, "there is no criu that refuses this kernel") {
         return;
     }
     let rig = Rig::new(COUNT);
