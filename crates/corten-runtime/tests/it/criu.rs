@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 enum Here {
     Works,
-    Refuses,
+    /// With its first words why.
+    Refuses(String),
     Absent,
 }
 
@@ -31,16 +32,16 @@ static CRIU: LazyLock<Here> = LazyLock::new(|| {
     let said = text(&output.stdout) + &text(&output.stderr);
     match output.status.success() && said.contains("Looks good") {
         true => Here::Works,
-        false => Here::Refuses,
+        false => Here::Refuses(said.lines().next().unwrap_or_default().into()),
     }
 });
 
 /// Or the reason why not, told.
 fn works() -> bool {
-    match *CRIU {
+    match &*CRIU {
         _ if !ours() => false,
         Here::Works => true,
-        Here::Refuses => need::that(false, "criu check refuses this kernel"),
+        Here::Refuses(why) => need::that(false, format!("criu check refuses: {why}")),
         Here::Absent => need::that(false, "there is no criu"),
     }
 }
@@ -579,7 +580,7 @@ fn criu_by_podman() {
 
 #[test]
 fn criu_refuses_this_kernel_in_its_own_words() {
-    let refuses = matches!(*CRIU, Here::Refuses);
+    let refuses = matches!(*CRIU, Here::Refuses(_));
     if !ours() || !need::that(refuses, "there is no criu that refuses this kernel") {
         return;
     }
