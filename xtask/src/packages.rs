@@ -13,6 +13,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("conmon", "/usr/bin/conmon"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("containerd", "/usr/bin/ctr"),
+    ("criu", "/usr/sbin/criu"),
     ("crun", "/usr/bin/crun"),
     ("curl", "/usr/bin/curl"),
     ("docker.io", "/usr/sbin/dockerd"),

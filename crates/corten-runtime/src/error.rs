@@ -66,6 +66,15 @@ pub enum Error {
         path: PathBuf,
         problem: String,
     },
+    /// CRIU said no, or went away. The lines are the end of its log.
+    #[error("criu cannot {action} the container{}{}", criu_reason(problem, *errno), quoted(log, lines))]
+    Criu {
+        action: &'static str,
+        errno: i32,
+        problem: String,
+        log: PathBuf,
+        lines: Vec<String>,
+    },
     /// Init ended before it could say why (killed from outside, or by its own seccomp filter).
     #[error("the container's process ended while it was being set up ({status})")]
     Died { status: String },
@@ -88,7 +97,9 @@ impl Error {
                 Errno::BUSY => Kind::Busy,
                 _ => Kind::Internal,
             },
-            Self::State { .. } | Self::Hook { .. } | Self::Died { .. } => Kind::Internal,
+            Self::State { .. } | Self::Hook { .. } | Self::Criu { .. } | Self::Died { .. } => {
+                Kind::Internal
+            }
         }
     }
 
@@ -102,6 +113,7 @@ impl Error {
             Self::Step { step, .. } | Self::Cgroup { step, .. } => step,
             Self::Hook { .. } => "run hook",
             Self::IdMap { .. } => "map ids",
+            Self::Criu { action, .. } => action,
             Self::Died { .. } => "set up",
         }
     }
@@ -119,6 +131,7 @@ impl Error {
     /// What it was done to.
     pub fn path(&self) -> Option<&Path> {
         match self {
+            Self::Criu { log, .. } => Some(log),
             Self::ExecutableNotFound { path, .. }
             | Self::ExecutableDenied { path, .. }
             | Self::Step { path, .. }
@@ -183,6 +196,23 @@ fn of(path: &Path) -> String {
     match path.as_os_str().is_empty() {
         true => String::new(),
         false => format!(" {path:?}"),
+    }
+}
+
+fn criu_reason(problem: &str, errno: i32) -> String {
+    match (problem, errno) {
+        ("", 0) => String::new(),
+        ("", errno) => format!(": {}", text(errno)),
+        (problem, _) => format!(": {problem}"),
+    }
+}
+
+/// On one line: callers show the last line of what we log.
+fn quoted(log: &Path, lines: &[String]) -> String {
+    match (log.as_os_str().is_empty(), lines.is_empty()) {
+        (true, _) => String::new(),
+        (false, true) => format!(" (its log: {log:?})"),
+        (false, false) => format!(" (its log {log:?} ends: {})", lines.join("; ")),
     }
 }
 

@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+mod criu;
 mod error;
 mod handshake;
 mod init;
@@ -30,12 +31,15 @@ pub mod seccomp_profile;
 pub mod spec;
 mod state;
 
+pub use criu::message::ManageCgroups;
 pub use error::Error;
 pub use lifecycle::{
-    cgroup, config, create, delete, exec, kill, list, pause, pids, resume, run, start, state,
-    update,
+    cgroup, checkpoint, config, create, delete, exec, kill, list, pause, pids, restore, resume,
+    run, start, state, update,
 };
-pub use request::{Create, Created, Exec, Execed, Options, Rootfs, Stdio};
+pub use request::{
+    Checkpoint, Create, Created, Exec, Execed, Images, Options, Restore, Rootfs, Stdio,
+};
 pub use state::{State, Status};
 
 /// The newest version of the runtime specification whose words this library knows.

@@ -1,10 +1,12 @@
 //! What callers ask for and what they get back.
 
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use corten_spec::ContainerId;
 use oci_spec::runtime::{Process, Spec};
+
+use crate::criu::message::ManageCgroups;
 
 /// A container to be made. The spec is taken as given: nothing is read from the bundle but, for
 /// [`Rootfs::Bundle`], the root folder that `spec.root.path` names relative to it.
@@ -102,4 +104,58 @@ pub struct Execed {
     pub pidfd: OwnedFd,
     pub console: Option<OwnedFd>,
     pub warnings: Vec<String>,
+}
+
+/// Where a checkpoint's files are, and what to do about that which is not of the container alone. Words of criu(8).
+#[derive(Clone, Debug, Default)]
+pub struct Images {
+    /// The folder of the images.
+    pub path: PathBuf,
+    /// The folder of criu's logs and temporary files; that of the images if there is none.
+    pub work: Option<PathBuf>,
+    /// Keep established TCP connections.
+    pub tcp_established: bool,
+    /// Allow connections to Unix sockets outside.
+    pub ext_unix_sk: bool,
+    /// The container's terminal is its caller's.
+    pub shell_job: bool,
+    pub file_locks: bool,
+    /// Link deleted files that are still open back into their folders.
+    pub link_remap: bool,
+    /// Punch holes into older images for pages that have been written again.
+    pub auto_dedup: bool,
+    /// Pages stay behind, and follow when they are touched (userfaultfd).
+    pub lazy_pages: bool,
+    pub manage_cgroups: ManageCgroups,
+}
+
+/// A running container to be written to files.
+#[derive(Debug)]
+pub struct Checkpoint<'a> {
+    pub id: &'a ContainerId,
+    pub state_root: &'a Path,
+    pub images: &'a Images,
+    pub leave_running: bool,
+    /// Memory only, with the container left running: a later checkpoint holds what has changed since.
+    pub pre_dump: bool,
+    /// An earlier pre-dump, relative to the images.
+    pub parent: Option<PathBuf>,
+    /// Drop TCP connections that are not established yet.
+    pub tcp_skip_in_flight: bool,
+    /// Where pages are to be sent, or with `lazy_pages` to be asked for.
+    pub page_server: Option<(String, u16)>,
+    /// Gets one null byte when the pages of `lazy_pages` can be asked for.
+    pub status_fd: Option<OwnedFd>,
+}
+
+/// A container to be made from a checkpoint. Its bundle, root and limits are as of a new one.
+#[derive(Debug)]
+pub struct Restore<'a> {
+    /// Where stdio is a terminal, it comes back with its old size; [`Execed::console`] is its master.
+    pub create: Create<'a>,
+    pub images: &'a Images,
+    /// `TYPE:NAME`, instead of the one that the processes had.
+    pub lsm_profile: Option<String>,
+    /// SELinux's, for mounts.
+    pub lsm_mount_context: Option<String>,
 }

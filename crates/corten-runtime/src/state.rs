@@ -4,6 +4,7 @@
 //!   ROOT/ID/state.json    who the container is: written before its cgroup exists, again with init's pid
 //!   ROOT/ID/config.json   the spec that it was made from
 //!   ROOT/ID/start.sock    the gate: there while init waits, gone before it is told to go
+//!   ROOT/ID/checkpointed  there once a checkpoint has ended the container
 //! ```
 //! Whether a container is created, running or stopped is written nowhere. Init is known by process id
 //! and start time; the gate tells whether it has been let go.
@@ -69,6 +70,7 @@ pub struct State {
     pub annotations: BTreeMap<String, String>,
 }
 
+const CHECKPOINTED: &str = "checkpointed";
 const VERSION: u32 = 1;
 /// Larger files are not ours.
 const SIZE_MAX: u64 = 16 << 20;
@@ -260,6 +262,15 @@ impl Folder {
             path: path.into(),
             problem,
         }
+    }
+
+    /// Says that the container's end was a checkpoint, so that its id is free for the restore.
+    pub fn mark_checkpointed(&self) -> Result<(), Error> {
+        write_new(&self.path.join(CHECKPOINTED), b"")
+    }
+
+    pub fn is_checkpointed(&self) -> bool {
+        self.path.join(CHECKPOINTED).exists()
     }
 
     /// Removes what is in it by name, then all else: nothing but ours belongs there.

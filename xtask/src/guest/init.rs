@@ -70,7 +70,20 @@ fn run(job: &Job) -> Result<()> {
             "cannot start systemd: {}",
             Command::new("/lib/systemd/systemd").exec()
         ))),
-        false => run_to_the_end(&program),
+        false => {
+            loopback_up()?;
+            run_to_the_end(&program)
+        }
+    }
+}
+
+/// Nothing else does it here, and criu speaks with itself over it to see what the kernel can.
+fn loopback_up() -> Result<()> {
+    let mut ip = Command::new("/sbin/ip");
+    let status = ip.args(["link", "set", "lo", "up"]).status();
+    match status.context("cannot run ip")?.success() {
+        true => Ok(()),
+        false => Err(failure("cannot set the loopback link up")),
     }
 }
 

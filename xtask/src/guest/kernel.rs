@@ -9,7 +9,31 @@ use super::folder;
 use crate::failure::{Context, Result, failure};
 
 /// What leads to this machine's files and to the disk; what they depend on comes with them.
-const NEEDED: &[&str] = &["virtio_pci", "9pnet_virtio", "9p", "virtio_blk", "overlay"];
+const NEEDED: &[&str] = &[
+    "virtio_pci",
+    "9pnet_virtio",
+    "9p",
+    "virtio_blk",
+    "overlay",
+    // What criu asks sockets, packet filters and links by.
+    "unix_diag",
+    "inet_diag",
+    "tcp_diag",
+    "udp_diag",
+    "raw_diag",
+    "af_packet_diag",
+    "netlink_diag",
+    "tun",
+    "veth",
+    // nf_tables' checksum is a soft dependency, which modules.dep does not name.
+    "crc32c_generic",
+    "nf_tables",
+    "nf_conntrack_netlink",
+    "iptable_filter",
+    "ip6table_filter",
+    "xt_mark",
+    "xt_conntrack",
+];
 
 pub struct Kernel {
     pub image: PathBuf,

@@ -36,12 +36,12 @@ pub(super) const RUN: [Known; 10] = [
 ];
 
 /// A bundle, read.
-struct Bundle {
-    path: PathBuf,
-    spec: Spec,
+pub(super) struct Bundle {
+    pub path: PathBuf,
+    pub spec: Spec,
 }
 
-fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
+pub(super) fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
     let given = PathBuf::from(parsed.get("bundle").unwrap_or("."));
     let path = given.canonicalize().map_err(|source| Failure::File {
         what: "open the bundle",
@@ -66,7 +66,7 @@ fn choices(parsed: &Parsed, context: &Context) -> Result<Options, Failure> {
     })
 }
 
-fn process(spec: &Spec) -> Result<&Process, Failure> {
+pub(super) fn process(spec: &Spec) -> Result<&Process, Failure> {
     spec.process()
         .as_ref()
         .ok_or(Failure::Refused("process of the spec is missing"))
@@ -106,7 +106,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
     Ok(0)
 }
 
-fn socket(console: Console<'_>) -> Result<Option<std::os::fd::OwnedFd>, Failure> {
+pub(super) fn socket(console: Console<'_>) -> Result<Option<std::os::fd::OwnedFd>, Failure> {
     match console {
         Console::Socket(path) => dial("console", path).map(Some),
         _ => Ok(None),

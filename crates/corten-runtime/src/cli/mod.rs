@@ -3,6 +3,7 @@
 //! Data goes to stdout. What went wrong goes to stderr and, with `--log`, as one more line to that file,
 //! whose last line callers show to people.
 
+mod checkpoint;
 mod create;
 mod events;
 mod exec;
@@ -15,6 +16,7 @@ mod options;
 mod passing;
 mod process;
 mod ps;
+mod restore;
 mod simple;
 mod spec;
 mod update;
@@ -44,6 +46,8 @@ commands:
   pause, resume   freeze and thaw
   update          change limits
   events          show what a container uses
+  checkpoint      write a container's processes to files, by criu
+  restore         make them of such files again
   delete          remove a container
   features, spec  print what this runtime can, or a configuration to start from
 ";
@@ -224,7 +228,9 @@ fn root(global: &Parsed) -> PathBuf {
 
 fn dispatch(command: &str, args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
     match command {
+        "checkpoint" => checkpoint::checkpoint(args, context),
         "create" => create::create(args, context),
+        "restore" => restore::restore(args, context),
         "run" => create::run(args, context),
         "start" => simple::start(args, context),
         "exec" => exec::exec(args, context),

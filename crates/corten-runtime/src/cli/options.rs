@@ -63,7 +63,8 @@ pub(super) struct Parsed {
 pub(super) enum UsageError {
     #[error("unknown option {0}")]
     Unknown(String),
-    #[error("option --{0} needs a value")]
+    // podman looks for the first four words.
+    #[error("flag needs an argument: --{0}")]
     NoValue(&'static str),
     #[error("option --{0} takes no value")]
     Value(&'static str),
@@ -241,7 +242,7 @@ mod tests {
         let error = |args| parsed(args).unwrap_err().to_string();
         assert_eq!(error(&["--nope"]), "unknown option --nope");
         assert_eq!(error(&["-ab"]), "unknown option -ab");
-        assert_eq!(error(&["--bundle"]), "option --bundle needs a value");
+        assert_eq!(error(&["--bundle"]), "flag needs an argument: --bundle");
         assert_eq!(error(&["--all=x"]), "option --all takes no value");
     }
 

@@ -155,7 +155,7 @@ fn new<'a>(
 }
 
 /// The mount point, made if it is missing.
-fn find_target(root: &OwnedFd, mount: &Mount, tree: &OwnedFd) -> Result<OwnedFd, Errno> {
+pub(crate) fn find_target(root: &OwnedFd, mount: &Mount, tree: &OwnedFd) -> Result<OwnedFd, Errno> {
     let path = OsStr::from_bytes(mount.target.as_bytes());
     if mount.plain {
         let how = OFlags::PATH | OFlags::DIRECTORY;

@@ -66,18 +66,18 @@ struct Made {
 
 /// What has been made so far, newest last, to be unmade if the rest fails.
 #[derive(Default)]
-struct Undo {
-    folder: Option<Folder>,
-    cgroup: Option<Cgroup>,
-    unit: Option<state::Unit>,
-    resctrl: Option<Resctrl>,
-    child: Option<OwnedFd>,
+pub(super) struct Undo {
+    pub folder: Option<Folder>,
+    pub cgroup: Option<Cgroup>,
+    pub unit: Option<state::Unit>,
+    pub resctrl: Option<Resctrl>,
+    pub child: Option<OwnedFd>,
 }
 
 impl Undo {
     /// Best effort, newest first: the error that led here is the one to tell, and the record on disk
     /// stays if anything else does, so that `delete --force` can try again.
-    fn run(self) {
+    pub fn run(self) {
         if let Some(pidfd) = self.child {
             let _ = process::send_signal(&pidfd, 9);
             let _ = process::wait(&pidfd);
@@ -412,7 +412,7 @@ impl Maker<'_> {
     }
 }
 
-fn hook_lists(spec: &Spec) -> [(Moment, Option<&Vec<Hook>>); 3] {
+pub(super) fn hook_lists(spec: &Spec) -> [(Moment, Option<&Vec<Hook>>); 3] {
     let hooks = spec.hooks().as_ref();
     #[allow(
         deprecated,
@@ -476,7 +476,7 @@ fn mount_hooks(spec: &Spec, plan: &Plan, child: &Child, record: &Record) -> Resu
     Ok(())
 }
 
-fn record(
+pub(super) fn record(
     spec: &Spec,
     plan: &Plan,
     id: &corten_spec::ContainerId,
@@ -525,7 +525,7 @@ fn listener(folder: &Folder) -> Result<OwnedFd, Error> {
 }
 
 /// A label that nobody enforces would be a wall that is not there.
-fn check_labels(plan: &Plan) -> Result<(), Error> {
+pub(super) fn check_labels(plan: &Plan) -> Result<(), Error> {
     let enforced = |file: &str| std::path::Path::new(file).exists();
     if let Some(profile) = &plan.process.apparmor
         && !enforced("/sys/kernel/security/apparmor")

@@ -10,10 +10,14 @@
 //! ```
 
 mod agent;
+mod checkpoint;
 mod create;
 mod delete;
 mod exec;
 pub(crate) mod members;
+mod outside;
+mod restore;
+mod restoring;
 mod signal;
 mod start;
 mod way;
@@ -29,9 +33,11 @@ use crate::parent::driver;
 use crate::state::{Folder, Found, refused};
 use crate::{Error, State, Status};
 
+pub use checkpoint::checkpoint;
 pub use create::{create, run};
 pub use delete::delete;
 pub use exec::exec;
+pub use restore::restore;
 pub use signal::kill;
 pub(crate) use start::Gate;
 pub use start::start;

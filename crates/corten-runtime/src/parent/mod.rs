@@ -12,3 +12,4 @@ pub(crate) mod place;
 pub(crate) mod prepare;
 pub(crate) mod rdt;
 pub(crate) mod shipment;
+pub(crate) mod stage;

@@ -116,7 +116,7 @@ pub(crate) fn prepare(
     Ok((prepared, terminal))
 }
 
-fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
+pub(crate) fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
     let path = match (rootfs, &plan.root.path) {
         (Rootfs::Mount(mount), _) => return Ok(mount),
         (Rootfs::Bundle, Some(path)) => path,
@@ -146,21 +146,42 @@ fn one(plan: &Plan, view: &View, index: usize, mount: &Mount) -> Result<Ready, E
         Source::Cgroup { attributes } => {
             cgroups::mount(view, plan, *attributes).map_err(failed("mount", target()))
         }
-        Source::New {
-            fstype,
-            source,
-            options,
-            attributes,
-            ..
-        } => {
-            let tree = mounts::new_filesystem(fstype, source, options, *attributes)
-                .map_err(|refused| refuse(&target(), refused))?;
-            mounts::change_all(&tree, &mount.changes)
-                .map_err(failed("set the mount's attributes on", target()))?;
-            // The maker's root is nobody in there.
-            own_root(plan, &tree).map_err(failed("set the owner of", target()))?;
-            Ok(Ready::Tree(tree))
-        }
+        Source::New { .. } => new(plan, mount).map(Ready::Tree),
+    }
+}
+
+/// A new file system, detached.
+fn new(plan: &Plan, mount: &Mount) -> Result<OwnedFd, Error> {
+    let target = || PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()));
+    let Source::New {
+        fstype,
+        source,
+        options,
+        attributes,
+        ..
+    } = &mount.source
+    else {
+        return Err(failed("mount", target())(Errno::INVAL));
+    };
+    let tree = mounts::new_filesystem(fstype, source, options, *attributes)
+        .map_err(|refused| refuse(&target(), refused))?;
+    mounts::change_all(&tree, &mount.changes)
+        .map_err(failed("set the mount's attributes on", target()))?;
+    // The maker's root is nobody in there.
+    own_root(plan, &tree).map_err(failed("set the owner of", target()))?;
+    Ok(tree)
+}
+
+/// The furnished `/dev` of a container with a user namespace, for a restore: of any other, criu makes it.
+pub(crate) fn dev(plan: &Plan) -> Result<Option<OwnedFd>, Error> {
+    let (Some(index), Some(_)) = (plan.devices.tmpfs, &plan.namespaces.user) else {
+        return Ok(None);
+    };
+    let tree = new(plan, &plan.mounts[index])?;
+    match furnish(plan, index, tree.as_fd())?.is_empty() {
+        true => Ok(Some(tree)),
+        // Bound nodes are mounts more, which would have to come and go with this one.
+        false => Err(failed("make the devices of", "/dev")(Errno::PERM)),
     }
 }
 

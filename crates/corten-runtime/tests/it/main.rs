@@ -2,6 +2,8 @@
 //! command line that `CORTEN_TEST_RUNTIME` names. Needs root, and `busybox-static`.
 
 mod cli;
+mod criu;
+mod criu_wire;
 mod crowd;
 mod documents;
 mod events;
