@@ -41,6 +41,14 @@ impl Podman {
         command.output().unwrap()
     }
 
+    /// What a container has written, by its log: of one that ends at once, podman's own attaching loses the output
+    /// at times.
+    fn logged(&self, options: &str, command: &str) -> String {
+        self.ok_script(&format!(
+            "$P run -d --name r {options} box {command} > run.out && $P wait r > wait.out && $P logs r && $P rm r > rm.out"
+        ))
+    }
+
     fn ok_script(&self, script: &str) -> String {
         let output = self.script(script);
         let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -65,12 +73,8 @@ fn podman_runs_containers_of_a_user() {
         return;
     }
     let podman = Podman::new();
-    // By its log: of a container that ends at once, podman's own attaching loses the output at times.
-    let run = |options: &str, command: &str| {
-        podman.ok_script(&format!(
-            "$P run --name r --network none {options} box {command} > run.out && $P logs r && $P rm r > rm.out"
-        ))
-    };
+    let run =
+        |options: &str, command: &str| podman.logged(&format!("--network none {options}"), command);
     assert_eq!(run("", "id -u"), "0\n");
     assert_eq!(run("--user 7:8", "id -g"), "8\n");
     let map = run("--cgroups=disabled", "cat /proc/self/uid_map");
@@ -95,8 +99,8 @@ fn podman_runs_containers_of_a_user() {
         true => assert!(message.contains("sets pids.max to 100"), "{message}"),
         false => assert!(limit.status.success(), "{message}"),
     }
-    let terminal = r#"script -qec "$P run --rm -it --network none box tty" /dev/null"#;
-    assert!(podman.ok_script(terminal).contains("/dev/pts/0"));
+    let terminal = run("-t", "tty");
+    assert!(terminal.contains("/dev/pts/0"), "{terminal}");
     let code = podman.script("$P run --rm --network none box nope");
     assert_eq!(code.status.code(), Some(127), "{}", text(&code.stderr));
 }
@@ -145,13 +149,11 @@ fn podman_joins_containers_of_a_user() {
         let shared = format!(
             "--pid container:{name} --ipc container:{name} --uts container:{name} --network container:{name}"
         );
-        let output = podman.ok_script(&format!(
-            "$P run --rm {options} {shared} box sh -c '{script}'"
-        ));
+        let output = podman.logged(&format!("{options} {shared}"), &format!("sh -c '{script}'"));
         let net = podman.ok_script(&format!("$P exec {name} readlink /proc/self/ns/net"));
         assert_eq!(output, format!("sleep\01000\0{name}\n{net}"), "{name}");
     }
-    let output = podman.ok_script("$P run --rm --userns=container:c --network none box id -u");
+    let output = podman.logged("--userns=container:c --network none", "id -u");
     assert_eq!(output, "0\n");
 }
 
@@ -161,9 +163,9 @@ fn podman_gives_a_users_container_a_network() {
         return;
     }
     let podman = Podman::new();
-    let output = podman.ok_script("$P run --rm --network slirp4netns box ls /sys/class/net");
+    let output = podman.logged("--network slirp4netns", "ls /sys/class/net");
     assert_eq!(output, "lo\ntap0\n");
-    let output = podman.ok_script("$P run --rm --network host box ls /sys/class/net");
+    let output = podman.logged("--network host", "ls /sys/class/net");
     let links = std::fs::read_dir("/sys/class/net").unwrap().count();
     assert_eq!(output.lines().count(), links);
 }
