@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::dir::{Dir, make_child, open_child, open_root, read_file, write_file};
 use crate::layout::{Hierarchy, Layout};
 use crate::plan::{self, Facts, Write};
-use crate::{Error, device};
+use crate::{Error, device, permit};
 
 /// What the container's groups of a pure v2 host should account for, even where nothing is limited.
 const V2_WANTED: [&str; 8] = [
@@ -57,6 +57,55 @@ impl Cgroup {
     /// and named hierarchies; controllers of v2 that it does not know).
     pub(crate) fn adopt(layout: &Layout, path: &str) -> Result<Self, Error> {
         Self::walk(layout, path, Walk::Create)
+    }
+
+    /// As [`create`](Self::create) for who has few rights: hierarchies where the caller may not make the group,
+    /// or may not move itself into it, are left out. The reason of the last refusal if all were.
+    pub fn create_where_permitted(layout: &Layout, path: &str) -> Result<Self, Error> {
+        let path = checked(path)?;
+        let one = |hierarchies: &[Hierarchy], unified: Option<&Path>| {
+            let part = match unified {
+                Some(root) if matches!(layout, Layout::V2 { .. }) => {
+                    Layout::V2 { root: root.into() }
+                }
+                Some(root) => Layout::Hybrid {
+                    hierarchies: Vec::new(),
+                    unified: root.into(),
+                },
+                None => Layout::V1 {
+                    hierarchies: hierarchies.to_vec(),
+                },
+            };
+            if let Some(root) = unified {
+                permit::crossing(root, &path)?;
+            }
+            let group = Self::create(&part, &path)?;
+            permit::entry(&group)?;
+            Ok(group)
+        };
+        let parts = layout.hierarchies().chunks(1).map(|h| one(h, None));
+        let unified = layout.unified().map(|root| one(&[], Some(root)));
+        let (mut dirs, mut last) = (Vec::new(), None);
+        for part in parts.chain(unified) {
+            match part {
+                Ok(group) => dirs.extend(group.dirs),
+                Err(error) if permit::is_refusal(&error) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match (dirs.is_empty(), last) {
+            (true, Some(error)) => Err(error),
+            _ => Ok(Self {
+                path,
+                dirs,
+                pure_v2: matches!(layout, Layout::V2 { .. }),
+            }),
+        }
+    }
+
+    /// Has the hierarchy that is mounted at `root` this group?
+    pub fn is_in(&self, root: &Path) -> bool {
+        self.dirs.iter().any(|dir| dir.root == root)
     }
 
     /// Opens a group that exists; hierarchies where it is missing are left out.
@@ -298,6 +347,15 @@ impl Cgroup {
         };
         let text = dir.read_if(&self.path, file)?;
         Ok(text.and_then(|t| t.trim().parse().ok()))
+    }
+
+    /// As [`entry`](Self::entry) for who has few rights, and is told before it tries.
+    pub fn entry_where_permitted(&self) -> Result<Entry, Error> {
+        permit::entry(self)?;
+        if let Some(dir) = self.unified() {
+            permit::crossing(&dir.root, &self.path)?;
+        }
+        self.entry()
     }
 
     /// How to put a new process into this group.

@@ -60,6 +60,11 @@ pub struct Options {
     /// The container's cgroup is a scope of systemd's, and `linux.cgroupsPath` is `SLICE:PREFIX:NAME`. For
     /// `create` and `run`: all else finds it in the state.
     pub systemd_cgroup: bool,
+    /// Whether control groups that the caller may not make are tolerated, where no limit is asked for. `None`:
+    /// if the caller is not the host's root.
+    pub rootless: Option<bool>,
+    /// The container stays in its caller's control group. Limits are refused then, and device rules not applied.
+    pub no_cgroup: bool,
 }
 
 /// A process to be added to a running container.

@@ -63,7 +63,7 @@ pub struct State {
     pub created: String,
     /// The user id that created it.
     pub owner: u32,
-    /// Path of the cgroup below each hierarchy's root.
+    /// Path of the cgroup below each hierarchy's root; empty if the container has none of its own.
     pub cgroup: String,
     pub annotations: BTreeMap<String, String>,
 }
@@ -396,7 +396,7 @@ impl Found {
         })
     }
 
-    /// `None`: it is gone already.
+    /// `None`: it is gone already, or there never was one.
     pub fn cgroup(&self) -> Result<Option<Cgroup>, Error> {
         open_cgroup(&self.record.cgroup)
     }
@@ -427,6 +427,10 @@ impl Found {
 }
 
 pub(crate) fn open_cgroup(path: &str) -> Result<Option<Cgroup>, Error> {
+    // One that has none of its own: made without root.
+    if path.is_empty() {
+        return Ok(None);
+    }
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
     match Cgroup::open(&layout, path) {
         Ok(cgroup) => Ok(Some(cgroup)),

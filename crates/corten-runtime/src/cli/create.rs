@@ -55,6 +55,8 @@ fn choices(parsed: &Parsed, context: &Context) -> Result<Options, Failure> {
         no_new_keyring: parsed.has("no-new-keyring"),
         die_with_caller: false,
         systemd_cgroup: context.systemd_cgroup,
+        rootless: context.rootless,
+        no_cgroup: context.no_cgroup,
         preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
     })
 }

@@ -23,6 +23,7 @@ fn facts() -> Facts<'static> {
         capabilities: 0x1ff_feff_ffff,
         detached_root: false,
         systemd: None,
+        around: Default::default(),
     }
 }
 
