@@ -8,12 +8,14 @@ use crate::failure::{Context, Result, failure};
 /// What the tests run against, and a file by which its presence is known.
 pub const FOR_TESTS: &[(&str, &str)] = &[
     ("apache2-utils", "/usr/bin/htpasswd"),
+    ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("conmon", "/usr/bin/conmon"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("containerd", "/usr/bin/ctr"),
     ("crun", "/usr/bin/crun"),
     ("curl", "/usr/bin/curl"),
+    ("docker.io", "/usr/sbin/dockerd"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("iproute2", "/sbin/ip"),
     ("iptables", "/usr/sbin/iptables"),

@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod detail;
 mod device;
 mod dir;
 mod error;
@@ -34,6 +35,7 @@ pub mod plan;
 mod remove;
 pub mod resctrl;
 pub mod stats;
+mod subgroup;
 pub mod systemd;
 
 pub use error::Error;
@@ -42,3 +44,4 @@ pub use layout::{Hierarchy, Layout};
 pub use oom::OomWatch;
 pub use permit::{is_refusal, own_group};
 pub use stats::Stats;
+pub use subgroup::Below;

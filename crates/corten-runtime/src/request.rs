@@ -65,6 +65,10 @@ pub struct Options {
     pub rootless: Option<bool>,
     /// The container stays in its caller's control group. Limits are refused then, and device rules not applied.
     pub no_cgroup: bool,
+    /// Exec: also into a paused container; the process begins when that is resumed.
+    pub ignore_paused: bool,
+    /// Exec: into groups below the container's.
+    pub below: Vec<corten_cgroup::Below>,
 }
 
 /// A process to be added to a running container.

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, failed, failed_io};
 use crate::parent::rdt::Resctrl;
+use crate::plan::seccomp::Listener;
 
 /// Where in its life a container is. Never stored: derived from init, which is known by process
 /// id and start time.
@@ -88,6 +89,12 @@ pub(crate) struct Record {
     pub hooks: bool,
     #[serde(default)]
     pub annotations: BTreeMap<String, String>,
+    /// Its pid namespace is not its own: others live in it, and outlive init.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shares_pids: bool,
+    /// Where the seccomp filter's listener goes when the program is started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listener: Option<Listener>,
     #[serde(default)]
     pub init: Option<Init>,
     /// The unit whose the cgroup is, if systemd made it. Records of before systemd have none.
@@ -127,6 +134,8 @@ impl Record {
             program: String::new(),
             hooks: false,
             annotations: BTreeMap::new(),
+            shares_pids: false,
+            listener: None,
             init: None,
             unit: None,
             resctrl: None,

@@ -6,26 +6,29 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Process, Spec};
 
 use super::options::{End, Known, Parsed, flag, parse, value};
+use super::passing::{self, Receiver};
 use super::process::{Console, console, dial, document, hand_over, pid_file, stdio};
 use super::{Context, Failure, foreground, id};
 use crate::{Create, Options, Rootfs};
 
-const CREATE: [Known; 6] = [
+pub(super) const CREATE: [Known; 7] = [
     value("bundle").or('b'),
     value("console-socket"),
     value("pid-file"),
     value("preserve-fds"),
     flag("no-pivot"),
     flag("no-new-keyring"),
+    value("pidfd-socket"),
 ];
 
-const RUN: [Known; 9] = [
+pub(super) const RUN: [Known; 10] = [
     CREATE[0],
     CREATE[1],
     CREATE[2],
     CREATE[3],
     CREATE[4],
     CREATE[5],
+    CREATE[6],
     flag("detach").or('d'),
     flag("keep"),
     // We never become one.
@@ -45,7 +48,8 @@ fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
         path: given,
         source,
     })?;
-    let spec = document(&path.join("config.json"))?;
+    let mut spec = document(&path.join("config.json"))?;
+    passing::announce(&mut spec)?;
     Ok(Bundle { path, spec })
 }
 
@@ -57,7 +61,8 @@ fn choices(parsed: &Parsed, context: &Context) -> Result<Options, Failure> {
         systemd_cgroup: context.systemd_cgroup,
         rootless: context.rootless,
         no_cgroup: context.no_cgroup,
-        preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
+        preserve_fds: passing::descriptors(parsed)?,
+        ..Options::default()
     })
 }
 
@@ -74,6 +79,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
     let process = process(&bundle.spec)?;
     let console = console(process, parsed.get("console-socket"), true)?;
     let socket = socket(console)?;
+    let receiver = Receiver::dial(&parsed, Some(&bundle.spec))?;
     let created = crate::create(Create {
         id: &id,
         bundle: &bundle.path,
@@ -92,6 +98,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
         if let (Some(socket), Some(master)) = (&socket, &created.console) {
             hand_over(socket, master)?;
         }
+        receiver.send("standard", &created.pidfd)?;
         pid_file(parsed.get("pid-file"), created.pid)
     };
     // Nobody knows of it yet, so nobody else would remove it.
@@ -101,7 +108,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
 
 fn socket(console: Console<'_>) -> Result<Option<std::os::fd::OwnedFd>, Failure> {
     match console {
-        Console::Socket(path) => dial(path).map(Some),
+        Console::Socket(path) => dial("console", path).map(Some),
         _ => Ok(None),
     }
 }
@@ -114,6 +121,7 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
     let detached = parsed.has("detach");
     let console = console(process, parsed.get("console-socket"), detached)?;
     let socket = socket(console)?;
+    let receiver = Receiver::dial(&parsed, Some(&bundle.spec))?;
     let signals = match detached {
         true => None,
         false => Some(foreground::Signals::catch()?),
@@ -141,6 +149,7 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
         if let (Some(socket), Some(master)) = (&socket, &started.console) {
             hand_over(socket, master)?;
         }
+        receiver.send("standard", &started.pidfd)?;
         pid_file(parsed.get("pid-file"), started.pid)?;
         match &signals {
             None => Ok(0),

@@ -4,13 +4,17 @@
 //! whose last line callers show to people.
 
 mod create;
+mod events;
 mod exec;
 mod features;
 mod foreground;
+mod help;
 mod list;
 mod log;
 mod options;
+mod passing;
 mod process;
+mod ps;
 mod simple;
 mod spec;
 mod update;
@@ -39,6 +43,7 @@ commands:
   kill            send a signal
   pause, resume   freeze and thaw
   update          change limits
+  events          show what a container uses
   delete          remove a container
   features, spec  print what this runtime can, or a configuration to start from
 ";
@@ -75,10 +80,16 @@ enum Failure {
 }
 
 impl Failure {
-    fn exit_code(&self) -> u8 {
-        match self {
+    /// 127 and 126 for a program that is not there or cannot be executed, as a shell does. Otherwise 255 of
+    /// `exec`, whose other codes are its program's, and 1, as runc.
+    fn exit_code(&self, command: &str) -> u8 {
+        let code = match self {
             Self::Runtime(error) => error.exit_code(),
             _ => 1,
+        };
+        match (command, code) {
+            ("exec", 1) => 255,
+            (_, code) => code,
         }
     }
 }
@@ -147,12 +158,16 @@ pub fn run(args: Vec<OsString>) -> u8 {
         log,
     };
     let command = command.to_string_lossy().into_owned();
+    if let Some(text) = help::asked(&command, &global.rest) {
+        print!("{text}");
+        return 0;
+    }
     let result = check(&global).and_then(|()| dispatch(&command, global.rest, &context));
     match result {
         Ok(status) => status,
         Err(failure) => {
             context.log.error(&failure.to_string());
-            failure.exit_code()
+            failure.exit_code(&command)
         }
     }
 }
@@ -215,7 +230,8 @@ fn dispatch(command: &str, args: Vec<OsString>, context: &Context) -> Result<u8,
         "exec" => exec::exec(args, context),
         "state" => list::state(args, context),
         "list" => list::list(args, context),
-        "ps" => list::ps(args, context),
+        "ps" => ps::ps(args, context),
+        "events" => events::events(args, context),
         "kill" => simple::kill(args, context),
         "delete" => simple::delete(args, context),
         "pause" => simple::pause(args, context),
@@ -223,10 +239,7 @@ fn dispatch(command: &str, args: Vec<OsString>, context: &Context) -> Result<u8,
         "update" => update::update(args, context),
         "features" => features::features(args),
         "spec" => spec::spec(args),
-        "help" => {
-            print!("{USAGE}");
-            Ok(0)
-        }
+        "help" | "h" => help::help(&args),
         other => Err(Failure::Command(other.into())),
     }
 }

@@ -15,6 +15,7 @@ use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
 
+use super::agent::{self, Agent};
 use super::start::Gate;
 use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
@@ -230,6 +231,8 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         child: second.as_ref().unwrap_or(&first),
         ..maker
     };
+    // A waiting init gets its filter when it is started.
+    let agent = Agent::dial(plan.process.listener.as_ref().filter(|_| !gate))?;
     // All of this while init is at work.
     let console = match outside {
         Some((rootfs, view)) => maker.supply(rootfs, &view, size, network)?,
@@ -256,7 +259,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     if !gate {
         folder.write(&record, false)?;
     }
-    maker.attend(&record)?;
+    maker.attend(&record, agent)?;
     let console = match remote {
         Some(remote) => Some(remote_terminal(&remote)?),
         None => console,
@@ -389,9 +392,10 @@ impl Maker<'_> {
     }
 
     /// Until init waits at its gate, or without one has become its program.
-    fn attend(&self, record: &Record) -> Result<(), Error> {
+    fn attend(&self, record: &Record, mut agent: Agent<'_>) -> Result<(), Error> {
+        let pid = self.child.pid;
         loop {
-            match handshake::receive(self.socket)? {
+            match agent.receive(self.socket, pid, || agent::state(record, "creating"))? {
                 Message::Mounted => {
                     mount_hooks(self.spec, self.plan, self.child, record)?;
                     self.go()?;
@@ -487,6 +491,8 @@ fn record(
         name: unit.scope.unit.clone(),
         user: unit.user,
     });
+    record.shares_pids = !plan.namespaces.own(Namespaces::PID);
+    record.listener = plan.process.listener.clone();
     record.annotations = spec
         .annotations()
         .iter()

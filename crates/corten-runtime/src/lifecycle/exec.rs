@@ -14,6 +14,7 @@ use corten_sys::{capability, keyring, signal};
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::agent::{self, Agent};
 use super::way::{Way, enter_group};
 use crate::error::{Error, failed};
 use crate::handshake::{self, Failure, Message, Step};
@@ -40,14 +41,15 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         return Err(found.conflict("exec in", status));
     };
     let cgroup = found.cgroup()?;
-    match &cgroup {
-        Some(cgroup) if cgroup.is_frozen().map_err(refused("read the freezer"))? => {
-            return Err(found.conflict("exec in", Status::Paused));
-        }
+    let frozen = match &cgroup {
+        Some(cgroup) => cgroup.is_frozen().map_err(refused("read the freezer"))?,
         None if !found.record.cgroup.is_empty() => {
             return Err(found.conflict("exec in", Status::Stopped));
         }
-        _ => {}
+        None => false,
+    };
+    if frozen && !options.ignore_paused {
+        return Err(found.conflict("exec in", Status::Paused));
     }
     let spec = found.folder.read_config()?;
     let held = capability::get().map_err(failed("read the capabilities of", "the runtime"))?;
@@ -72,9 +74,11 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     let parts = launch::parts(&plan, stdio, slave, options.preserve_fds, capabilities)?;
     let entry = enter_group(
         cgroup.as_ref(),
+        (init.pid, &options.below),
         (options.rootless, way.nested),
         &mut warnings,
     )?;
+    let mut agent = Agent::dial(plan.listener.as_ref())?;
     let (ours, theirs) = launch::pair()?;
     let (remote, theirs_too) = match size.filter(|_| way.inside) {
         Some(size) => {
@@ -112,15 +116,15 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     if way.forks {
         child = launch::adopt(&child, &ours, launch::program_name(&plan))?;
     }
-    let attend = || -> Result<Message, Error> {
+    let mut attend = || -> Result<Message, Error> {
         if let Some(resctrl) = &found.record.resctrl {
             resctrl.join(child.pid)?;
         }
         if let Some(score) = score.filter(|_| !way.inside) {
             launch::oom_score(child.pid, score)?;
         }
-        heed(&ours, &child)?;
-        handshake::receive(&ours)
+        heed(&ours, &child, frozen)?;
+        agent.receive(&ours, child.pid, || agent::state(&found.record, "running"))
     };
     match attend() {
         Ok(Message::End) => {
@@ -155,8 +159,9 @@ const LOOK: Timespec = Timespec {
 };
 
 /// Waits until the new process has something to say. It is in the container's pid namespace already, where root
-/// can stop it, or take hold of its socket (pidfd_getfd(2)); neither may hold us up.
-fn heed(socket: &OwnedFd, child: &Child) -> Result<(), Error> {
+/// can stop it, or take hold of its socket (pidfd_getfd(2)); neither may hold us up. Born into a paused
+/// container it is `frozen`, and silent until that is resumed.
+fn heed(socket: &OwnedFd, child: &Child, frozen: bool) -> Result<(), Error> {
     let deadline = Instant::now() + ENTRY;
     loop {
         let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&LOOK));
@@ -174,7 +179,7 @@ fn heed(socket: &OwnedFd, child: &Child) -> Result<(), Error> {
                 status: "stopped by a process of the container".into(),
             });
         }
-        if Instant::now() > deadline {
+        if !frozen && Instant::now() > deadline {
             return Err(Error::Died {
                 status: format!("no word from it for {ENTRY:?}"),
             });

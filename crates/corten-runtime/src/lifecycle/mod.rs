@@ -9,6 +9,7 @@
 //!      └── delete ◀──────┴── (force) ─────┴──────────────────┘
 //! ```
 
+mod agent;
 mod create;
 mod delete;
 mod exec;

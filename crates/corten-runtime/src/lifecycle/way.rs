@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use corten_cgroup::{Cgroup, Entry, is_refusal};
+use corten_cgroup::{Below, Cgroup, Entry, is_refusal};
 use corten_sys::namespace::Namespaces;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -101,6 +101,7 @@ impl Way {
 /// stays in its caller's group, and the caller is told.
 pub(super) fn enter_group(
     cgroup: Option<&Cgroup>,
+    (init, below): (u32, &[Below]),
     (rootless, nested): (Option<bool>, bool),
     warnings: &mut Vec<String>,
 ) -> Result<Entry, Error> {
@@ -115,8 +116,10 @@ pub(super) fn enter_group(
         Some(rootless) => rootless,
         None => nested || !rustix::process::geteuid().is_root(),
     };
-    if !tolerant {
-        return cgroup.entry().map_err(refused("enter the control group"));
+    if !tolerant || !below.is_empty() {
+        return cgroup
+            .entry_beside(init, below)
+            .map_err(refused("enter the control group"));
     }
     match cgroup.entry_where_permitted() {
         Ok(entry) => Ok(entry),

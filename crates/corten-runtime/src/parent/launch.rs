@@ -40,8 +40,9 @@ pub(crate) fn parts(
     );
     let sealed = trampoline::is_sealed().map_err(failed("examine", "/proc/self/exe"))?;
     let filter = plan.filter.as_ref().filter(|_| plan.no_new_privileges);
+    // A call on which an agent decides is one that may pass.
     if let (false, false, Some(filter)) = (sealed, plan.no_new_privileges, &plan.filter)
-        && let Some(call) = ["execveat", "fcntl"].iter().find(|c| !filter.lets_pass(c))
+        && let Some(call) = ["execveat", "fcntl"].iter().find(|c| !filter.may_pass(c))
     {
         // See `trampoline`: it runs under the filter. A sealed caller does without it.
         return Err(unsupported(format!(

@@ -11,7 +11,8 @@ use oci_spec::runtime::{
     LinuxSeccomp, MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process,
 };
 
-use super::{c_string, seccomp};
+use super::c_string;
+use super::seccomp::{self, Listener};
 use crate::error::{Error, invalid, unsupported};
 
 /// What the plan of a process depends on besides its own section.
@@ -43,6 +44,8 @@ pub(crate) struct Plan {
     pub limits: Vec<Limit>,
     pub oom_score_adj: Option<i32>,
     pub filter: Option<Filter>,
+    /// Where the filter's listener goes.
+    pub listener: Option<Listener>,
     pub apparmor: Option<String>,
     pub selinux: Option<String>,
     pub scheduler: Option<Scheduler>,
@@ -115,6 +118,11 @@ pub(crate) fn plan(
             .strip_prefix(b"HOME=")
             .is_some_and(|h| !h.is_empty())
     };
+    let seccomp = facts.seccomp.map(seccomp::compile).transpose()?.flatten();
+    let (filter, listener) = match seccomp {
+        Some(seccomp) => (Some(seccomp.filter), seccomp.listener),
+        None => (None, None),
+    };
     Ok(Plan {
         paths: paths(&arguments, &environment)?,
         wants_home: !environment.iter().any(is_home),
@@ -134,7 +142,8 @@ pub(crate) fn plan(
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         limits: limits(process)?,
         oom_score_adj: oom_score(process)?,
-        filter: facts.seccomp.map(seccomp::compile).transpose()?.flatten(),
+        filter,
+        listener,
         apparmor: process.apparmor_profile().clone().filter(|p| !p.is_empty()),
         selinux: process.selinux_label().clone().filter(|l| !l.is_empty()),
         scheduler: scheduler(process)?,
