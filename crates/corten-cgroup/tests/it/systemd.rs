@@ -5,18 +5,18 @@ use std::process::{Command, Stdio};
 
 use corten_cgroup::systemd::{Manager, Scope};
 use corten_cgroup::{Cgroup, Layout};
+use corten_testkit::need;
 
 use super::resources;
 
 fn here() -> bool {
-    if !std::path::Path::new("/run/systemd/system").exists() {
-        println!("skipped: systemd is not PID 1 here");
+    if !need::systemd() {
         return false;
     }
     // v1 is never delegated to users (systemd's CGROUP_DELEGATION).
     let v2 = matches!(Layout::probe().unwrap(), Layout::V2 { .. });
     if !v2 && !rustix::process::geteuid().is_root() {
-        println!("skipped: no groups for users with cgroup v1");
+        need::skip("cgroup v1 gives no groups to users");
         return false;
     }
     true
@@ -138,12 +138,10 @@ exit $status
         .into_iter()
         .find(|tool| !std::path::Path::new(tool).exists());
     if let Some(tool) = missing {
-        println!("skipped: no {tool}");
-        return;
+        return need::skip(format_args!("there is no {tool} here"));
     }
     if std::path::Path::new("/run/systemd/system").exists() {
-        println!("skipped: systemd is PID 1 here, and tested for itself");
-        return;
+        return need::skip("systemd runs this machine, and is tested for itself");
     }
     // Where that user can read it.
     let exe = std::env::temp_dir().join(format!("corten-cgroup-it-{}", std::process::id()));

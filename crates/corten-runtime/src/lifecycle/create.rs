@@ -136,7 +136,8 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     check_labels(&plan)?;
     let rootless = options.rootless.unwrap_or(place.rootless);
     let named = group::is_named(spec);
-    if rootless && !named {
+    // systemd has a place of its own for what nobody has named.
+    if rootless && !named && !options.systemd_cgroup {
         group::beside_own(&mut plan, id.as_str())?;
     }
 

@@ -5,17 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use corten_testkit::need;
 use serde_json::json;
 
 use crate::harness::{Bundle, ours, text};
 
 /// Whether systemd runs this host, and the runtime is ours.
 fn systemd() -> bool {
-    let here = Path::new("/run/systemd/system").exists();
-    if !here {
-        println!("skipped: systemd is not PID 1 here");
-    }
-    here && ours()
+    need::systemd() && ours()
 }
 
 /// A bundle whose scope is in a slice of the tests' own.
@@ -94,9 +91,11 @@ fn up(bundle: &Bundle) {
 
 #[test]
 fn without_systemd_the_driver_is_refused() {
-    if Path::new("/run/systemd/system").exists() || !ours() {
-        println!("skipped: systemd runs here");
+    if !ours() {
         return;
+    }
+    if Path::new("/run/systemd/system").exists() {
+        return need::skip("systemd runs this machine");
     }
     let (bundle, _) = scoped(&["true"]);
     let (success, log) = create(&bundle);
