@@ -36,7 +36,8 @@ Tasks:
   fixtures               build the test images and nothing else
   bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
   bench oci [OPTIONS]    the runtime beside crun, runc and the floor of bare system calls; --quick, --fifo,
-                         --rounds N, --gap MS, and parts: run, lifecycle, cost, throughput, phases;
+                         --rounds N, --gap MS, --soak N (no times: so many containers, and what is left),
+                         and parts: run, lifecycle, cost, throughput, phases;
                          CORTEN_OCI=PATH measures another executable
 ";
 

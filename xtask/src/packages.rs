@@ -8,6 +8,7 @@ use crate::failure::{Context, Result, failure};
 /// What the tests run against, and a file by which its presence is known.
 pub const FOR_TESTS: &[(&str, &str)] = &[
     ("apache2-utils", "/usr/bin/htpasswd"),
+    ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("conmon", "/usr/bin/conmon"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
@@ -15,6 +16,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("criu", "/usr/sbin/criu"),
     ("crun", "/usr/bin/crun"),
     ("curl", "/usr/bin/curl"),
+    ("docker.io", "/usr/sbin/dockerd"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("iproute2", "/sbin/ip"),
     ("iptables", "/usr/sbin/iptables"),
@@ -24,6 +26,8 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("podman", "/usr/bin/podman"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),
+    ("slirp4netns", "/usr/bin/slirp4netns"),
+    ("uidmap", "/usr/bin/newuidmap"),
     ("umoci", "/usr/bin/umoci"),
     ("user-mode-linux", "/usr/bin/linux.uml"),
     ("zstd", "/usr/bin/zstd"),

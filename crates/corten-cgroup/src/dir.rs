@@ -60,6 +60,12 @@ pub(crate) fn read_file(at: BorrowedFd<'_>, file: &str) -> Result<String, Errno>
     read_all(fd.as_fd())
 }
 
+/// Reads a whole file of `/proc` about a group.
+pub(crate) fn read_path(path: &str) -> Result<String, Errno> {
+    let fd = openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    read_all(fd.as_fd())
+}
+
 pub(crate) fn read_all(fd: BorrowedFd<'_>) -> Result<String, Errno> {
     let mut bytes = Vec::new();
     let mut step = [0u8; READ_STEP];

@@ -75,7 +75,7 @@ pub struct Hugetlb {
 }
 
 /// v1's "unlimited" is the largest multiple of the page size in an i64.
-const V1_UNLIMITED: u64 = 0x7fff_ffff_ffff_0000;
+pub(crate) const V1_UNLIMITED: u64 = 0x7fff_ffff_ffff_0000;
 
 impl Cgroup {
     /// Reads everything there is.
@@ -89,14 +89,14 @@ impl Cgroup {
         })
     }
 
-    fn text(&self, controller: &str, file: &str) -> Result<Option<String>, Error> {
+    pub(crate) fn text(&self, controller: &str, file: &str) -> Result<Option<String>, Error> {
         match self.holder(controller)? {
             Some(dir) => dir.read_if(&self.path, file),
             None => Ok(None),
         }
     }
 
-    fn value(&self, controller: &str, file: &str) -> Result<Option<u64>, Error> {
+    pub(crate) fn value(&self, controller: &str, file: &str) -> Result<Option<u64>, Error> {
         let text = self.text(controller, file)?;
         Ok(text.and_then(|t| number(&t)))
     }
@@ -236,7 +236,7 @@ impl Cgroup {
 }
 
 /// `max` and anything that is no number is `None`.
-fn number(text: &str) -> Option<u64> {
+pub(crate) fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
@@ -261,7 +261,7 @@ fn cpu_v2(text: &str) -> Cpu {
     }
 }
 
-fn device(text: &str) -> Option<(u32, u32)> {
+pub(crate) fn device(text: &str) -> Option<(u32, u32)> {
     let (major, minor) = text.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   maker                                 init
-//!     │ ─── go ──────────────────────────▶ │  only with a user namespace: its ids are mapped
+//!     │ ◀── Mounted ────────────────────── │  only where init makes its user namespace itself
+//!     │ ─── go ──────────────────────────▶ │  only with a new user namespace: its ids are mapped
 //!     │ ─── mounts (shipment) ───────────▶ │  meanwhile init has made those of its own namespaces
 //!     │ ◀── Mounted ────────────────────── │  only where hooks wait for the mounts
 //!     │ ─── go ──────────────────────────▶ │
@@ -10,13 +11,14 @@
 //!     │ ─── go ──────────────────────────▶ │  only without a gate: `run`
 //!     │                                     │  (maker may be gone now)
 //!   starter ── connects, go ─────────────▶ │  the gate
+//!     │ ◀── Listener + descriptor ───────── │  only where a seccomp filter asks an agent
 //!     │ ◀── Failed{step, errno, path} ───── │  or the end of the stream: execve succeeded
 //! ```
 //! A report is 16 bytes and a path: kind and step as one u64, errno u32, length of the path u32. The
 //! trampoline sends the same 16 bytes.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +45,12 @@ macro_rules! steps {
         impl Step {
             const ALL: &'static [Self] = &[$(Self::$step,)*];
 
+            /// The step that is told in these words.
+            pub fn named(text: &str) -> Self {
+                let named = Self::ALL.iter().find(|step| step.as_str() == text);
+                *named.unwrap_or(&Self::Prepare)
+            }
+
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$step => $text,)* }
             }
@@ -60,6 +68,14 @@ steps! {
     Propagation = "detach from the host's mounts",
     AttachRoot = "attach the root",
     OpenRoot = "open the root",
+    /// In a mount namespace of somebody else's.
+    ChangeRoot = "change the root to",
+    TimeOffsets = "set the clocks of the time namespace",
+    /// What the maker does where it has the rights.
+    Bind = "bind",
+    Owner = "set the owner of",
+    OpenTerminal = "open a terminal in",
+    Prepare = "prepare",
     Target = "make the mount point",
     Mount = "mount",
     Attach = "attach the mount on",
@@ -92,6 +108,7 @@ steps! {
     Stdio = "set up stdio",
     Terminal = "take the terminal",
     Bounding = "limit the bounding set of capabilities",
+    Groups = "set the supplementary groups",
     Identity = "become the user",
     Capabilities = "set the capabilities",
     NoNewPrivileges = "give up new privileges",
@@ -102,6 +119,7 @@ steps! {
     Seccomp = "install the seccomp filter",
     Trampoline = "enter the trampoline",
     Execute = "execute it",
+    Listener = "hand over the seccomp listener",
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +129,7 @@ enum Kind {
     Ready = 2,
     Failed = 3,
     Forked = 4,
+    Listener = 5,
 }
 
 /// A failure in init.
@@ -155,6 +174,11 @@ pub(crate) fn tag(step: Step) -> u64 {
     tag_of(Kind::Failed, step as u32)
 }
 
+/// The first word of the message that brings the seccomp filter's listener.
+pub(crate) fn listener_tag() -> u64 {
+    tag_of(Kind::Listener, 0)
+}
+
 fn tag_of(kind: Kind, step: u32) -> u64 {
     u64::from(kind as u32) << 32 | u64::from(step)
 }
@@ -168,6 +192,8 @@ pub(crate) enum Message {
     },
     Mounted,
     Ready,
+    /// The seccomp filter's listener comes with it: [`receive_with_fd`].
+    Listener,
     Failed {
         step: Step,
         errno: i32,
@@ -190,6 +216,13 @@ pub(crate) fn send_mounted(socket: impl AsFd) -> Result<(), Errno> {
 /// Init: all is set up.
 pub(crate) fn send_ready(socket: impl AsFd) -> Result<(), Errno> {
     send_header(socket, tag_of(Kind::Ready, 0), 0, &[])
+}
+
+/// Init: the listener of the filter under which it is now.
+pub(crate) fn send_listener(socket: impl AsFd, listener: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut message = [0u8; HEADER];
+    message[..8].copy_from_slice(&listener_tag().to_ne_bytes());
+    corten_sys::socket::send_fd(socket, &message, listener)
 }
 
 /// Init: it failed.
@@ -258,6 +291,17 @@ pub(crate) fn receive(socket: impl AsFd) -> Result<Message, Error> {
     Ok(parse(&buffer[..len]))
 }
 
+/// As [`receive`], with the descriptor that came along, if one did.
+pub(crate) fn receive_with_fd(socket: impl AsFd) -> Result<(Message, Option<OwnedFd>), Error> {
+    let mut buffer = [0u8; HEADER + PATH_MAX];
+    let mut fds = Vec::new();
+    match corten_sys::socket::receive_fds(socket, &mut buffer, &mut fds) {
+        Ok(len) => Ok((parse(&buffer[..len]), fds.pop())),
+        Err(Errno::CONNRESET) => Ok((Message::End, None)),
+        Err(errno) => Err(crate::error::failed("hear from init", "")(errno)),
+    }
+}
+
 fn parse(bytes: &[u8]) -> Message {
     let Some((header, path)) = bytes.split_at_checked(HEADER) else {
         return Message::End;
@@ -273,6 +317,9 @@ fn parse(bytes: &[u8]) -> Message {
     }
     if kind == Kind::Ready as u32 {
         return Message::Ready;
+    }
+    if kind == Kind::Listener as u32 {
+        return Message::Listener;
     }
     if kind == Kind::Forked as u32 {
         return Message::Forked { pid: word(8) };

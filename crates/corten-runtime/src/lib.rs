@@ -34,8 +34,8 @@ mod state;
 pub use criu::message::ManageCgroups;
 pub use error::Error;
 pub use lifecycle::{
-    cgroup, checkpoint, config, create, delete, exec, kill, list, pause, restore, resume, run,
-    start, state, update,
+    cgroup, checkpoint, config, create, delete, exec, kill, list, pause, pids, restore, resume,
+    run, start, state, update,
 };
 pub use request::{
     Checkpoint, Create, Created, Exec, Execed, Images, Options, Restore, Rootfs, Stdio,

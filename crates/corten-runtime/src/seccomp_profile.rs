@@ -232,7 +232,10 @@ mod tests {
 
     fn judge(capabilities: &[Capability], name: &str, arguments: [u64; 6]) -> u32 {
         let profile = docker_default(capabilities, Arch::ScmpArchX86_64);
-        let filter = crate::plan::seccomp::compile(&profile).unwrap().unwrap();
+        let filter = crate::plan::seccomp::compile(&profile)
+            .unwrap()
+            .unwrap()
+            .filter;
         filter.judge(&Call {
             audit: Abi::Native.audit(),
             number: Abi::Native.number(name).unwrap(),
@@ -269,7 +272,10 @@ mod tests {
     #[test]
     fn it_is_small_enough_to_be_fast() {
         let profile = docker_default(&[], Arch::ScmpArchX86_64);
-        let filter = crate::plan::seccomp::compile(&profile).unwrap().unwrap();
+        let filter = crate::plan::seccomp::compile(&profile)
+            .unwrap()
+            .unwrap()
+            .filter;
         assert!(filter.len() < 700, "{} instructions", filter.len());
     }
 }

@@ -35,6 +35,47 @@ pub fn default() -> Spec {
     serde_json::from_value(document).unwrap_or_default()
 }
 
+/// What `corten-oci spec --rootless` prints: the default for the user `uid` without privileges. The container's
+/// root is that user; the network is the host's, as nobody else could give it one; and no limits are set,
+/// which nobody may set who has no control group.
+pub fn rootless(uid: u32, gid: u32) -> Spec {
+    let mut document = json!(default());
+    let map = |host: u32| json!([{"containerID": 0, "hostID": host, "size": 1}]);
+    let linux = &mut document["linux"];
+    linux["uidMappings"] = map(uid);
+    linux["gidMappings"] = map(gid);
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|n| n["type"] != "network");
+        namespaces.push(json!({"type": "user"}));
+    }
+    linux["resources"] = json!(null);
+    if let Some(mounts) = document["mounts"].as_array_mut() {
+        for mount in mounts {
+            match mount["destination"].as_str() {
+                // A new sysfs takes a network namespace of one's own.
+                Some("/sys") => {
+                    *mount = json!({
+                        "destination": "/sys", "type": "none", "source": "/sys",
+                        "options": ["rbind", "nosuid", "noexec", "nodev", "ro"],
+                    });
+                }
+                // Only one id is mapped.
+                _ => {
+                    if let Some(options) = mount["options"].as_array_mut() {
+                        let others = |o: &serde_json::Value| {
+                            o.as_str()
+                                .is_some_and(|o| o.starts_with("gid=") || o.starts_with("uid="))
+                        };
+                        options.retain(|o| !others(o));
+                    }
+                }
+            }
+        }
+    }
+    // The document is the constant above; a test reads it.
+    serde_json::from_value(document).unwrap_or_default()
+}
+
 /// Paths of `/proc` and `/sys` that tell about the host, or reach it.
 pub const MASKED: [&str; 12] = [
     "/proc/acpi",
@@ -105,6 +146,20 @@ fn mounts() -> serde_json::Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rootless_spec_asks_for_nothing_that_takes_root() {
+        let spec = rootless(1000, 100);
+        let linux = spec.linux().as_ref().unwrap();
+        let id = &linux.gid_mappings().as_ref().unwrap()[0];
+        assert_eq!((id.container_id(), id.host_id(), id.size()), (0, 100, 1));
+        assert!(linux.resources().is_none());
+        let text = serde_json::to_string(&spec).unwrap();
+        assert!(
+            text.contains("\"user\"") && !text.contains("\"network\"") && !text.contains("gid=5")
+        );
+        assert_eq!(spec.mounts().as_ref().map(Vec::len), Some(7));
+    }
 
     #[test]
     fn the_default_spec_is_the_document_above() {

@@ -18,9 +18,13 @@
 //! ```
 //! The code makes one call after the other; the last one is `execve`. The first that fails ends it: 16
 //! bytes (tag u64, errno u32, 0 u32) go to the report descriptor.
+//!
+//! A filter with a listener makes one call more: its descriptor goes to the report descriptor too. The
+//! kernel gives the lowest free number, and which that will be is known before the trampoline is entered,
+//! so the message lies ready in the image.
 
 use std::ffi::CStr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use rustix::fs::{
     CWD, MemfdFlags, OFlags, SealFlags, StatVfsMountFlags, fcntl_add_seals, fcntl_get_seals,
@@ -36,7 +40,9 @@ const BASE: u64 = 0x1000_0000;
 const HEADERS: usize = 64 + 56;
 /// One call: number, five arguments (no call needs six), two unused words of padding, the tag.
 const CALL: usize = 64;
-const CALLS: usize = 3;
+const CALLS: usize = 4;
+/// `struct msghdr`, `struct iovec`, the report's 16 bytes, `struct cmsghdr` with one descriptor.
+const MESSAGE: usize = 56 + 16 + 16 + 24;
 
 #[cfg(target_arch = "x86_64")]
 std::arch::global_asm!(
@@ -134,8 +140,16 @@ fn code() -> &'static [u8] {
 pub struct Tags {
     pub report: u64,
     pub filter: u64,
+    /// Sending the listener has failed.
+    pub send: u64,
+    /// No failure: the first word of the message that brings the listener.
+    pub listener: u64,
     pub execute: u64,
 }
+
+/// The image, ready in a sealed memfd.
+#[derive(Debug)]
+pub struct Sealed(OwnedFd);
 
 /// Space for the image, taken before the clone.
 #[derive(Debug)]
@@ -149,62 +163,43 @@ impl Trampoline {
     pub fn reserve(program: &Program, filter: Option<&Filter>) -> Self {
         let (bytes, count) = program.size();
         let filter = filter.map_or(0, |f| f.as_bytes().len());
-        let capacity = HEADERS + code().len() + 16 + CALL * CALLS + 8 * count + bytes + filter + 64;
+        let fixed = HEADERS + code().len() + 16 + CALL * CALLS + MESSAGE + 64;
+        let capacity = fixed + 8 * count + bytes + filter;
         Self {
             image: Vec::with_capacity(capacity),
             capacity,
         }
     }
 
-    /// Executes `path` by way of the trampoline, which first makes `report` close-on-exec and installs
+    /// Makes the trampoline that executes `path`: it first makes `report` close-on-exec and installs
     /// `filter` (which therefore needs no-new-privileges: no capability survives the first exec).
-    /// Returns only if the kernel refuses.
-    pub fn execute(
+    /// `report` and everything else that is not close-on-exec is there after [`Sealed::enter`].
+    pub fn seal(
         mut self,
         program: &Program,
         path: &CStr,
         report: impl AsFd,
         filter: Option<&Filter>,
         tags: Tags,
-    ) -> Errno {
+    ) -> Result<Sealed, Errno> {
         let report = report.as_fd();
+        crate::process::inherit(report)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // MFD_EXEC (Linux 6.3) says that an executable is meant; older kernels refuse the flag.
+        let memfd = match rustix::fs::memfd_create(c"corten-init", flags | MemfdFlags::EXEC) {
+            Err(Errno::INVAL) => rustix::fs::memfd_create(c"corten-init", flags)?,
+            other => other?,
+        };
         self.build(program, path, report.as_raw_fd(), filter, tags);
         debug_assert!(self.image.len() <= self.capacity, "reserved too little");
-        let run = || -> Result<(), Errno> {
-            let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-            // MFD_EXEC (Linux 6.3) says that an executable is meant; older kernels refuse the flag.
-            let memfd = match rustix::fs::memfd_create(c"corten-init", flags | MemfdFlags::EXEC) {
-                Err(Errno::INVAL) => rustix::fs::memfd_create(c"corten-init", flags)?,
-                other => other?,
-            };
-            let mut rest = self.image.as_slice();
-            while !rest.is_empty() {
-                let written = rustix::io::write(&memfd, rest)?;
-                rest = &rest[written..];
-            }
-            fcntl_add_seals(
-                &memfd,
-                SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
-            )?;
-            crate::process::inherit(report)?;
-            let arguments = [c"corten-init".as_ptr(), std::ptr::null()];
-            // SAFETY: an empty C string with AT_EMPTY_PATH, and null-terminated arrays of C strings.
-            unsafe {
-                libc::syscall(
-                    libc::SYS_execveat,
-                    memfd.as_raw_fd(),
-                    c"".as_ptr(),
-                    arguments.as_ptr(),
-                    arguments[1..].as_ptr(),
-                    libc::AT_EMPTY_PATH,
-                )
-            };
-            Err(last())
-        };
-        match run() {
-            Err(errno) => errno,
-            Ok(()) => Errno::NOEXEC,
+        let mut rest = self.image.as_slice();
+        while !rest.is_empty() {
+            let written = rustix::io::write(&memfd, rest)?;
+            rest = &rest[written..];
         }
+        let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        fcntl_add_seals(&memfd, seals)?;
+        Ok(Sealed(memfd))
     }
 
     fn word(&mut self, value: u64) {
@@ -233,7 +228,8 @@ impl Trampoline {
         tags: Tags,
     ) {
         const SET_MODE_FILTER: u64 = 1;
-        let calls = if filter.is_some() { 3 } else { 2 };
+        let listens = filter.is_some_and(Filter::listens);
+        let calls = 2 + usize::from(filter.is_some()) + usize::from(listens);
         let table = HEADERS + code().len();
         let arguments = table + 16 + CALL * calls;
         let environment = arguments + 8 * (program.arguments().count() + 1);
@@ -249,7 +245,8 @@ impl Trampoline {
                 .environment()
                 .map(|s| s.to_bytes_with_nul().len())
                 .sum::<usize>();
-        let fprog = (strings + string_bytes).next_multiple_of(8);
+        let message = (strings + string_bytes).next_multiple_of(8);
+        let fprog = message + if listens { MESSAGE } else { 0 };
         let len = fprog + 16 + filter.map_or(0, |f| f.as_bytes().len());
 
         self.headers(len as u64);
@@ -267,6 +264,11 @@ impl Trampoline {
         if let Some(filter) = filter {
             let install = [SET_MODE_FILTER, filter.flags().into(), at(fprog), 0, 0];
             self.call(libc::SYS_seccomp, install, tags.filter);
+        }
+        if listens {
+            let flags = libc::MSG_NOSIGNAL as u64;
+            let send = [report as u64, at(message), flags, 0, 0];
+            self.call(libc::SYS_sendmsg, send, tags.send);
         }
         let execute = [at(strings), at(arguments), at(environment), 0, 0];
         self.call(libc::SYS_execve, execute, tags.execute);
@@ -287,13 +289,32 @@ impl Trampoline {
         for string in program.arguments().chain(program.environment()) {
             self.image.extend_from_slice(string.to_bytes_with_nul());
         }
-        self.image.resize(fprog, 0);
+        self.image.resize(message, 0);
+        if listens {
+            self.message(tags.listener);
+        }
         // struct sock_fprog: length u16, padding, pointer.
         let instructions = filter.map_or(0, |f| f.as_bytes().len() / 8);
         self.word(instructions as u64);
         self.word(self.address() + 8);
         if let Some(filter) = filter {
             self.image.extend_from_slice(filter.as_bytes());
+        }
+    }
+
+    /// A report that carries the listener: `struct msghdr` and all that it points to.
+    fn message(&mut self, tag: u64) {
+        let start = self.address();
+        let (iovec, report, control) = (start + 56, start + 72, start + 88);
+        for word in [0, 0, iovec, 1, control, 24, 0] {
+            self.word(word);
+        }
+        for word in [report, 16, tag, 0] {
+            self.word(word);
+        }
+        self.word(20); // CMSG_LEN of one descriptor
+        for half in [libc::SOL_SOCKET, libc::SCM_RIGHTS, lowest_free(), 0] {
+            self.image.extend_from_slice(&half.to_ne_bytes());
         }
     }
 
@@ -325,6 +346,35 @@ impl Trampoline {
             self.word(word);
         }
     }
+}
+
+impl Sealed {
+    /// Executes the trampoline in place of this process. Returns only if the kernel refuses.
+    pub fn enter(&self) -> Errno {
+        let arguments = [c"corten-init".as_ptr(), std::ptr::null()];
+        // SAFETY: an empty C string with AT_EMPTY_PATH, and null-terminated arrays of C strings.
+        unsafe {
+            libc::syscall(
+                libc::SYS_execveat,
+                self.0.as_raw_fd(),
+                c"".as_ptr(),
+                arguments.as_ptr(),
+                arguments[1..].as_ptr(),
+                libc::AT_EMPTY_PATH,
+            )
+        };
+        last()
+    }
+}
+
+/// The lowest descriptor that is free once an exec has closed what is close-on-exec.
+fn lowest_free() -> RawFd {
+    let closes = |number: RawFd| {
+        // SAFETY: F_GETFD takes no argument, and fails on a closed descriptor.
+        let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+        flags < 0 || flags & libc::FD_CLOEXEC != 0
+    };
+    (0..RawFd::MAX).find(|n| closes(*n)).unwrap_or(RawFd::MAX)
 }
 
 /// Was this process started from a file that cannot be opened for writing through

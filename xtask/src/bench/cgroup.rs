@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use crate::failure::{Context, Result};
 
 const ROOT: &str = "/sys/fs/cgroup";
+/// The group that the bench's own containers live in.
+const OWN: &str = "corten-bench";
 const DELEGATED: &str = "/sys/fs/cgroup/unified/cgroup.subtree_control";
 
 /// The groups at one moment, and what the v2 root hands down.
@@ -25,11 +27,20 @@ impl Groups {
 
     /// Removes the groups that came since, if they are empty and a peer's or ours by name.
     pub fn restore(&self) -> Result<()> {
+        self.restore_where(is_engines)
+    }
+
+    /// The same for what a bench of runtimes alone makes, all of it below one name.
+    pub fn restore_own(&self) -> Result<()> {
+        self.restore_where(|folder| folder.components().any(|part| part.as_os_str() == OWN))
+    }
+
+    fn restore_where(&self, ours: impl Fn(&Path) -> bool) -> Result<()> {
         let after = folders();
         // A folder after everything below it.
         let new: Vec<&PathBuf> = after
             .difference(&self.folders)
-            .filter(|path| is_engines(path))
+            .filter(|path| ours(path))
             .collect();
         for folder in new.into_iter().rev() {
             // Tests of this project on the same machine have groups of these names too, and use them.
@@ -60,14 +71,7 @@ fn is_engines(folder: &Path) -> bool {
         // podman makes plain folders for v1 controllers that this host has not.
         None => ["hugetlb", "net_cls", "net_prio", "perf_event"].contains(&hierarchy.as_str()),
         Some(group) => {
-            [
-                "libpod_parent",
-                "docker",
-                "default",
-                "corten-bench",
-                "conmon",
-            ]
-            .contains(&group.as_str())
+            ["libpod_parent", "docker", "default", OWN, "conmon"].contains(&group.as_str())
                 || group.starts_with("libpod-")
                 || group.starts_with("bench-")
                 || group.starts_with("corten-")

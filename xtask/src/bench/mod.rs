@@ -115,13 +115,13 @@ fn corten() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("CORTEN_BIN") {
         return Ok(path.into());
     }
-    built(&["-p", "corten"], "corten")
+    built(&["--release", "-p", "corten"], "corten")
 }
 
-/// Builds one executable for release, and returns where it is.
+/// Builds one executable, and returns where it is.
 fn built(what: &[&str], name: &str) -> Result<PathBuf> {
     let out = Command::new(env!("CARGO"))
-        .args(["build", "--release", "--locked"])
+        .args(["build", "--locked"])
         .args(what)
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())

@@ -213,3 +213,39 @@ fn nested_groups_go_with_their_parent() {
     s.group.delete().unwrap();
     assert!(Cgroup::open(&s.layout, &nested).is_err());
 }
+
+/// podman and others remove the parent when its last container ends, which is when the next one may be on its way in.
+#[test]
+fn a_parent_that_is_removed_meanwhile_is_made_again() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let layout = Layout::probe().unwrap();
+    let parent = format!("corten-cgroup-race-{}", std::process::id());
+    let roots = layout.hierarchies().iter().map(|h| h.root.clone());
+    let roots: Vec<_> = roots.chain(layout.unified().map(Into::into)).collect();
+    let remove = || {
+        for root in &roots {
+            // Not empty, or not there: both are the point.
+            let _ = fs::remove_dir(root.join(&parent));
+        }
+    };
+    let over = AtomicBool::new(false);
+    let failed = std::thread::scope(|scope| {
+        // One each: all of a hierarchy's folders are behind one lock.
+        for root in &roots {
+            scope.spawn(|| {
+                let folder = root.join(&parent);
+                while !over.load(Ordering::Relaxed) {
+                    let _ = fs::remove_dir(&folder);
+                }
+            });
+        }
+        let failed = (0..250).find_map(|n| {
+            let made = Cgroup::create(&layout, &format!("/{parent}/{n}"));
+            made.and_then(|group| group.delete()).err()
+        });
+        over.store(true, Ordering::Relaxed);
+        failed
+    });
+    remove();
+    assert!(failed.is_none(), "{failed:?}");
+}

@@ -6,26 +6,29 @@ use std::path::PathBuf;
 use oci_spec::runtime::{Process, Spec};
 
 use super::options::{End, Known, Parsed, flag, parse, value};
+use super::passing::{self, Receiver};
 use super::process::{Console, console, dial, document, hand_over, pid_file, stdio};
 use super::{Context, Failure, foreground, id};
 use crate::{Create, Options, Rootfs};
 
-const CREATE: [Known; 6] = [
+pub(super) const CREATE: [Known; 7] = [
     value("bundle").or('b'),
     value("console-socket"),
     value("pid-file"),
     value("preserve-fds"),
     flag("no-pivot"),
     flag("no-new-keyring"),
+    value("pidfd-socket"),
 ];
 
-const RUN: [Known; 9] = [
+pub(super) const RUN: [Known; 10] = [
     CREATE[0],
     CREATE[1],
     CREATE[2],
     CREATE[3],
     CREATE[4],
     CREATE[5],
+    CREATE[6],
     flag("detach").or('d'),
     flag("keep"),
     // We never become one.
@@ -45,16 +48,21 @@ pub(super) fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
         path: given,
         source,
     })?;
-    let spec = document(&path.join("config.json"))?;
+    let mut spec = document(&path.join("config.json"))?;
+    passing::announce(&mut spec)?;
     Ok(Bundle { path, spec })
 }
 
-fn choices(parsed: &Parsed) -> Result<Options, Failure> {
+fn choices(parsed: &Parsed, context: &Context) -> Result<Options, Failure> {
     Ok(Options {
         no_pivot: parsed.has("no-pivot"),
         no_new_keyring: parsed.has("no-new-keyring"),
         die_with_caller: false,
-        preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
+        systemd_cgroup: context.systemd_cgroup,
+        rootless: context.rootless,
+        no_cgroup: context.no_cgroup,
+        preserve_fds: passing::descriptors(parsed)?,
+        ..Options::default()
     })
 }
 
@@ -71,6 +79,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
     let process = process(&bundle.spec)?;
     let console = console(process, parsed.get("console-socket"), true)?;
     let socket = socket(console)?;
+    let receiver = Receiver::dial(&parsed, Some(&bundle.spec))?;
     let created = crate::create(Create {
         id: &id,
         bundle: &bundle.path,
@@ -78,7 +87,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
         state_root: &context.root,
         rootfs: Rootfs::Bundle,
         stdio: stdio(console, process),
-        options: choices(&parsed)?,
+        options: choices(&parsed, context)?,
     })?;
     created.warnings.iter().for_each(|w| context.log.warning(w));
     context.log.debug(&format!(
@@ -89,6 +98,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
         if let (Some(socket), Some(master)) = (&socket, &created.console) {
             hand_over(socket, master)?;
         }
+        receiver.send("standard", &created.pidfd)?;
         pid_file(parsed.get("pid-file"), created.pid)
     };
     // Nobody knows of it yet, so nobody else would remove it.
@@ -98,7 +108,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
 
 pub(super) fn socket(console: Console<'_>) -> Result<Option<std::os::fd::OwnedFd>, Failure> {
     match console {
-        Console::Socket(path) => dial(path).map(Some),
+        Console::Socket(path) => dial("console", path).map(Some),
         _ => Ok(None),
     }
 }
@@ -111,6 +121,7 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
     let detached = parsed.has("detach");
     let console = console(process, parsed.get("console-socket"), detached)?;
     let socket = socket(console)?;
+    let receiver = Receiver::dial(&parsed, Some(&bundle.spec))?;
     let signals = match detached {
         true => None,
         false => Some(foreground::Signals::catch()?),
@@ -122,7 +133,7 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
         state_root: &context.root,
         rootfs: Rootfs::Bundle,
         stdio: stdio(console, process),
-        options: choices(&parsed)?,
+        options: choices(&parsed, context)?,
     };
     let has_start_hooks = bundle
         .spec
@@ -138,6 +149,7 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
         if let (Some(socket), Some(master)) = (&socket, &started.console) {
             hand_over(socket, master)?;
         }
+        receiver.send("standard", &started.pidfd)?;
         pid_file(parsed.get("pid-file"), started.pid)?;
         match &signals {
             None => Ok(0),

@@ -3,15 +3,17 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use corten_cgroup::Below;
 use oci_spec::runtime::{Capability, Process, Spec};
 
 use super::options::{End, Known, Parsed, flag, parse, value};
+use super::passing::Receiver;
 use super::process::{Console, console, dial, document, hand_over, pid_file, stdio};
 use super::{Context, Failure, UsageError, first_id, foreground};
 use crate::plan::process::NAMES;
 use crate::{Exec, Options};
 
-const EXEC: [Known; 15] = [
+pub(super) const EXEC: [Known; 18] = [
     value("console-socket"),
     value("cwd"),
     value("env").or('e'),
@@ -27,6 +29,9 @@ const EXEC: [Known; 15] = [
     value("cap").or('c'),
     value("preserve-fds"),
     flag("no-new-keyring"),
+    value("pidfd-socket"),
+    value("cgroup"),
+    flag("ignore-paused"),
 ];
 
 pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
@@ -47,9 +52,11 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
     let detached = parsed.has("detach");
     let console = console(&process, parsed.get("console-socket"), detached)?;
     let socket = match console {
-        Console::Socket(path) => Some(dial(path)?),
+        Console::Socket(path) => Some(dial("console", path)?),
         _ => None,
     };
+    let receiver = Receiver::dial(&parsed, None)?;
+    let below = groups(&parsed)?;
     let signals = match detached {
         true => None,
         false => Some(foreground::Signals::catch()?),
@@ -62,6 +69,9 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
         options: Options {
             preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
             no_new_keyring: parsed.has("no-new-keyring"),
+            rootless: context.rootless,
+            ignore_paused: parsed.has("ignore-paused"),
+            below,
             ..Options::default()
         },
     })?;
@@ -70,6 +80,7 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
         if let (Some(socket), Some(master)) = (&socket, &added.console) {
             hand_over(socket, master)?;
         }
+        receiver.send("setns", &added.pidfd)?;
         pid_file(parsed.get("pid-file"), added.pid)?;
         match &signals {
             None => Ok(0),
@@ -83,6 +94,41 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
         // Nobody would wait for it. It may have ended by itself.
         let _ = corten_sys::process::send_signal(&added.pidfd, 9);
     })
+}
+
+/// `PATH`, or `CONTROLLER[,CONTROLLER…]:PATH` as often as there are hierarchies.
+fn groups(parsed: &Parsed) -> Result<Vec<Below>, Failure> {
+    let mut groups: Vec<Below> = Vec::new();
+    let bad = |text: &str, must| UsageError::Bad {
+        name: "cgroup",
+        text: text.into(),
+        must,
+    };
+    for text in parsed.all("cgroup") {
+        let Some((controllers, path)) = text.split_once(':') else {
+            if parsed.all("cgroup").count() > 1 {
+                return Err(bad(text, "given once, or with controllers").into());
+            }
+            groups.push(Below {
+                controller: None,
+                path: text.into(),
+            });
+            continue;
+        };
+        for controller in controllers.split(',') {
+            let again = groups
+                .iter()
+                .any(|g| g.controller.as_deref() == Some(controller));
+            if controller.is_empty() || again {
+                return Err(bad(text, "a path after controllers that are named once").into());
+            }
+            groups.push(Below {
+                controller: Some(controller.into()),
+                path: path.into(),
+            });
+        }
+    }
+    Ok(groups)
 }
 
 /// The container's own process with what the command line changes.
@@ -153,7 +199,7 @@ fn identity(parsed: &Parsed, process: &mut Process) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Each `--cap` is added to every set but the ambient one.
+/// Each `--cap` is added to the sets that runc adds it to.
 fn capabilities(parsed: &Parsed, process: &mut Process) -> Result<(), Failure> {
     let mut sets = process.capabilities().clone().unwrap_or_default();
     for text in parsed.all("cap") {
@@ -166,6 +212,10 @@ fn capabilities(parsed: &Parsed, process: &mut Process) -> Result<(), Failure> {
         sets.set_bounding(with(sets.bounding()));
         sets.set_permitted(with(sets.permitted()));
         sets.set_effective(with(sets.effective()));
+        // An ambient capability must be inheritable, which is not added here.
+        if sets.inheritable().is_some() {
+            sets.set_ambient(with(sets.ambient()));
+        }
     }
     if parsed.get("cap").is_some() {
         process.set_capabilities(Some(sets));

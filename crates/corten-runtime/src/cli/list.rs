@@ -1,13 +1,12 @@
-//! `state`, `list`, `ps`.
+//! `state`, `list`.
 
 use std::ffi::OsString;
 
 use serde_json::{Value, json};
 
-use super::options::{End, Parsed, flag, parse, value};
-use super::{Context, Failure, UsageError, first_id, id};
-use crate::state::refused;
-use crate::{State, Status};
+use super::options::{End, flag, parse, value};
+use super::{Context, Failure, UsageError, id};
+use crate::State;
 
 pub(super) fn state(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
     let parsed = parse(args, &[], End::Never)?;
@@ -22,10 +21,6 @@ fn pretty(value: &Value) -> String {
 
 /// runc's fields: the specification's, and where it is from.
 fn document(state: &State) -> Value {
-    let owner = match state.owner {
-        0 => "root".into(),
-        uid => uid.to_string(),
-    };
     let mut document = json!({
         "ociVersion": crate::OCI_VERSION,
         "id": state.id,
@@ -34,7 +29,7 @@ fn document(state: &State) -> Value {
         "bundle": state.bundle,
         "rootfs": state.rootfs,
         "created": state.created,
-        "owner": owner,
+        "owner": owner(state.owner),
     });
     if !state.annotations.is_empty() {
         document["annotations"] = json!(state.annotations);
@@ -42,9 +37,26 @@ fn document(state: &State) -> Value {
     document
 }
 
+/// The user's name; `#` and the number if there is none, as runc has it.
+fn owner(uid: u32) -> String {
+    if uid == 0 {
+        return "root".into();
+    }
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let of = |line: &str| {
+        let mut fields = line.split(':');
+        let name = fields.next()?.to_owned();
+        (fields.nth(1)?.parse() == Ok(uid)).then_some(name)
+    };
+    users
+        .lines()
+        .find_map(of)
+        .unwrap_or_else(|| format!("#{uid}"))
+}
+
 /// `table` or `json`.
-fn is_json(parsed: &Parsed) -> Result<bool, UsageError> {
-    match parsed.get("format") {
+pub(super) fn is_json(format: Option<&str>) -> Result<bool, UsageError> {
+    match format {
         None | Some("table") => Ok(false),
         Some("json") => Ok(true),
         Some(other) => Err(UsageError::Bad {
@@ -61,7 +73,7 @@ pub(super) fn list(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
     if let Some(extra) = parsed.positional.first() {
         return Err(UsageError::Many(extra.clone()).into());
     }
-    let json = is_json(&parsed)?;
+    let json = is_json(parsed.get("format"))?;
     let states = crate::list(&context.root)?;
     if parsed.has("quiet") {
         states.iter().for_each(|s| println!("{}", s.id));
@@ -76,22 +88,22 @@ pub(super) fn list(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
                 s.status.as_str().into(),
                 s.bundle.display().to_string(),
                 s.created.clone(),
+                owner(s.owner),
             ]
+            .to_vec()
         });
-        let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED"].map(String::from);
+        let head = ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from);
+        let head = head.to_vec();
         print_table(std::iter::once(head).chain(rows).collect());
     }
     Ok(0)
 }
 
-fn print_table<const N: usize>(rows: Vec<[String; N]>) {
-    let width = |column: usize| {
-        rows.iter()
-            .map(|r| r[column].chars().count())
-            .max()
-            .unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..N).map(width).collect();
+/// Columns as wide as their widest cell, but the last.
+pub(super) fn print_table(rows: Vec<Vec<String>>) {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|c| width(c).unwrap_or(0)).collect();
     for row in &rows {
         let cells = row
             .iter()
@@ -99,53 +111,4 @@ fn print_table<const N: usize>(rows: Vec<[String; N]>) {
             .map(|(cell, width)| format!("{cell:width$}"));
         println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
-}
-
-pub(super) fn ps(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
-    let parsed = parse(args, &[value("format").or('f')], End::At(0))?;
-    if let Some(extra) = parsed
-        .rest
-        .iter()
-        .find(|a| !a.as_encoded_bytes().starts_with(b"-"))
-    {
-        return Err(UsageError::Many(extra.clone()).into());
-    }
-    let format = parse(parsed.rest.clone(), &[value("format").or('f')], End::Never)?;
-    let json = is_json(&parsed)? || is_json(&format)?;
-    let id = first_id(&parsed)?;
-    let state = crate::state(&context.root, &id)?;
-    if state.status == Status::Stopped {
-        return Err(Failure::Refused("container not running"));
-    }
-    let cgroup = crate::cgroup(&context.root, &id)?;
-    let mut pids = cgroup.pids().map_err(refused("list the processes"))?;
-    pids.sort_unstable();
-    if json {
-        println!("{}", json!(pids));
-        return Ok(0);
-    }
-    let head = ["PID", "PPID", "UID", "CMD"].map(String::from);
-    let rows = pids.iter().filter_map(|pid| describe(*pid));
-    print_table(std::iter::once(head).chain(rows).collect());
-    Ok(0)
-}
-
-/// `None`: it has ended meanwhile.
-fn describe(pid: i32) -> Option<[String; 4]> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let field = |name: &str| {
-        let line = status
-            .lines()
-            .find_map(|l| l.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|l| l.split_whitespace().next())
-            .unwrap_or("?")
-            .to_owned()
-    };
-    let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let line = String::from_utf8_lossy(&line).replace('\0', " ");
-    let command = match line.trim() {
-        "" => format!("[{}]", field("Name")),
-        command => command.into(),
-    };
-    Some([pid.to_string(), field("PPid"), field("Uid"), command])
 }

@@ -29,7 +29,13 @@ impl Log {
             }
         };
         let open = |path: &str| {
-            let path = PathBuf::from(path);
+            // crun's other forms. A file of such a name would be a log that nobody finds.
+            if path.starts_with("journald:") || path.starts_with("syslog:") {
+                return Err(Failure::Refused(
+                    "--log is supported as a file only, not to journald: or syslog:",
+                ));
+            }
+            let path = PathBuf::from(path.strip_prefix("file:").unwrap_or(path));
             let file = File::options().append(true).create(true).open(&path);
             file.map_err(|source| Failure::File {
                 what: "open the log",
@@ -50,15 +56,18 @@ impl Log {
 
     /// The reason of a failure: the last line of the log, and of stderr.
     pub fn error(&self, message: &str) {
-        eprintln!("error: {message}");
+        // A caller that asks for JSON and names no file reads stderr.
+        if self.file.is_some() || !self.json {
+            eprintln!("error: {message}");
+        }
         self.line("error", message);
     }
 
     pub fn warning(&self, message: &str) {
-        match self.file {
-            Some(_) => self.line("warning", message),
-            None => eprintln!("warning: {message}"),
+        if self.file.is_none() && !self.json {
+            eprintln!("warning: {message}");
         }
+        self.line("warning", message);
     }
 
     pub fn debug(&self, message: &str) {
@@ -68,9 +77,9 @@ impl Log {
     }
 
     fn line(&self, level: &str, message: &str) {
-        let Some(mut file) = self.file.as_ref() else {
-            return;
-        };
+        if self.file.is_none() && !self.json && level != "debug" {
+            return; // said in words already
+        }
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -79,7 +88,11 @@ impl Log {
             true => serde_json::json!({"level": level, "msg": message, "time": time}).to_string(),
             false => format!("time=\"{time}\" level={level} msg={message:?}"),
         };
-        // Nowhere is left to complain to.
-        let _ = writeln!(file, "{line}");
+        // One write a line: several commands share a file. Nowhere is left to complain to.
+        let line = format!("{line}\n");
+        let _ = match self.file.as_ref() {
+            Some(mut file) => file.write_all(line.as_bytes()),
+            None => std::io::stderr().write_all(line.as_bytes()),
+        };
     }
 }

@@ -5,13 +5,17 @@
 
 mod checkpoint;
 mod create;
+mod events;
 mod exec;
 mod features;
 mod foreground;
+mod help;
 mod list;
 mod log;
 mod options;
+mod passing;
 mod process;
+mod ps;
 mod restore;
 mod simple;
 mod spec;
@@ -30,8 +34,8 @@ use options::{End, Known, Parsed, UsageError, flag, parse, value};
 /// Where state is kept unless `--root` says otherwise.
 const ROOT: &str = "/run/corten/oci";
 
-const USAGE: &str =
-    "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
+const USAGE: &str = "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug]
+                  [--systemd-cgroup] [--rootless true|false|auto] COMMAND
 
 commands:
   create, run     make a container from a bundle (run: start it and wait)
@@ -43,6 +47,7 @@ commands:
   update          change limits
   checkpoint      write a container's processes to files, by criu
   restore         make them of such files again
+  events          show what a container uses
   delete          remove a container
   features, spec  print what this runtime can, or a configuration to start from
 ";
@@ -79,10 +84,16 @@ enum Failure {
 }
 
 impl Failure {
-    fn exit_code(&self) -> u8 {
-        match self {
+    /// 127 and 126 for a program that is not there or cannot be executed, as a shell does. Otherwise 255 of
+    /// `exec`, whose other codes are its program's, and 1, as runc.
+    fn exit_code(&self, command: &str) -> u8 {
+        let code = match self {
             Self::Runtime(error) => error.exit_code(),
             _ => 1,
+        };
+        match (command, code) {
+            ("exec", 1) => 255,
+            (_, code) => code,
         }
     }
 }
@@ -90,6 +101,12 @@ impl Failure {
 /// What every command gets.
 struct Context {
     root: PathBuf,
+    /// Containers are scopes of systemd's.
+    systemd_cgroup: bool,
+    /// `None`: to be found out.
+    rootless: Option<bool>,
+    /// crun's `--cgroup-manager disabled`, which podman sends for `--cgroups=disabled`.
+    no_cgroup: bool,
     log: Log,
 }
 
@@ -136,37 +153,76 @@ pub fn run(args: Vec<OsString>) -> u8 {
         }
     };
     let context = Context {
-        root: global.get("root").unwrap_or(ROOT).into(),
+        root: root(&global),
+        // crun's name for it, which podman does not use but people do.
+        systemd_cgroup: global.has("systemd-cgroup")
+            || global.get("cgroup-manager") == Some("systemd"),
+        rootless: global.get("rootless").and_then(truth),
+        no_cgroup: global.get("cgroup-manager") == Some("disabled"),
         log,
     };
     let command = command.to_string_lossy().into_owned();
+    if let Some(text) = help::asked(&command, &global.rest) {
+        print!("{text}");
+        return 0;
+    }
     let result = check(&global).and_then(|()| dispatch(&command, global.rest, &context));
     match result {
         Ok(status) => status,
         Err(failure) => {
             context.log.error(&failure.to_string());
-            failure.exit_code()
+            failure.exit_code(&command)
         }
     }
 }
 
 /// Settings of others that would mean something else here.
 fn check(global: &Parsed) -> Result<(), Failure> {
-    if global.has("systemd-cgroup") {
+    if !matches!(
+        global.get("cgroup-manager"),
+        None | Some("cgroupfs" | "systemd" | "disabled")
+    ) {
         return Err(Failure::Refused(
-            "--systemd-cgroup is not supported: use the cgroupfs cgroup manager",
-        ));
-    }
-    if !matches!(global.get("cgroup-manager"), None | Some("cgroupfs")) {
-        return Err(Failure::Refused(
-            "--cgroup-manager: only cgroupfs is supported",
+            "--cgroup-manager: only cgroupfs, systemd and disabled are supported",
         ));
     }
     match global.get("rootless") {
-        None | Some("auto" | "false") => Ok(()),
-        Some(_) => Err(Failure::Refused(
-            "--rootless: only false and auto are supported",
-        )),
+        Some(other) if other != "auto" && truth(other).is_none() => {
+            Err(Failure::Usage(UsageError::Bad {
+                name: "rootless",
+                text: other.into(),
+                must: "true, false or auto",
+            }))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As Go's `strconv.ParseBool`, which runc's callers write for.
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// The state folder: of the user, where that is not the host's root (runc has the same rule).
+fn root(global: &Parsed) -> PathBuf {
+    let own = || {
+        let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|f| !f.is_empty())?;
+        let user = std::env::var_os("USER");
+        let is_root = rustix::process::geteuid().is_root();
+        // Root of a user namespace counts as the user, unless it says that it is not. Where that cannot be
+        // told, /proc is missing, and every command will say so.
+        let honour = !is_root
+            || (user.is_none_or(|u| u != "root")
+                && crate::parent::place::in_user_namespace().unwrap_or(false));
+        honour.then(|| PathBuf::from(folder).join("corten-oci"))
+    };
+    match global.get("root") {
+        Some(root) => root.into(),
+        None => own().unwrap_or_else(|| ROOT.into()),
     }
 }
 
@@ -180,7 +236,8 @@ fn dispatch(command: &str, args: Vec<OsString>, context: &Context) -> Result<u8,
         "exec" => exec::exec(args, context),
         "state" => list::state(args, context),
         "list" => list::list(args, context),
-        "ps" => list::ps(args, context),
+        "ps" => ps::ps(args, context),
+        "events" => events::events(args, context),
         "kill" => simple::kill(args, context),
         "delete" => simple::delete(args, context),
         "pause" => simple::pause(args, context),
@@ -188,10 +245,7 @@ fn dispatch(command: &str, args: Vec<OsString>, context: &Context) -> Result<u8,
         "update" => update::update(args, context),
         "features" => features::features(args),
         "spec" => spec::spec(args),
-        "help" => {
-            print!("{USAGE}");
-            Ok(0)
-        }
+        "help" | "h" => help::help(&args),
         other => Err(Failure::Command(other.into())),
     }
 }

@@ -76,6 +76,8 @@ pub(super) enum UsageError {
         text: String,
         must: &'static str,
     },
+    #[error("unknown signal {0:?}")]
+    Signal(String),
     #[error("missing argument {0}")]
     Missing(&'static str),
     #[error("too many arguments: {0:?}")]

@@ -100,7 +100,7 @@ pub(super) fn stdio(console: Console<'_>, process: &Process) -> Stdio {
 }
 
 /// Connects before anything is made: a socket that is not there must not cost a container.
-pub(super) fn dial(path: &str) -> Result<OwnedFd, Failure> {
+pub(super) fn dial(kind: &'static str, path: &str) -> Result<OwnedFd, Failure> {
     let dial = || -> Result<OwnedFd, corten_sys::Errno> {
         let socket = socket_with(
             AddressFamily::UNIX,
@@ -112,7 +112,10 @@ pub(super) fn dial(path: &str) -> Result<OwnedFd, Failure> {
         Ok(socket)
     };
     dial().map_err(|errno| Failure::File {
-        what: "connect to the console socket",
+        what: match kind {
+            "pidfd" => "connect to the pidfd socket",
+            _ => "connect to the console socket",
+        },
         path: path.into(),
         source: errno.into(),
     })

@@ -42,11 +42,7 @@ pub(super) fn kill(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
         [_] => 15,
         [_, signal] => {
             let text = signal.to_string_lossy();
-            number(&text).ok_or_else(|| UsageError::Bad {
-                name: "signal",
-                text: text.clone().into_owned(),
-                must: "a signal's name or number",
-            })?
+            number(&text).ok_or_else(|| UsageError::Signal(text.clone().into_owned()))?
         }
         [_, _, extra, ..] => return Err(UsageError::Many(extra.clone()).into()),
         [] => return Err(UsageError::Missing("CONTAINER-ID").into()),
@@ -67,7 +63,8 @@ fn number(text: &str) -> Option<i32> {
     const RTMIN: i32 = 34;
     const RTMAX: i32 = 64;
     if let Ok(number) = text.parse::<i32>() {
-        return (1..=RTMAX).contains(&number).then_some(number);
+        // 0 asks whether it is there.
+        return (0..=RTMAX).contains(&number).then_some(number);
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -106,7 +103,7 @@ mod tests {
             ("SIGRTMIN+3", Some(37)),
             ("RTMAX-1", Some(63)),
             ("SIGSYS", Some(31)),
-            ("0", None),
+            ("0", Some(0)),
             ("65", None),
             ("-1", None),
             ("RTMIN+99", None),

@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use corten_sys::exec::Program;
 use corten_sys::process;
+use corten_sys::seccomp::Filter;
 use corten_sys::trampoline::{Tags, Trampoline};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, openat, statat};
 use rustix::io::Errno;
 
-use crate::handshake::{Failure, Step, tag};
+use crate::handshake::{self, Failure, Step, tag};
 use crate::plan::process::Plan;
 
 /// What a process needs besides its plan: made before the clone.
@@ -74,22 +75,38 @@ pub(crate) fn execute<'a>(plan: &'a Plan, parts: Parts, report: impl AsFd) -> Fa
     // The trampoline installs it where that needs no privilege: then exec is the only call of ours that it
     // has to allow.
     let here = filter.filter(|_| trampoline.is_none() || !plan.no_new_privileges);
-    if let Some(filter) = here
-        && let Err(errno) = filter.install()
-    {
-        return at(Step::Seccomp, errno);
-    }
-    let Some(trampoline) = trampoline else {
-        return at(Step::Execute, program.execute(path));
-    };
+    let there = filter.filter(|_| here.is_none());
     let tags = Tags {
         report: tag(Step::Descriptors),
         filter: tag(Step::Seccomp),
+        send: tag(Step::Listener),
+        listener: handshake::listener_tag(),
         execute: tag(Step::Execute),
     };
-    let there = filter.filter(|_| here.is_none());
-    let errno = trampoline.execute(&program, path, report, there, tags);
-    at(Step::Trampoline, errno)
+    // All but the last call before the filter, which may forbid the others.
+    let sealed = trampoline.map(|t| t.seal(&program, path, &report, there, tags));
+    let sealed = match sealed.transpose() {
+        Ok(sealed) => sealed,
+        Err(errno) => return at(Step::Trampoline, errno),
+    };
+    if let Some(filter) = here
+        && let Err((step, errno)) = install(filter, &report)
+    {
+        return at(step, errno);
+    }
+    match sealed {
+        Some(sealed) => at(Step::Trampoline, sealed.enter()),
+        None => at(Step::Execute, program.execute(path)),
+    }
+}
+
+/// Installs the filter. Its listener, if it has one, goes to whoever waits for the exec.
+fn install(filter: &Filter, report: impl AsFd) -> Result<(), (Step, Errno)> {
+    let listener = filter.install().map_err(|e| (Step::Seccomp, e))?;
+    match listener {
+        Some(fd) => handshake::send_listener(report, fd.as_fd()).map_err(|e| (Step::Listener, e)),
+        None => Ok(()),
+    }
 }
 
 /// Sets `HOME` from the container's `/etc/passwd` if nobody has; `/` if it is not there.

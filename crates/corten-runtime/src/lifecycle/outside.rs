@@ -33,6 +33,9 @@ pub(super) fn plan_of(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, Erro
             terminal: process.is_some_and(|p| p.terminal().unwrap_or(false)),
             capabilities: u64::MAX,
             detached_root: spec.root().is_none(),
+            // criu works as the host's root, and into groups that we have made.
+            systemd: None,
+            around: plan::namespaces::Around::default(),
         },
     )
 }

@@ -10,11 +10,12 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
+use super::agent::{self, Agent};
 use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
 use crate::parent::hooks::{self, Moment};
 use crate::request::{Created, Exec, Options, Stdio};
-use crate::state::{Folder, Found, Record, Status};
+use crate::state::{Folder, Found, Init, Record, Status};
 
 /// How a waiting init is let go.
 #[derive(Debug)]
@@ -34,6 +35,8 @@ impl Gate {
             id: self.record.id.to_string(),
             status: status.as_str(),
         };
+        // Before the gate, which opens once.
+        let mut agent = Agent::dial(self.record.listener.as_ref())?;
         let path = self.folder.gate();
         let socket = match dial(&path) {
             Ok(socket) => socket,
@@ -56,13 +59,15 @@ impl Gate {
             start_container_hooks(&self.folder, &self.record, spec)?;
         }
         handshake::send_go(&socket).map_err(failed("talk to", "init"))?;
-        match handshake::receive(&socket)? {
+        let pid = self.record.init.map_or(0, |init| init.pid);
+        let heard = agent.receive(&socket, pid, || agent::state(&self.record, "created"));
+        match heard.inspect_err(|_| self.kill())? {
             Message::Failed { step, errno, path } => {
                 let program = OsStr::new(&self.record.program);
                 return Err(handshake::error(step, errno, path, program));
             }
             Message::End => {}
-            Message::Forked { .. } | Message::Mounted | Message::Ready => {
+            Message::Forked { .. } | Message::Mounted | Message::Ready | Message::Listener => {
                 return Err(failed("talk to", "init")(Errno::PROTO));
             }
         }
@@ -72,11 +77,17 @@ impl Gate {
             .map(|h| h.poststart());
         match poststart {
             Some(list) => {
-                let pid = self.record.init.map_or(0, |init| init.pid);
                 let document = self.record.document("running", pid);
                 hooks::run(Moment::Poststart, list, &document, None)
             }
             None => Ok(()),
+        }
+    }
+
+    /// Init must not go on without what was asked for. If it cannot be found, it has ended.
+    fn kill(&self) {
+        if let Some(Ok(Some(init))) = self.record.init.map(Init::hold) {
+            let _ = corten_sys::process::send_signal(&init.pidfd, 9);
         }
     }
 }

@@ -11,7 +11,8 @@ use oci_spec::runtime::{
     LinuxSeccomp, MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process,
 };
 
-use super::{c_string, seccomp};
+use super::c_string;
+use super::seccomp::{self, Listener};
 use crate::error::{Error, invalid, unsupported};
 
 /// What the plan of a process depends on besides its own section.
@@ -36,12 +37,15 @@ pub(crate) struct Plan {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
+    pub group_rule: GroupRule,
     pub umask: Option<u32>,
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
     pub limits: Vec<Limit>,
     pub oom_score_adj: Option<i32>,
     pub filter: Option<Filter>,
+    /// Where the filter's listener goes.
+    pub listener: Option<Listener>,
     pub apparmor: Option<String>,
     pub selinux: Option<String>,
     pub scheduler: Option<Scheduler>,
@@ -52,6 +56,17 @@ pub(crate) struct Plan {
     pub memory_policy: Option<(u32, Vec<u64>)>,
     /// CPUs before and after the change of cgroup, for added processes.
     pub affinity: Affinity,
+}
+
+/// What becomes of supplementary groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupRule {
+    Set,
+    /// An empty list need not be set where the user namespace denies `setgroups(2)`: who starts a process there
+    /// could not drop groups before either.
+    SetUnlessDenied,
+    /// The maker's stay.
+    Keep,
 }
 
 /// Masks of CPUs, the first before and the second after the change of cgroup.
@@ -103,6 +118,11 @@ pub(crate) fn plan(
             .strip_prefix(b"HOME=")
             .is_some_and(|h| !h.is_empty())
     };
+    let seccomp = facts.seccomp.map(seccomp::compile).transpose()?.flatten();
+    let (filter, listener) = match seccomp {
+        Some(seccomp) => (Some(seccomp.filter), seccomp.listener),
+        None => (None, None),
+    };
     Ok(Plan {
         paths: paths(&arguments, &environment)?,
         wants_home: !environment.iter().any(is_home),
@@ -112,6 +132,7 @@ pub(crate) fn plan(
         uid: user.uid(),
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
+        group_rule: GroupRule::Set,
         umask: user.umask(),
         capabilities: capabilities(
             process.capabilities().as_ref(),
@@ -121,7 +142,8 @@ pub(crate) fn plan(
         no_new_privileges: process.no_new_privileges().unwrap_or(false),
         limits: limits(process)?,
         oom_score_adj: oom_score(process)?,
-        filter: facts.seccomp.map(seccomp::compile).transpose()?.flatten(),
+        filter,
+        listener,
         apparmor: process.apparmor_profile().clone().filter(|p| !p.is_empty()),
         selinux: process.selinux_label().clone().filter(|l| !l.is_empty()),
         scheduler: scheduler(process)?,

@@ -1,12 +1,23 @@
 //! The runtime from outside: bundles of busybox, run by `corten-oci`, or by any runtime with runc's
 //! command line that `CORTEN_TEST_RUNTIME` names. Needs root, and `busybox-static`.
 
+mod cli;
 mod criu;
 mod criu_wire;
+mod crowd;
+mod documents;
+mod events;
 mod harness;
 mod hostile;
 mod library;
 mod lifecycle;
 mod mounts;
+mod namespaces;
+mod peers;
 mod process;
+mod rootless;
+mod rootless_podman;
+mod seccomp;
+mod systemd;
 mod unified;
+mod user;

@@ -1,9 +1,7 @@
 //! The compiler. Code is emitted backwards, from the returns to the entry, so that every jump's target is
 //! already placed when the jump is: BPF jumps forward only, and 255 instructions far if conditional.
 
-use std::collections::BTreeMap;
-
-use super::names::X32_BIT;
+use super::names::{Numbers, X32_BIT, resolve};
 use super::program::{
     AND, Filter, Instruction, JUMP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, LOAD, RETURN,
 };
@@ -15,10 +13,19 @@ const OFFSET_AUDIT: u32 = 4;
 const KERNEL_MAX: usize = 4096;
 
 /// What happens to one number: the conditional rules, by their place in the policy, then an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Verdict {
-    conditional: Vec<u16>,
+    conditional: Vec<u32>,
     otherwise: Action,
+}
+
+impl Verdict {
+    /// Equality. Most have no conditions, and calling `memcmp` to learn that took half of all the compiler's time.
+    fn is(&self, other: &Self) -> bool {
+        self.otherwise == other.otherwise
+            && self.conditional.len() == other.conditional.len()
+            && (self.conditional.is_empty() || self.conditional == other.conditional)
+    }
 }
 
 /// A rule with its alternatives taken apart.
@@ -37,6 +44,17 @@ pub(super) fn compile(policy: &Policy<'_>) -> Result<Filter, CompileError> {
         return Err(CompileError::Argument(bad));
     }
     let (clauses, of_rule) = clauses(policy);
+    let numbers: Vec<(Numbers, u32)> = policy
+        .rules
+        .iter()
+        .zip(0..)
+        .flat_map(|(rule, at)| rule.names.iter().map(move |name| (resolve(name), at)))
+        .collect();
+    let rules = Rules {
+        policy,
+        of_rule,
+        numbers,
+    };
     let mut code = Backwards::default();
     // Entry: the audit architecture picks a tree; none fits: kill.
     let mut entry = code.action(Action::KILL_PROCESS);
@@ -44,7 +62,7 @@ pub(super) fn compile(policy: &Policy<'_>) -> Result<Filter, CompileError> {
     audits.sort_unstable();
     audits.dedup();
     for audit in audits {
-        let ranges = ranges(policy, audit, &of_rule);
+        let ranges = ranges(&rules, audit);
         let tree = code.tree(&ranges, &clauses);
         let tree = code.push(LOAD, 0, 0, OFFSET_NUMBER, tree);
         entry = code.branch(JUMP_EQUAL, audit, tree, entry);
@@ -57,12 +75,21 @@ pub(super) fn compile(policy: &Policy<'_>) -> Result<Filter, CompileError> {
     Ok(Filter::new(&code.instructions, policy.flags))
 }
 
+/// A policy with its names looked up, once for all ABIs.
+struct Rules<'a> {
+    policy: &'a Policy<'a>,
+    /// The clauses of each rule.
+    of_rule: Vec<std::ops::Range<u32>>,
+    /// Each name, and the place of its rule, in the policy's order.
+    numbers: Vec<(Numbers, u32)>,
+}
+
 /// Splits rules that test one argument twice; returns the clauses, and those of each rule.
-fn clauses<'a>(policy: &'a Policy<'_>) -> (Vec<Clause<'a>>, Vec<std::ops::Range<u16>>) {
+fn clauses<'a>(policy: &'a Policy<'_>) -> (Vec<Clause<'a>>, Vec<std::ops::Range<u32>>) {
     let mut clauses = Vec::new();
     let mut of_rule = Vec::new();
     for rule in &policy.rules {
-        let start = clauses.len() as u16;
+        let start = clauses.len() as u32;
         let twice = (0..6).any(|n| rule.conditions.iter().filter(|c| c.index == n).count() > 1);
         let size = if twice { 1 } else { rule.conditions.len() };
         if size > 0 {
@@ -71,17 +98,14 @@ fn clauses<'a>(policy: &'a Policy<'_>) -> (Vec<Clause<'a>>, Vec<std::ops::Range<
                 action: rule.action,
             }));
         }
-        of_rule.push(start..clauses.len() as u16);
+        of_rule.push(start..clauses.len() as u32);
     }
     (clauses, of_rule)
 }
 
 /// Sorted starts of ranges with one verdict; the first starts at 0, the last has no end.
-fn ranges(
-    policy: &Policy<'_>,
-    audit: u32,
-    of_rule: &[std::ops::Range<u16>],
-) -> Vec<(u32, Verdict)> {
+fn ranges(rules: &Rules<'_>, audit: u32) -> Vec<(u32, Verdict)> {
+    let policy = rules.policy;
     let plain = |otherwise| Verdict {
         conditional: Vec::new(),
         otherwise,
@@ -97,7 +121,7 @@ fn ranges(
             continue;
         };
         let mut at = base;
-        for (number, verdict) in verdicts(policy, abi, of_rule) {
+        for (number, verdict) in rules.verdicts(abi) {
             if number > at {
                 ranges.push((at, plain(policy.default)));
             }
@@ -110,7 +134,7 @@ fn ranges(
             ranges.push((at, plain(rest)));
         }
     }
-    ranges.dedup_by(|later, earlier| later.1 == earlier.1);
+    ranges.dedup_by(|later, earlier| later.1.is(&earlier.1));
     ranges
 }
 
@@ -127,43 +151,45 @@ fn partitions(policy: &Policy<'_>, audit: u32) -> Vec<(u32, u32, Option<Abi>)> {
     vec![(0, u32::MAX, abi)]
 }
 
-fn verdicts(
-    policy: &Policy<'_>,
-    abi: Abi,
-    of_rule: &[std::ops::Range<u16>],
-) -> BTreeMap<u32, Verdict> {
-    // The flag says that an unconditional rule has been seen.
-    let mut found: BTreeMap<u32, (Verdict, bool)> = BTreeMap::new();
-    for (rule, clauses) in policy.rules.iter().zip(of_rule) {
-        for number in rule.names.iter().filter_map(|name| abi.number(name)) {
-            let (verdict, settled) = found.entry(number).or_insert_with(|| {
-                let otherwise = policy.default;
-                let conditional = Vec::new();
-                (
-                    Verdict {
-                        conditional,
-                        otherwise,
-                    },
-                    false,
-                )
+impl Rules<'_> {
+    /// What happens to each number that is named, ascending.
+    fn verdicts(&self, abi: Abi) -> impl Iterator<Item = (u32, Verdict)> {
+        let base = if abi == Abi::X32 { X32_BIT } else { 0 };
+        // By number; the flag says that an unconditional rule has been seen.
+        let mut found: Vec<Option<(Verdict, bool)>> = Vec::with_capacity(512);
+        for (numbers, rule) in &self.numbers {
+            let Some(number) = numbers.of(abi) else {
+                continue;
+            };
+            let slot = (number - base) as usize;
+            if slot >= found.len() {
+                found.resize(slot + 1, None);
+            }
+            let (verdict, settled) = found[slot].get_or_insert_with(|| {
+                let plain = Verdict {
+                    conditional: Vec::new(),
+                    otherwise: self.policy.default,
+                };
+                (plain, false)
             });
+            let clauses = &self.of_rule[*rule as usize];
             if !clauses.is_empty() {
                 verdict.conditional.extend(clauses.clone());
             } else if !*settled {
-                (verdict.otherwise, *settled) = (rule.action, true);
+                (verdict.otherwise, *settled) = (self.policy.rules[*rule as usize].action, true);
             }
         }
+        let numbered = found.into_iter().zip(base..);
+        numbered.filter_map(|(verdict, number)| Some((number, verdict?.0)))
     }
-    found
-        .into_iter()
-        .map(|(number, (verdict, _))| (number, verdict))
-        .collect()
 }
 
 /// Instructions from last to first. A place is counted from the end, so it stays valid as code grows.
 #[derive(Default)]
 struct Backwards {
     instructions: Vec<Instruction>,
+    /// The latest `return` of each action.
+    returns: Vec<(Action, Place)>,
 }
 
 /// Where an instruction is: how many follow it.
@@ -199,11 +225,17 @@ impl Backwards {
         // Some room is left for the instructions between this and the jump.
         const REACH: usize = 240;
         let nearest = self.instructions.len().saturating_sub(REACH);
-        let wanted = |i: &Instruction| i.code == RETURN && i.k == action.bits();
-        let found = self.instructions[nearest..].iter().rposition(wanted);
-        match found {
-            Some(index) => nearest + index,
-            None => self.emit(RETURN, 0, 0, action.bits()),
+        let known = self.returns.iter_mut().find(|(a, _)| *a == action);
+        match known {
+            Some((_, place)) if *place >= nearest => *place,
+            Some((_, place)) => {
+                *place = self.instructions.len();
+                self.emit(RETURN, 0, 0, action.bits())
+            }
+            None => {
+                self.returns.push((action, self.instructions.len()));
+                self.emit(RETURN, 0, 0, action.bits())
+            }
         }
     }
 
@@ -245,7 +277,7 @@ impl Backwards {
     fn leaf(&mut self, verdict: &Verdict, clauses: &[Clause<'_>]) -> Place {
         let mut next = self.action(verdict.otherwise);
         for clause in verdict.conditional.iter().rev() {
-            let clause = &clauses[usize::from(*clause)];
+            let clause = &clauses[*clause as usize];
             let mut matched = self.action(clause.action);
             for condition in clause.conditions.iter().rev() {
                 matched = self.condition(*condition, matched, next);
@@ -261,7 +293,8 @@ impl Backwards {
         match condition.test {
             Test::Equal(v) => self.equal(index, None, v, yes, no),
             Test::NotEqual(v) => self.equal(index, None, v, no, yes),
-            Test::Masked { mask, value } => self.equal(index, Some(mask), value, yes, no),
+            // Bits of the value outside of the mask mean nothing, as in libseccomp.
+            Test::Masked { mask, value } => self.equal(index, Some(mask), value & mask, yes, no),
             Test::Greater(v) => self.ordered(index, JUMP_GREATER, v, yes, no),
             Test::GreaterOrEqual(v) => self.ordered(index, JUMP_GREATER_EQUAL, v, yes, no),
             Test::Less(v) => self.ordered(index, JUMP_GREATER_EQUAL, v, no, yes),

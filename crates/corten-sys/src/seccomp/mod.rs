@@ -9,12 +9,15 @@
 //!
 //! Meaning, where the runtime specification is silent: the conditional rules of a call are tried in the
 //! order given, then its first unconditional rule, then the default. Two conditions of one rule on the
-//! same argument are alternatives, as in runc. Names that no ABI knows are ignored, as libseccomp does.
+//! same argument are alternatives, as in runc. (In libseccomp an unconditional rule cancels the conditional
+//! ones of its call, before and after it; what a policy says of one argument is lost then.) Names that no ABI knows are ignored, as libseccomp does.
 //! Calls newer than every name of a policy that refuses by default give `ENOSYS`, so that C libraries
 //! fall back to older calls.
 
 mod compile;
+pub mod listener;
 mod names;
+pub mod probe;
 mod program;
 
 pub use names::Abi;
@@ -61,7 +64,7 @@ pub enum Test {
     Equal(u64),
     GreaterOrEqual(u64),
     Greater(u64),
-    /// `argument & mask == value`
+    /// `argument & mask == value & mask`
     Masked {
         mask: u64,
         value: u64,
@@ -94,8 +97,15 @@ pub struct Policy<'a> {
     pub flags: u32,
 }
 
+/// All threads at once: nothing to a process that has one.
+pub const FLAG_TSYNC: u32 = 1;
 pub const FLAG_LOG: u32 = 2;
 pub const FLAG_SPEC_ALLOW: u32 = 4;
+/// The installation gives a descriptor on which the calls judged [`Action::NOTIFY`] are heard (Linux 5.0).
+pub const FLAG_NEW_LISTENER: u32 = 8;
+/// A call that a listener has taken up is interrupted by fatal signals only (Linux 5.19). Without a listener
+/// the kernel refuses the flag.
+pub const FLAG_WAIT_KILLABLE_RECV: u32 = 32;
 
 /// Why a policy makes no filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

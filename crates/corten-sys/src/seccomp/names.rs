@@ -38,17 +38,33 @@ impl Abi {
 
     /// The number of `name`, if this ABI has such a call.
     pub fn number(self, name: &str) -> Option<u32> {
-        match self {
-            Self::Native => find(&NATIVE, name, |n| Native::new(n).map(|s| s.name())),
-            #[cfg(target_arch = "x86_64")]
-            Self::X86 => find(&X86_TABLE, name, |n| X86::new(n).map(|s| s.name())),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::X86 => None,
-            Self::X32 => {
-                let own = X32_OWN.iter().position(|n| *n == name);
-                let own = own.map(|index| 512 + index as u32);
-                own.or_else(|| Self::Native.number(name))
-                    .map(|n| n | X32_BIT)
+        resolve(name).of(self)
+    }
+}
+
+/// The numbers of one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Numbers {
+    native: u16,
+    x86: u16,
+}
+
+impl Numbers {
+    const NONE: Self = Self {
+        native: EMPTY,
+        x86: EMPTY,
+    };
+
+    pub fn of(self, abi: Abi) -> Option<u32> {
+        let known = |number: u16| (number != EMPTY).then_some(u32::from(number));
+        match abi {
+            Abi::Native => known(self.native),
+            Abi::X86 => known(self.x86),
+            Abi::X32 => {
+                let own = X32_NUMBERS.get(usize::from(self.native)).copied();
+                own.and_then(known)
+                    .or_else(|| known(self.native))
+                    .map(|number| number | X32_BIT)
             }
         }
     }
@@ -94,12 +110,30 @@ const X32_OWN: [&str; 36] = [
     "pwritev2",
 ];
 
-const SLOTS: usize = 2048;
-/// No number in this slot.
-const EMPTY: u16 = u16::MAX;
+/// For each native number that x32 replaces, its own.
+static X32_NUMBERS: [u16; NUMBERS] = {
+    let mut numbers = [EMPTY; NUMBERS];
+    let mut index = 0;
+    while index < X32_OWN.len() {
+        let mut number = 0;
+        while number < NUMBERS {
+            if let Some(call) = Native::new(number)
+                && same(call.name(), X32_OWN[index])
+            {
+                numbers[number] = 512 + index as u16;
+            }
+            number += 1;
+        }
+        index += 1;
+    }
+    numbers
+};
 
-/// Open addressing over [`hash`]; a slot holds a number.
-type Table = [u16; SLOTS];
+const SLOTS: usize = 2048;
+/// No table goes further.
+const NUMBERS: usize = 600;
+/// No number.
+const EMPTY: u16 = u16::MAX;
 
 /// FNV-1a.
 const fn hash(name: &str) -> usize {
@@ -113,37 +147,72 @@ const fn hash(name: &str) -> usize {
     (hash ^ (hash >> 15)) as usize % SLOTS
 }
 
-macro_rules! table {
-    ($sysno:ty) => {{
-        let mut table = [EMPTY; SLOTS];
-        let mut number = 0;
-        while number < 600 {
-            if let Some(call) = <$sysno>::new(number) {
-                let mut slot = hash(call.name());
-                while table[slot] != EMPTY {
-                    slot = (slot + 1) % SLOTS;
-                }
-                table[slot] = number as u16;
+/// Equality, at compile time too. For names this short a loop is quicker than `memcmp`.
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut index = 0;
+    while index < a.len() && index < b.len() && a[index] == b[index] {
+        index += 1;
+    }
+    index == a.len() && index == b.len()
+}
+
+/// Open addressing over [`hash`]: one probe finds a name's numbers in all tables. Numbers only, no
+/// names: nothing that the loader would have to relocate at each start.
+static TABLE: [Numbers; SLOTS] = {
+    let mut table = [Numbers::NONE; SLOTS];
+    let mut number = 0;
+    while number < NUMBERS {
+        if let Some(call) = Native::new(number) {
+            table[slot(&table, call.name())].native = number as u16;
+        }
+        number += 1;
+    }
+    #[cfg(target_arch = "x86_64")]
+    {
+        number = 0;
+        while number < NUMBERS {
+            if let Some(call) = X86::new(number) {
+                table[slot(&table, call.name())].x86 = number as u16;
             }
             number += 1;
         }
-        table
-    }};
-}
+    }
+    table
+};
 
-static NATIVE: Table = table!(Native);
-#[cfg(target_arch = "x86_64")]
-static X86_TABLE: Table = table!(X86);
-
-fn find(table: &Table, name: &str, name_of: impl Fn(usize) -> Option<&'static str>) -> Option<u32> {
+/// The slot of a name, or the empty one where it belongs.
+const fn slot(table: &[Numbers; SLOTS], name: &str) -> usize {
     let mut slot = hash(name);
-    while table[slot] != EMPTY {
-        if name_of(table[slot].into()) == Some(name) {
-            return Some(table[slot].into());
+    while let Some(found) = name_of(table[slot]) {
+        if same(found, name) {
+            break;
         }
         slot = (slot + 1) % SLOTS;
     }
+    slot
+}
+
+const fn name_of(numbers: Numbers) -> Option<&'static str> {
+    if let Some(call) = Native::new(numbers.native as usize) {
+        return Some(call.name());
+    }
+    #[cfg(target_arch = "x86_64")]
+    if let Some(call) = X86::new(numbers.x86 as usize) {
+        return Some(call.name());
+    }
     None
+}
+
+pub(super) fn resolve(name: &str) -> Numbers {
+    let mut slot = hash(name);
+    loop {
+        match name_of(TABLE[slot]) {
+            None => return Numbers::NONE,
+            Some(found) if same(found, name) => return TABLE[slot],
+            Some(_) => slot = (slot + 1) % SLOTS,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! A finished filter: installed into the kernel, or run here to learn what it would say.
 
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
 use rustix::io::Errno;
 
-use super::Abi;
+use super::{Abi, Action, FLAG_NEW_LISTENER};
 use crate::call::checked;
 
 /// `struct sock_filter` of `linux/filter.h`.
@@ -70,35 +72,52 @@ impl Filter {
     }
 
     /// Installs it for the calling thread and all that it starts. Needs CAP_SYS_ADMIN or
-    /// no-new-privileges. There is no way back.
-    pub fn install(&self) -> Result<(), Errno> {
+    /// no-new-privileges. There is no way back. With a listener, its descriptor is returned: close-on-exec,
+    /// and with its last copy gone the calls in question fail with `ENOSYS`.
+    pub fn install(&self) -> Result<Option<OwnedFd>, Errno> {
         const SECCOMP_SET_MODE_FILTER: u32 = 1;
         let program = libc::sock_fprog {
             len: self.len() as u16,
             filter: self.bytes.as_ptr().cast_mut().cast(),
         };
         // SAFETY: `len` instructions of eight bytes are there; the kernel copies them, at any alignment.
-        checked(unsafe {
+        let answer = checked(unsafe {
             libc::syscall(
                 libc::SYS_seccomp,
                 SECCOMP_SET_MODE_FILTER,
                 self.flags,
                 &raw const program,
             )
-        })
-        .map(drop)
+        })?;
+        Ok(self.listens().then(|| {
+            // SAFETY: with the flag, success is a new descriptor that nobody else owns.
+            unsafe { OwnedFd::from_raw_fd(answer as RawFd) }
+        }))
+    }
+
+    /// Does it come with a listener?
+    pub fn listens(&self) -> bool {
+        self.flags & FLAG_NEW_LISTENER != 0
     }
 
     /// Does a call of this name, with no particular arguments, pass?
     pub fn lets_pass(&self, name: &str) -> bool {
-        Abi::Native.number(name).is_some_and(|number| {
-            let verdict = self.judge(&Call {
-                audit: Abi::Native.audit(),
-                number,
-                arguments: [0; 6],
-            });
-            verdict == super::Action::ALLOW.bits() || verdict == super::Action::LOG.bits()
-        })
+        self.verdict(name).is_some_and(Action::lets_pass)
+    }
+
+    /// As [`lets_pass`](Self::lets_pass), or is it up to a listener?
+    pub fn may_pass(&self, name: &str) -> bool {
+        let may = |a: Action| a.lets_pass() || a == Action::NOTIFY;
+        self.verdict(name).is_some_and(may)
+    }
+
+    fn verdict(&self, name: &str) -> Option<Action> {
+        let number = Abi::Native.number(name)?;
+        Some(Action(self.judge(&Call {
+            audit: Abi::Native.audit(),
+            number,
+            arguments: [0; 6],
+        })))
     }
 
     fn instruction(&self, index: usize) -> Option<Instruction> {
@@ -129,7 +148,7 @@ impl Filter {
                 _ => break,
             }
         }
-        super::Action::KILL_PROCESS.bits()
+        Action::KILL_PROCESS.bits()
     }
 }
 

@@ -19,6 +19,7 @@ mod lifecycle;
 mod options;
 mod phases;
 mod run;
+mod soak;
 mod throughput;
 mod trace;
 
@@ -73,7 +74,7 @@ pub fn run(args: &[String]) -> Result<()> {
         .stdin(Stdio::null())
         .status()
         .context("cannot run unshare")?;
-    before.restore()?;
+    before.restore_own()?;
     if status.success() {
         Ok(())
     } else {
@@ -81,24 +82,21 @@ pub fn run(args: &[String]) -> Result<()> {
     }
 }
 
-/// The small executable, if the workspace has one, or the whole engine, which is a runtime by its name.
+/// The small executable, as it ships.
 fn built_runtime() -> Result<PathBuf> {
-    let metadata = crate::metadata::Graph::load()?;
-    let small = metadata.members().find(|package| {
-        let mut targets = package.targets.iter();
-        targets.any(|target| target.kind == "bin" && target.name == "corten-oci")
-    });
-    match small {
-        Some(package) => {
-            let package = package.name.clone();
-            super::built(&["-p", &package, "--bin", "corten-oci"], "corten-oci")
-        }
-        None => super::built(&["-p", "corten"], "corten"),
-    }
+    let what = [
+        "--profile",
+        "small",
+        "-p",
+        "corten-runtime",
+        "--bin",
+        "corten-oci",
+    ];
+    super::built(&what, "corten-oci")
 }
 
 fn example(package: &str, name: &str) -> Result<PathBuf> {
-    super::built(&["-p", package, "--example", name], name)
+    super::built(&["--release", "-p", package, "--example", name], name)
 }
 
 /// The inner half, in a mount namespace of its own.
@@ -109,6 +107,9 @@ pub fn inside(args: &[String]) -> Result<()> {
     let options = Options::parse(options)?;
     let rig = Rig::open([corten, floor, peak, profile], &options)?;
     report::machine();
+    if let Some(count) = options.soak {
+        return soak::measure(&rig, count);
+    }
     let mut gates = Gates::default();
     for part in &options.parts {
         match part.as_str() {

@@ -13,6 +13,8 @@ pub struct Options {
     pub rounds: usize,
     /// Milliseconds of rest between the steps of a lifecycle: an idle machine ends RCU grace periods later.
     pub gap: u64,
+    /// No series, but so many containers one after the other.
+    pub soak: Option<usize>,
     pub parts: Vec<String>,
 }
 
@@ -23,6 +25,7 @@ impl Options {
             fifo: false,
             rounds: 0,
             gap: 0,
+            soak: None,
             parts: Vec::new(),
         };
         let mut args = args.iter();
@@ -35,11 +38,12 @@ impl Options {
                 "--quick" => options.quick = true,
                 "--fifo" => options.fifo = true,
                 "--rounds" => options.rounds = usize::try_from(number()?).unwrap_or(ROUNDS),
+                "--soak" => options.soak = usize::try_from(number()?).ok(),
                 "--gap" => options.gap = number()?,
                 part if PARTS.contains(&part) => options.parts.push(part.to_owned()),
                 other => {
                     return Err(failure(format!(
-                        "bench oci knows no {other}; it has --quick, --fifo, --rounds N, --gap MS, and the parts {}",
+                        "bench oci knows no {other}; it has --quick, --fifo, --rounds N, --gap MS, --soak N, and the parts {}",
                         PARTS.join(", ")
                     )));
                 }
@@ -67,6 +71,9 @@ impl Options {
         }
         if self.fifo {
             words.push("--fifo".to_owned());
+        }
+        if let Some(count) = self.soak {
+            words.extend(["--soak".to_owned(), count.to_string()]);
         }
         words.extend(self.parts.iter().cloned());
         words
