@@ -98,6 +98,8 @@ steps! {
     Descriptors = "close inherited descriptors",
     Seccomp = "install the seccomp filter",
     Trampoline = "enter the trampoline",
+    Fork = "start a process in the container's pid namespace",
+    OomScore = "set the OOM score",
     Execute = "execute it",
 }
 
@@ -174,9 +176,12 @@ pub(crate) enum Message {
     End,
 }
 
+/// The first word of a forerunner's report, which the trampoline sends with the process id.
+pub(crate) const FORKED: u64 = (Kind::Forked as u64) << 32;
+
 /// Init's forerunner: who goes on.
 pub(crate) fn send_forked(socket: impl AsFd, pid: u32) -> Result<(), Errno> {
-    send_header(socket, tag_of(Kind::Forked, 0), pid, &[])
+    send_header(socket, FORKED, pid, &[])
 }
 
 /// Init: all is mounted.

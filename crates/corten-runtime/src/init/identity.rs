@@ -18,7 +18,7 @@ pub(crate) fn apply<'a>(plan: &'a Plan, parts: &mut Parts) -> Result<(), Failure
             .map_err(Failure::at(Step::Limit, limit.name.as_bytes()))?;
     }
     stdio(plan, parts)?;
-    label(plan)?;
+    label(plan, parts)?;
     let inside = change_folder(plan, true)?;
     super::program::find_home(plan, parts).map_err(Failure::at(Step::Home, b"/etc/passwd"))?;
     become_user(plan, parts.capabilities)?;
@@ -51,7 +51,10 @@ fn scheduling(plan: &Plan) -> Result<(), Failure<'_>> {
 fn stdio<'a>(plan: &Plan, parts: &mut Parts) -> Result<(), Failure<'a>> {
     let at = |step| Failure::at(step, b"");
     if let Some(terminal) = &parts.terminal {
-        rustix::process::ioctl_tiocsctty(terminal).map_err(at(Step::Terminal))?;
+        // A forerunner leads no session; who comes after it takes the terminal.
+        if !parts.forks {
+            rustix::process::ioctl_tiocsctty(terminal).map_err(at(Step::Terminal))?;
+        }
         for target in 0..3 {
             process::install(terminal, target).map_err(at(Step::Stdio))?;
         }
@@ -88,11 +91,14 @@ fn own_stdio(plan: &Plan) {
 }
 
 /// The label takes effect at the next exec. Written through a procfs that nobody can have covered.
-fn label(plan: &Plan) -> Result<(), Failure<'_>> {
+fn label<'a>(plan: &'a Plan, parts: &mut Parts) -> Result<(), Failure<'a>> {
     if plan.apparmor.is_none() && plan.selinux.is_none() {
         return Ok(());
     }
-    let procfs = super::root::procfs().map_err(Failure::at(Step::Label, b"/proc"))?;
+    let procfs = match parts.procfs.take() {
+        Some(procfs) => procfs,
+        None => super::root::procfs().map_err(Failure::at(Step::Label, b"/proc"))?,
+    };
     let write = |file: &str, text: &[u8]| -> Result<(), Errno> {
         // thread-self is a link of procfs's own making.
         let path = format!("thread-self/attr/{file}");

@@ -5,11 +5,11 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use corten_sys::exec::Program;
 use corten_sys::process;
-use corten_sys::trampoline::{Tags, Trampoline};
+use corten_sys::trampoline::{Fork, Tags, Trampoline, Way};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, openat, statat};
 use rustix::io::Errno;
 
-use crate::handshake::{Failure, Step, tag};
+use crate::handshake::{Failure, FORKED, Step, tag};
 use crate::plan::process::Plan;
 
 /// What a process needs besides its plan: made before the clone.
@@ -23,6 +23,10 @@ pub(crate) struct Parts {
     /// Capabilities that the new process starts with.
     pub capabilities: u64,
     pub preserve_fds: u32,
+    /// The process is not in its pid namespace yet: a sibling of it will be, made by the trampoline.
+    pub forks: bool,
+    /// A procfs in which this process is, for its security label.
+    pub procfs: Option<OwnedFd>,
     /// Which of the program's paths it is.
     pub found: usize,
 }
@@ -63,6 +67,12 @@ pub(crate) fn execute<'a>(plan: &'a Plan, parts: Parts, report: impl AsFd) -> Fa
     if let Err(errno) = process::cloexec_from(3 + parts.preserve_fds) {
         return at(Step::Descriptors, errno);
     }
+    let fork = parts.forks.then(|| Fork {
+        told: FORKED,
+        failed: tag(Step::Fork),
+        session: tag(Step::Session),
+        terminal: parts.terminal.as_ref().map(|_| tag(Step::Terminal)),
+    });
     let Parts {
         program,
         trampoline,
@@ -87,8 +97,12 @@ pub(crate) fn execute<'a>(plan: &'a Plan, parts: Parts, report: impl AsFd) -> Fa
         filter: tag(Step::Seccomp),
         execute: tag(Step::Execute),
     };
-    let there = filter.filter(|_| here.is_none());
-    let errno = trampoline.execute(&program, path, report, there, tags);
+    let way = Way {
+        fork,
+        filter: filter.filter(|_| here.is_none()),
+        tags,
+    };
+    let errno = trampoline.execute(&program, path, report, &way);
     at(Step::Trampoline, errno)
 }
 

@@ -143,13 +143,14 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         true => u64::MAX,
         false => held.permitted,
     };
-    let parts = launch::parts(
-        &plan.process,
+    let asked = launch::Asked {
         stdio,
-        slave,
-        options.preserve_fds,
+        terminal: slave,
+        preserve_fds: options.preserve_fds,
         capabilities,
-    )?;
+        forks: false,
+    };
+    let parts = launch::parts(&plan.process, asked)?;
     let mut route = launch::route(&plan.namespaces, !entry.v1_tasks.is_empty())?;
     let (ours, theirs) = launch::pair()?;
     let start = match gate {
@@ -224,7 +225,8 @@ fn attend(
     gate: bool,
 ) -> Result<(), Error> {
     if let Some(score) = plan.process.oom_score_adj {
-        launch::oom_score(child.pid, score)?;
+        launch::oom_score(&child.pid.to_string(), score)
+            .map_err(failed("set the OOM score of", "init"))?;
     }
     let program = launch::program_name(&plan.process);
     let lost = || failed("talk to", "init");

@@ -60,7 +60,15 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
         None => (None, None),
     };
-    let parts = launch::parts(&plan, stdio, slave, options.preserve_fds, capabilities)?;
+    let forks = can_fork(&plan);
+    let asked = launch::Asked {
+        stdio,
+        terminal: slave,
+        preserve_fds: options.preserve_fds,
+        capabilities,
+        forks,
+    };
+    let parts = launch::parts(&plan, asked)?;
     let entry = cgroup.entry().map_err(refused("enter the control group"))?;
     let (ours, theirs) = launch::pair()?;
     let copy =
@@ -74,15 +82,12 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
         socket: theirs,
     };
-    let child = Route::into_pid(copy()?)?.clone(entry.v2.as_ref(), move || added.run())?;
-    let attend = || -> Result<Message, Error> {
-        if let Some(score) = plan.oom_score_adj {
-            launch::oom_score(child.pid, score)?;
-        }
-        heed(&ours, &child)?;
-        handshake::receive(&ours)
+    let route = match forks {
+        true => Route::default(),
+        false => Route::into_pid(copy()?)?,
     };
-    match attend() {
+    let mut child = route.clone(entry.v2.as_ref(), move || added.run())?;
+    match attend(&mut child, &ours, forks) {
         Ok(Message::End) => Ok(Execed {
             pid: child.pid,
             pidfd: child.pidfd,
@@ -99,6 +104,39 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     }
 }
 
+/// Whether the way in may end with a fork, so that the process is in the container's pid namespace only when
+/// nothing of the host is left in it. Where it may not, the process is born in there: not dumpable,
+/// so that only who may trace all that root has (CAP_SYS_PTRACE, and no user namespace) sees what it holds.
+fn can_fork(plan: &Plan) -> bool {
+    // sched(7): not inherited by a child, or no child allowed at all.
+    const RESET_ON_FORK: u64 = 1;
+    const SCHED_DEADLINE: u32 = 6;
+    let scheduled = plan
+        .scheduler
+        .is_some_and(|s| s.flags & RESET_ON_FORK != 0 || s.policy == SCHED_DEADLINE);
+    // The trampoline runs under a filter that is installed before it.
+    let calls = ["clone", "setsid", "ioctl", "write", "exit_group"];
+    let filtered = plan.filter.as_ref().is_some_and(|filter| {
+        !plan.no_new_privileges && calls.iter().any(|call| !filter.lets_pass(call))
+    });
+    !scheduled && !filtered
+}
+
+/// Until the program runs, or does not. `child` becomes the process that goes on.
+fn attend(child: &mut Child, socket: &OwnedFd, forks: bool) -> Result<Message, Error> {
+    heed(socket, child)?;
+    let message = handshake::receive(socket)?;
+    let pid = match message {
+        Message::Forked { pid } if forks => pid,
+        // It ended without a word: nothing was executed.
+        Message::End if forks => return Ok(Message::Ready),
+        other => return Ok(other),
+    };
+    *child = launch::adopted(child, pid)?;
+    heed(socket, child)?;
+    handshake::receive(socket)
+}
+
 /// How long a process may take from its clone to its program. A cold disk needs a fraction of it.
 const ENTRY: Duration = Duration::from_secs(5);
 /// How often to look whether it was stopped.
@@ -107,7 +145,7 @@ const LOOK: Timespec = Timespec {
     tv_nsec: 10_000_000,
 };
 
-/// Waits until the new process has something to say. It is in the container's pid namespace already, where root
+/// Waits until the new process has something to say. Once in the container's pid namespace, root there
 /// can stop it, or take hold of its socket (pidfd_getfd(2)); neither may hold us up.
 fn heed(socket: &OwnedFd, child: &Child) -> Result<(), Error> {
     let deadline = Instant::now() + ENTRY;
@@ -254,10 +292,19 @@ impl<'a> Added<'a> {
             let at = Failure::at(Step::Affinity, b"");
             corten_sys::schedule::set_affinity(cpus).map_err(at)?;
         }
+        if let Some(score) = self.plan.oom_score_adj {
+            // By ourselves: after the fork it would be too late.
+            launch::oom_score("self", score).map_err(Failure::at(Step::OomScore, b""))?;
+        }
         for tasks in self.tasks.drain(..) {
             rustix::io::write(&tasks, b"0").map_err(Failure::at(Step::EnterCgroup, b""))?;
         }
-        namespace::enter(&self.init, self.kinds).map_err(Failure::at(Step::JoinNamespace, b""))?;
+        let kinds = match self.parts.forks {
+            // For the children, as always with this one (pid_namespaces(7)).
+            true => self.kinds.with(Namespaces::PID),
+            false => self.kinds,
+        };
+        namespace::enter(&self.init, kinds).map_err(Failure::at(Step::JoinNamespace, b""))?;
         if self.kinds.contains(Namespaces::USER) {
             let at = Failure::at(Step::BecomeRoot, b"");
             capability::set_identity(0, 0, &[]).map_err(at)?;
@@ -265,7 +312,9 @@ impl<'a> Added<'a> {
         if let Some(name) = &self.keyring {
             keyring::new_session(name).map_err(Failure::at(Step::Keyring, b""))?;
         }
-        rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
+        if !self.parts.forks {
+            rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
+        }
         identity::apply(self.plan, &mut self.parts)?;
         program::find(self.plan, &mut self.parts)
     }

@@ -13,7 +13,7 @@ use corten_sys::trampoline::{self, Trampoline};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use crate::error::{Error, failed, unsupported};
 use crate::handshake::{self, Message};
@@ -22,14 +22,26 @@ use crate::plan::namespaces::{Mappings, Plan};
 use crate::plan::process::Plan as ProcessPlan;
 use crate::request::Stdio;
 
+/// What is asked for besides the plan of a process.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub stdio: Stdio,
+    pub terminal: Option<OwnedFd>,
+    pub preserve_fds: u32,
+    pub capabilities: u64,
+    /// See [`Parts::forks`].
+    pub forks: bool,
+}
+
 /// The parts of a process that are made beforehand.
-pub(crate) fn parts(
-    plan: &ProcessPlan,
-    stdio: Stdio,
-    terminal: Option<OwnedFd>,
-    preserve_fds: u32,
-    capabilities: u64,
-) -> Result<Parts, Error> {
+pub(crate) fn parts(plan: &ProcessPlan, asked: Asked) -> Result<Parts, Error> {
+    let Asked {
+        stdio,
+        terminal,
+        preserve_fds,
+        capabilities,
+        forks,
+    } = asked;
     check_preserved(preserve_fds)?;
     let program = Program::new(
         plan.paths.clone(),
@@ -47,7 +59,11 @@ pub(crate) fn parts(
             "a seccomp policy without {call} and without process.noNewPrivileges, in a process that is not sealed,"
         )));
     }
-    let trampoline = (!sealed).then(|| Trampoline::reserve(&program, filter));
+    let trampoline = (!sealed || forks).then(|| Trampoline::reserve(&program, filter));
+    let procfs = match forks && (plan.apparmor.is_some() || plan.selinux.is_some()) {
+        true => Some(crate::init::root::procfs().map_err(failed("mount", "proc"))?),
+        false => None,
+    };
     let stdio = match stdio {
         Stdio::Inherit | Stdio::Terminal { .. } => None,
         Stdio::Fds {
@@ -63,6 +79,8 @@ pub(crate) fn parts(
         stdio,
         capabilities,
         preserve_fds,
+        forks,
+        procfs,
         found: 0,
     })
 }
@@ -268,19 +286,27 @@ impl Route {
     }
 }
 
-/// The process that goes on, where init's first process had to fork.
+/// The process that goes on, where the first had to fork.
 pub(crate) fn adopt(first: &Child, socket: &OwnedFd, program: &OsStr) -> Result<Child, Error> {
     match handshake::receive(socket)? {
-        Message::Forked { pid } => {
-            process::wait(&first.pidfd).map_err(failed("wait for", "init's first process"))?;
-            let pidfd = Pid::from_raw(pid as i32)
-                .ok_or(Errno::SRCH)
-                .and_then(|process| pidfd_open(process, PidfdFlags::empty()))
-                .map_err(failed("open a pidfd of", "init"))?;
-            Ok(Child { pid, pidfd })
-        }
+        Message::Forked { pid } => adopted(first, pid),
         other => Err(reap(first, other, program)),
     }
+}
+
+/// The process `pid`, which `first` says it has made. It must be a child of ours: who could speak for `first`
+/// would have us signal anybody.
+pub(crate) fn adopted(first: &Child, pid: u32) -> Result<Child, Error> {
+    process::wait(&first.pidfd).map_err(failed("wait for", "the first process"))?;
+    let adopt = || -> Result<OwnedFd, Errno> {
+        let raw = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
+        Ok(pidfd)
+    };
+    let pidfd = adopt().map_err(failed("adopt", "the process that goes on"))?;
+    Ok(Child { pid, pidfd })
 }
 
 /// Gives a new user namespace its ids. Written by the maker, who may map any.
@@ -290,30 +316,30 @@ pub(crate) fn map_ids(pid: u32, mappings: &Mappings) -> Result<(), Error> {
     write_file(&folder.join("gid_map"), &mappings.gid.text())
 }
 
-/// Asks for an OOM score. Lowering it takes CAP_SYS_RESOURCE; without, our own is the lowest there is, as
-/// containerd's `restrict_oom_score_adj` has it.
-pub(crate) fn oom_score(pid: u32, score: i32) -> Result<(), Error> {
-    let file = Path::new("/proc")
-        .join(pid.to_string())
-        .join("oom_score_adj");
-    match write_file(&file, &score.to_string()) {
-        Err(Error::Step { errno, .. }) if errno == Errno::ACCESS.raw_os_error() => {
-            let own = std::fs::read_to_string("/proc/self/oom_score_adj")
-                .map_err(crate::error::failed_io("read", "/proc/self/oom_score_adj"))?;
+/// Gives the process `who` of /proc an OOM score. Lowering it takes CAP_SYS_RESOURCE; without, our own is the
+/// lowest there is, as containerd's `restrict_oom_score_adj` has it.
+pub(crate) fn oom_score(who: &str, score: i32) -> Result<(), Errno> {
+    const OWN: &str = "/proc/self/oom_score_adj";
+    let file = format!("/proc/{who}/oom_score_adj");
+    match write_text(file.as_ref(), &score.to_string()) {
+        Err(Errno::ACCESS) => {
+            let own = std::fs::read_to_string(OWN);
+            let own = own.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
             let own = own.trim().parse().unwrap_or(0);
-            write_file(&file, &score.max(own).to_string())
+            write_text(file.as_ref(), &score.max(own).to_string())
         }
         other => other,
     }
 }
 
 fn write_file(path: &Path, text: &str) -> Result<(), Error> {
-    let write = || -> Result<(), Errno> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = openat(CWD, path, flags, Mode::empty())?;
-        rustix::io::write(&file, text.as_bytes()).map(drop)
-    };
-    write().map_err(failed("write", path))
+    write_text(path, text).map_err(failed("write", path))
+}
+
+fn write_text(path: &Path, text: &str) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes()).map(drop)
 }
 
 /// Reaps a child that has reported its failure, or died without a word.
