@@ -321,6 +321,13 @@ fn io_v1(bytes: &str, counts: &str) -> Vec<Io> {
     found.into_values().collect()
 }
 
+/// For the fuzzer: the kernel's tables.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz(text: &str) {
+    let _ = (pairs(text), cpu_v2(text), io_v2(text), io_v1(text, text));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -257,7 +257,7 @@ pub(crate) fn receive(socket: impl AsFd) -> Result<Message, Error> {
     Ok(parse(&buffer[..len]))
 }
 
-fn parse(bytes: &[u8]) -> Message {
+pub(crate) fn parse(bytes: &[u8]) -> Message {
     let Some((header, path)) = bytes.split_at_checked(HEADER) else {
         return Message::End;
     };

@@ -19,6 +19,9 @@
 
 pub mod cli;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod init;
 mod lifecycle;

@@ -433,6 +433,18 @@ pub(crate) fn wait_end(pidfd: impl AsFd) -> Result<(), Error> {
     }
 }
 
+/// For the fuzzer: whatever can be read can be written and read again, and has the id that it says.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = Stat::parse(bytes);
+    let Ok(record) = serde_json::from_slice::<Record>(bytes) else {
+        return;
+    };
+    let text = serde_json::to_vec(&record).expect("a record can be written");
+    let again: Record = serde_json::from_slice(&text).expect("a record of ours can be read");
+    assert_eq!(record.document("running", 1), again.document("running", 1));
+}
+
 fn now() -> String {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.unwrap_or_default();

@@ -185,3 +185,24 @@ fn named(text: &str) -> Result<Capability, Failure> {
         })
     })
 }
+
+/// For the fuzzer. Whatever is understood as a user is the very number that was written.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(args: Vec<OsString>) {
+    let Ok(parsed) = parse(args, &EXEC, End::At(1)) else {
+        return;
+    };
+    let _ = first_id(&parsed);
+    let Ok(process) = build(&parsed, Vec::new(), &crate::spec::default()) else {
+        return;
+    };
+    if let Some(user) = parsed.get("user") {
+        let (uid, gid) = (process.user().uid(), process.user().gid());
+        let plain = |text: &str, id: u32| text.trim_start_matches('0').parse().unwrap_or(0) == id;
+        let (first, second) = user.split_once(':').unwrap_or((user, "0"));
+        assert!(
+            plain(first, uid) && plain(second, gid),
+            "{user} is {uid}:{gid}"
+        );
+    }
+}

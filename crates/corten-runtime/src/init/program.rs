@@ -9,7 +9,7 @@ use corten_sys::trampoline::{Fork, Tags, Trampoline, Way};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, openat, statat};
 use rustix::io::Errno;
 
-use crate::handshake::{Failure, FORKED, Step, tag};
+use crate::handshake::{FORKED, Failure, Step, tag};
 use crate::plan::process::Plan;
 
 /// What a process needs besides its plan: made before the clone.
@@ -195,6 +195,19 @@ impl Home {
             start += field.len() + 1;
         }
         false
+    }
+}
+
+/// For the fuzzer: a passwd file.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(mut passwd: &[u8]) {
+    let mut home = Home {
+        uid: 33,
+        ..Home::default()
+    };
+    home.search(|buffer| std::io::Read::read(&mut passwd, buffer).map_err(|_| Errno::IO));
+    if let Some(found) = home.found() {
+        assert!(!found.contains(&b'\n') && !found.contains(&b':'));
     }
 }
 
