@@ -32,6 +32,8 @@ pub mod rootfs;
 pub mod seccomp_profile;
 pub mod spec;
 mod state;
+#[cfg(feature = "weaken")]
+mod weak;
 
 pub use error::Error;
 pub use lifecycle::{

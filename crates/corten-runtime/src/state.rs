@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use corten_cgroup::{Cgroup, Layout};
 use corten_spec::ContainerId;
+use corten_sys::weakened;
 use oci_spec::runtime::Spec;
 use rustix::fs::{CWD, Mode, mkdir};
 use rustix::io::Errno;
@@ -297,10 +298,15 @@ impl Init {
         // After the pidfd, so that it is about the process that the pidfd holds, or about none.
         let stat = Stat::read(&PathBuf::from(format!("/proc/{pid}/stat")));
         match stat {
-            Ok(stat) if stat.start_time == self.start_time && !stat.ended() => Ok(Some(Held {
-                pid: self.pid,
-                pidfd,
-            })),
+            Ok(stat)
+                if (stat.start_time == self.start_time || weakened!("init.by_pid"))
+                    && !stat.ended() =>
+            {
+                Ok(Some(Held {
+                    pid: self.pid,
+                    pidfd,
+                }))
+            }
             _ => Ok(None),
         }
     }

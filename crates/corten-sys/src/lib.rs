@@ -25,5 +25,6 @@ pub mod signal;
 pub mod socket;
 pub mod spawn;
 pub mod trampoline;
+pub mod weaken;
 
 pub use rustix::io::Errno;

@@ -338,6 +338,9 @@ fn listener(folder: &Folder) -> Result<OwnedFd, Error> {
 
 /// A label that nobody enforces would be a wall that is not there.
 fn check_labels(plan: &Plan) -> Result<(), Error> {
+    if corten_sys::weakened!("labels.unchecked") {
+        return Ok(());
+    }
     let enforced = |file: &str| std::path::Path::new(file).exists();
     if let Some(profile) = &plan.process.apparmor
         && !enforced("/sys/kernel/security/apparmor")

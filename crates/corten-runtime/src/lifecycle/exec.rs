@@ -10,7 +10,7 @@ use std::path::Path;
 
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::process::Child;
-use corten_sys::{capability, keyring, signal};
+use corten_sys::{capability, keyring, signal, weakened};
 use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
@@ -119,7 +119,8 @@ fn can_fork(plan: &Plan) -> bool {
     let filtered = plan.filter.as_ref().is_some_and(|filter| {
         !plan.no_new_privileges && calls.iter().any(|call| !filter.lets_pass(call))
     });
-    !scheduled && !filtered
+    let weak = weakened!("exec.early") || weakened!("trampoline.none");
+    !scheduled && !filtered && !weak
 }
 
 /// Until the program runs, or does not. `child` becomes the process that goes on.

@@ -10,6 +10,7 @@ use corten_sys::exec::Program;
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::process::{self, Child, Clone};
 use corten_sys::trampoline::{self, Trampoline};
+use corten_sys::weakened;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -50,6 +51,7 @@ pub(crate) fn parts(plan: &ProcessPlan, asked: Asked) -> Result<Parts, Error> {
         plan.wants_home,
     );
     let sealed = trampoline::is_sealed().map_err(failed("examine", "/proc/self/exe"))?;
+    let sealed = sealed || weakened!("trampoline.none");
     let filter = plan.filter.as_ref().filter(|_| plan.no_new_privileges);
     if let (false, false, Some(filter)) = (sealed, plan.no_new_privileges, &plan.filter)
         && let Some(call) = ["execveat", "fcntl"].iter().find(|c| !filter.lets_pass(c))
