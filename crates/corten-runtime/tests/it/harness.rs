@@ -34,6 +34,9 @@ pub struct Bundle {
     pub dir: TempDir,
     pub id: String,
     pub config: Value,
+    pub runtime: PathBuf,
+    /// Walls that are down in that runtime.
+    pub weakened: Option<&'static str>,
 }
 
 const APPLETS: [&str; 27] = [
@@ -56,6 +59,8 @@ impl Bundle {
             config: base(args, &id),
             dir,
             id,
+            runtime: runtime(),
+            weakened: None,
         };
         let root = bundle.root();
         for folder in ["bin", "etc", "tmp"] {
@@ -124,7 +129,10 @@ impl Bundle {
     }
 
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(runtime());
+        let mut command = Command::new(&self.runtime);
+        if let Some(walls) = self.weakened {
+            command.env("CORTEN_WEAKEN", walls);
+        }
         command.arg("--root").arg(self.state_root()).args(args);
         command
     }
