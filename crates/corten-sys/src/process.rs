@@ -19,6 +19,9 @@ pub struct Clone<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// A child of our parent instead of ours (`CLONE_PARENT`).
     pub sibling: bool,
+    /// A descriptor of the caller's that the child is born without: the caller's end of a socket
+    /// pair, so that the child sees when the caller is gone.
+    pub without: Option<BorrowedFd<'a>>,
 }
 
 /// A child process.
@@ -80,7 +83,14 @@ pub fn clone(request: &Clone<'_>, child: impl FnOnce() -> i32) -> Result<Child, 
     };
     match pid {
         -1 => Err(last()),
-        0 => leave(child),
+        0 => {
+            if let Some(fd) = request.without {
+                // SAFETY: this closes the child's copy of the number. Its owner lives in a frame of
+                // the caller, to which the child never returns, so nobody here uses or closes it again.
+                unsafe { libc::close(fd.as_raw_fd()) };
+            }
+            leave(child)
+        }
         pid => Ok(Child {
             pid: pid as u32,
             // SAFETY: CLONE_PIDFD has stored a new descriptor that nobody else owns.
@@ -151,6 +161,16 @@ pub fn wait(pidfd: impl AsFd) -> Result<Exit, Errno> {
             Err(errno) => return Err(errno),
         }
     }
+}
+
+/// The largest resident set, in KiB, of any child that was waited for, or of a child of theirs
+/// (`ru_maxrss` of getrusage(2)). It is never below this process's own at the moment of a `vfork`.
+pub fn peak_of_children() -> Result<u64, Errno> {
+    // SAFETY: an rusage of zeros is valid: it holds integers only.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one rusage, to the place of one.
+    checked(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) }.into())?;
+    Ok(usage.ru_maxrss as u64)
 }
 
 /// Sends a signal of any number, real-time ones included, through a pidfd.

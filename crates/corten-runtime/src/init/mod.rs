@@ -22,7 +22,8 @@ use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::handshake::{self, Failure, Step};
-use crate::parent::prepare::Prepared;
+use crate::parent::prepare::{Prepared, Ready};
+use crate::parent::shipment;
 use crate::plan::Plan;
 pub(crate) use program::Parts;
 
@@ -31,7 +32,7 @@ pub(crate) use program::Parts;
 pub(crate) enum Start {
     /// After somebody has connected to this socket and said so.
     Gate(OwnedFd),
-    /// At once.
+    /// When the maker has finished.
     Now,
 }
 
@@ -39,7 +40,6 @@ pub(crate) enum Start {
 #[derive(Debug)]
 pub(crate) struct Init<'a> {
     pub plan: &'a Plan,
-    pub prepared: Prepared,
     pub parts: Parts,
     /// The way into the cgroups that have no other.
     pub tasks: Vec<OwnedFd>,
@@ -134,14 +134,36 @@ impl<'a> Init<'a> {
         }
         rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
         self.names()?;
-        let root = mounts::assemble(plan, &mut self.prepared, &self.root_at)?;
+        mounts::detach()?;
+        let mut prepared = self.prepared()?;
+        let root = mounts::assemble(plan, &mut prepared, &self.root_at)?;
         if self.hooks {
             self.ask()?;
         }
         root::pivot(plan, &root, self.no_pivot)?;
-        root::finish(plan, &mut self.prepared)?;
+        root::finish(plan, &mut prepared)?;
         identity::apply(&plan.process, &mut self.parts)?;
         program::find(&plan.process, &mut self.parts)
+    }
+
+    /// What we make ourselves and what the maker sends, which it makes meanwhile.
+    fn prepared(&mut self) -> Result<Prepared, Failure<'a>> {
+        let early = mounts::own(self.plan, false).collect::<Result<Vec<_>, _>>()?;
+        let received = shipment::receive(&self.socket);
+        let received = received.map_err(Failure::at(Step::Handshake, b""))?;
+        if let Some(network) = received.network {
+            namespace::enter(&network, Namespaces::NETWORK)
+                .map_err(Failure::at(Step::JoinNamespace, b"net"))?;
+        }
+        let mut prepared = received.prepared;
+        let own = early.into_iter().map(Ok);
+        for made in own.chain(mounts::own(self.plan, true)) {
+            let (index, tree) = made?;
+            let slot = prepared.mounts.get_mut(index);
+            *slot.ok_or(Failure::new(Step::Handshake, Errno::PROTO, b""))? = Ready::Tree(tree);
+        }
+        self.parts.terminal = received.terminal;
+        Ok(prepared)
     }
 
     /// Control groups, namespaces, and who we are in them.
@@ -173,7 +195,8 @@ impl<'a> Init<'a> {
 
     fn names(&self) -> Result<(), Failure<'a>> {
         // As runc does: nobody who makes a network for a container expects to have to do this.
-        if self.plan.namespaces.new.contains(Namespaces::NETWORK) {
+        let namespaces = &self.plan.namespaces;
+        if namespaces.new.contains(Namespaces::NETWORK) && !namespaces.network_ahead() {
             namespace::loopback_up().map_err(Failure::at(Step::Loopback, b""))?;
         }
         if let Some(name) = &self.plan.hostname {
@@ -208,7 +231,10 @@ impl<'a> Init<'a> {
         let at = Failure::at;
         let go = || -> Result<OwnedFd, Errno> {
             match &self.start {
-                Start::Now => rustix::io::fcntl_dupfd_cloexec(&self.socket, 3),
+                Start::Now => {
+                    handshake::wait_go(&self.socket)?;
+                    rustix::io::fcntl_dupfd_cloexec(&self.socket, 3)
+                }
                 Start::Gate(listener) => {
                     handshake::send_ready(&self.socket)?;
                     let starter = loop {

@@ -17,12 +17,8 @@ use crate::plan::Plan;
 use crate::plan::devices::{LINKS, Node};
 use crate::plan::mounts::{Anchor, Plan as Mount, Source};
 
-/// Attaches the root and all mounts; returns the root.
-pub(crate) fn assemble<'a>(
-    plan: &'a Plan,
-    prepared: &mut Prepared,
-    root_at: &CStr,
-) -> Result<OwnedFd, Failure<'a>> {
+/// Cuts the way back to the host for what will be mounted here.
+pub(crate) fn detach<'a>() -> Result<(), Failure<'a>> {
     // Our copy of the host's mounts becomes a slave, or what follows would show up on the host.
     let host = rustix::fs::openat(
         rustix::fs::CWD,
@@ -36,7 +32,28 @@ pub(crate) fn assemble<'a>(
         recursive: true,
         ..Change::default()
     };
-    mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))?;
+    mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))
+}
+
+/// The file systems of init's own namespaces, by their place in the plan: those that show the network, or all
+/// others.
+pub(crate) fn own(
+    plan: &Plan,
+    show_network: bool,
+) -> impl Iterator<Item = Result<(usize, OwnedFd), Failure<'_>>> {
+    let ours = move |index: &usize| {
+        plan.by_init(*index) && plan.mounts[*index].shows_network() == show_network
+    };
+    let indices = (0..plan.mounts.len()).filter(ours);
+    indices.map(|index| create(&plan.mounts[index]).map(|tree| (index, tree)))
+}
+
+/// Attaches the root and all mounts; returns the root.
+pub(crate) fn assemble<'a>(
+    plan: &'a Plan,
+    prepared: &mut Prepared,
+    root_at: &CStr,
+) -> Result<OwnedFd, Failure<'a>> {
     let root = prepared
         .root
         .take()
@@ -59,9 +76,6 @@ fn place<'a>(
     mount: &'a Mount,
 ) -> Result<(), Failure<'a>> {
     let path = mount.target.as_bytes();
-    if matches!(prepared.mounts[index], Ready::ByInit) {
-        prepared.mounts[index] = Ready::Tree(create(mount)?);
-    }
     let (tree, children) = match &prepared.mounts[index] {
         Ready::Tree(tree) => (tree, &[][..]),
         Ready::Nested { tree, children } => (tree, children.as_slice()),

@@ -86,7 +86,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         true => Route::default(),
         false => Route::into_pid(copy()?)?,
     };
-    let mut child = route.clone(entry.v2.as_ref(), move || added.run())?;
+    let mut child = route.clone(entry.v2.as_ref(), &ours, move || added.run())?;
     match attend(&mut child, &ours, forks) {
         Ok(Message::End) => Ok(Execed {
             pid: child.pid,

@@ -1,4 +1,4 @@
-//! What init needs, made before it exists: its root, most of its mounts, a furnished `/dev`, its terminal.
+//! What init needs and cannot make itself: its root, most of its mounts, a furnished `/dev`, its terminal.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -19,7 +19,7 @@ use crate::plan::{Plan, mounts as planned};
 use crate::request::Rootfs;
 
 /// Descriptors for init, in step with the plan.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Prepared {
     pub root: Option<OwnedFd>,
     /// One for each of the plan's mounts.
@@ -111,6 +111,9 @@ fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
 
 fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Ready, Error> {
     let target = || PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()));
+    if plan.by_init(index) {
+        return Ok(Ready::ByInit);
+    }
     match &mount.source {
         Source::Bind { path, recursive } => mounts::bind(path, *recursive, &mount.changes)
             .map(Ready::Tree)
@@ -123,8 +126,8 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
             source,
             options,
             attributes,
-            early,
-        } if *early || plan.devices.tmpfs == Some(index) => {
+            ..
+        } => {
             let tree = mounts::new_filesystem(fstype, source, options, *attributes)
                 .map_err(|refused| refuse(&target(), refused))?;
             mounts::change_all(&tree, &mount.changes)
@@ -133,7 +136,6 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
             own_root(plan, &tree).map_err(failed("set the owner of", target()))?;
             Ok(Ready::Tree(tree))
         }
-        Source::New { .. } => Ok(Ready::ByInit),
     }
 }
 

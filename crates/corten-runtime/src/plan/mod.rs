@@ -52,6 +52,16 @@ pub(crate) struct Plan {
     pub warnings: Vec<String>,
 }
 
+impl Plan {
+    /// Is this mount a file system of init's own namespaces, which init makes?
+    pub fn by_init(&self, mount: usize) -> bool {
+        match &self.mounts[mount].source {
+            mounts::Source::New { early, .. } => !early && self.devices.tmpfs != Some(mount),
+            _ => false,
+        }
+    }
+}
+
 /// The container's root.
 #[derive(Debug)]
 pub(crate) struct Root {

@@ -9,16 +9,27 @@ use crate::harness::{Bundle, text};
 #[test]
 fn an_id_is_no_path() {
     let long = "a".repeat(1025);
-    for id in ["", ".", "..", "a/b", "../a", "/a", "a\nb", "a b", "\u{e4}", &long] {
+    for id in [
+        "", ".", "..", "a/b", "../a", "/a", "a\nb", "a b", "\u{e4}", &long,
+    ] {
         let bundle = Bundle::new(&["true"]);
         bundle.write();
         let folder = bundle.dir.path().to_str().unwrap();
-        for command in [&["create", "--bundle", folder][..], &["run", "--bundle", folder]] {
+        for command in [
+            &["create", "--bundle", folder][..],
+            &["run", "--bundle", folder],
+        ] {
             let output = bundle.oci(command.iter().copied().chain([id]));
             assert!(!output.status.success(), "{command:?} {id:?}");
             assert!(text(&output.stderr).contains("container id"), "{id:?}");
         }
-        for command in [&["delete", "--force"][..], &["state"], &["kill"], &["exec"], &["start"]] {
+        for command in [
+            &["delete", "--force"][..],
+            &["state"],
+            &["kill"],
+            &["exec"],
+            &["start"],
+        ] {
             let output = bundle.oci(command.iter().copied().chain([id]));
             assert!(!output.status.success(), "{command:?} {id:?}");
         }
@@ -44,7 +55,17 @@ fn an_id_removes_no_folder_of_others() {
 /// CVE-2026-30892: what is no user id is an error, and not root.
 #[test]
 fn what_is_no_user_is_not_root() {
-    for user in ["web", "33x", "0x21", "+33", " 33", "33:", ":33", "4294967295", "99999999999"] {
+    for user in [
+        "web",
+        "33x",
+        "0x21",
+        "+33",
+        " 33",
+        "33:",
+        ":33",
+        "4294967295",
+        "99999999999",
+    ] {
         proven("user.lenient", |side| {
             let bundle = side.bundle(&["sleep", "100"]);
             bundle.up();

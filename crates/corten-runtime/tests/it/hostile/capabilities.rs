@@ -21,7 +21,8 @@ fn both(side: Side, script: &str, prepare: impl Fn(&mut Bundle)) -> [String; 2] 
     [text(&output.stdout), text(&added.stdout)]
 }
 
-const SETS: &str = "while read name set; do case $name in Cap*) echo $name$set;; esac; done < /proc/self/status";
+const SETS: &str =
+    "while read name set; do case $name in Cap*) echo $name$set;; esac; done < /proc/self/status";
 const ZERO: &str = "0000000000000000";
 
 /// CVE-2022-29162, CVE-2022-27650, CVE-2022-24769: inheritable capabilities are empty.

@@ -50,7 +50,10 @@ fn no_descriptor_crosses_with_an_added_process() {
     proven("fds.leak", |side| {
         let bundle = side.bundle(&["sleep", "100"]);
         bundle.up();
-        some_are_left(&leaking(&bundle, &["exec", &bundle.id, "ls", "/proc/self/fd"]))
+        some_are_left(&leaking(
+            &bundle,
+            &["exec", &bundle.id, "ls", "/proc/self/fd"],
+        ))
     });
 }
 

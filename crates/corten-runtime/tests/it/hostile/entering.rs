@@ -10,7 +10,12 @@ pub const TRIES: usize = 60;
 
 /// The rights of a container that debugs itself.
 pub fn may_trace(bundle: &mut Bundle) {
-    let sets = json!(["CAP_SYS_PTRACE", "CAP_KILL", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH"]);
+    let sets = json!([
+        "CAP_SYS_PTRACE",
+        "CAP_KILL",
+        "CAP_DAC_OVERRIDE",
+        "CAP_DAC_READ_SEARCH"
+    ]);
     bundle.set(
         "/process/capabilities",
         json!({"bounding": sets, "permitted": sets, "effective": sets}),
@@ -119,7 +124,10 @@ fn another_process_with_inits_number_is_not_entered() {
         bundle.up();
         bundle.wait_stopped(bundle.pid());
         // The number of a process of the host, as a reused one would be.
-        let mut other = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        let mut other = std::process::Command::new("sleep")
+            .arg("100")
+            .spawn()
+            .unwrap();
         let path = bundle.state_root().join(&bundle.id).join("state.json");
         let mut state: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();

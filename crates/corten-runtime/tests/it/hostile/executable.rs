@@ -22,7 +22,12 @@ fn trap(bundle: &mut Bundle, kind: &str) {
     std::fs::write(bundle.root().join("etc/ld.so.preload"), "/evil.so\n").unwrap();
     bundle.set(
         "/process/env",
-        json!(["PATH=/bin", "LD_PRELOAD=/evil.so", "LD_LIBRARY_PATH=/", "LD_AUDIT=/evil.so"]),
+        json!([
+            "PATH=/bin",
+            "LD_PRELOAD=/evil.so",
+            "LD_LIBRARY_PATH=/",
+            "LD_AUDIT=/evil.so"
+        ]),
     );
 }
 
@@ -66,7 +71,8 @@ fn an_added_process_is_not_the_runtime() {
 #[test]
 fn exec_does_not_show_the_runtimes_executable() {
     proven("exec.early,exec.dumpable", |side| {
-        let loops = "while :; do for p in /proc/[0-9]*; do readlink $p/exe >> /tmp/seen; done; done";
+        let loops =
+            "while :; do for p in /proc/[0-9]*; do readlink $p/exe >> /tmp/seen; done; done";
         let mut bundle = side.script(loops);
         super::entering::may_trace(&mut bundle);
         bundle.up();

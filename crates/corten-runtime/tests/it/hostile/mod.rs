@@ -85,7 +85,9 @@ fn build(strong: &Path) {
     let file = std::fs::File::options()
         .write(true)
         .open(strong.with_file_name("corten-oci-weak"));
-    file.unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    file.unwrap()
+        .set_modified(std::time::SystemTime::now())
+        .unwrap();
 }
 
 /// A folder of the host that nothing may be written to.

@@ -38,7 +38,10 @@ fn labels_do_not_go_through_a_false_proc() {
     proven("labels.unchecked,procfs.plain", |side| {
         let mut bundle = side.bundle(&["true"]);
         let file = false_proc(&mut bundle, "thread-self/attr/exec");
-        bundle.set("/process/selinuxLabel", json!("system_u:system_r:container_t:s0"));
+        bundle.set(
+            "/process/selinuxLabel",
+            json!("system_u:system_r:container_t:s0"),
+        );
         let output = bundle.run();
         assert!(side.is_up() || output.status.code().is_some());
         std::fs::read_to_string(file).unwrap() != "fake\n"
@@ -64,7 +67,12 @@ fn labels_of_an_added_process_do_not_go_through_a_false_proc() {
 /// A setting that is the host's is refused by name, wherever it would be written.
 #[test]
 fn a_setting_of_the_host_is_refused() {
-    for name in ["kernel.core_pattern", "kernel.sysrq", "vm.swappiness", "kernel/../kernel/sysrq"] {
+    for name in [
+        "kernel.core_pattern",
+        "kernel.sysrq",
+        "vm.swappiness",
+        "kernel/../kernel/sysrq",
+    ] {
         let mut bundle = Bundle::new(&["true"]);
         bundle.set("/linux/sysctl", json!({name: "1"}));
         let output = bundle.run();

@@ -49,7 +49,11 @@ fn links_among_the_records_are_not_followed() {
             bundle.up();
             bundle.wait_stopped(bundle.pid());
             let folder = bundle.state_root().join(&bundle.id);
-            let path = if name.is_empty() { folder.clone() } else { folder.join(name) };
+            let path = if name.is_empty() {
+                folder.clone()
+            } else {
+                folder.join(name)
+            };
             let away = bundle.dir.path().join("away");
             std::fs::rename(&path, &away).unwrap();
             symlink(&away, &path).unwrap();

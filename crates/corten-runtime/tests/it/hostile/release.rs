@@ -15,7 +15,12 @@ fn an_ordinary_build_has_no_walls_to_take_down() {
     }
     let strong = std::fs::read(runtime()).unwrap();
     let weak = std::fs::read(weak()).unwrap();
-    for text in ["CORTEN_WEAKEN", "rooted.no_in_root", "ids.unchecked", "trampoline.none"] {
+    for text in [
+        "CORTEN_WEAKEN",
+        "rooted.no_in_root",
+        "ids.unchecked",
+        "trampoline.none",
+    ] {
         assert!(!holds(&strong, text), "{text} is in the ordinary build");
         assert!(holds(&weak, text), "{text} is not in the weak build");
     }
