@@ -10,9 +10,7 @@ use corten_sys::process::Child;
 use corten_sys::{capability, process};
 use oci_spec::runtime::{Hook, Spec};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
 
 use super::start::Gate;
 use crate::error::{Error, failed};
@@ -379,7 +377,7 @@ fn record(
     record
 }
 
-/// The gate. By way of the folder's descriptor, as a socket's path has room for 108 bytes only.
+/// The gate.
 fn listener(folder: &Folder) -> Result<OwnedFd, Error> {
     let path = folder.gate();
     let at = || failed("make the gate", &path);
@@ -390,8 +388,8 @@ fn listener(folder: &Folder) -> Result<OwnedFd, Error> {
         None,
     )
     .map_err(at())?;
-    super::start::with_address(&path, |address: &SocketAddrUnix| bind(&socket, address))
-        .map_err(at())?;
+    let address = super::start::gate_address(folder.fd()?).map_err(at())?;
+    bind(&socket, &address).map_err(at())?;
     listen(&socket, 1).map_err(at())?;
     Ok(socket)
 }

@@ -89,8 +89,10 @@ fn a_container_that_stops_what_comes_in_holds_nobody_up() {
     let since = std::time::Instant::now();
     for _ in 0..20 {
         let mut command = bundle.command(["exec", "--detach", &bundle.id, "true"]);
-        command.stdin(std::process::Stdio::null());
-        let _ = command.output().unwrap();
+        // A stopped one would hold a pipe open.
+        let null = std::process::Stdio::null;
+        command.stdin(null()).stdout(null()).stderr(null());
+        let _ = command.status().unwrap();
     }
     assert!(since.elapsed() < std::time::Duration::from_secs(60));
 }
@@ -120,7 +122,7 @@ fn a_dying_container_takes_nobody_to_the_host() {
 #[test]
 fn another_process_with_inits_number_is_not_entered() {
     proven("init.by_pid", |side| {
-        let bundle = side.bundle(&["true"]);
+        let bundle = side.bundle(&["sleep", "0.3"]);
         bundle.up();
         bundle.wait_stopped(bundle.pid());
         // The number of a process of the host, as a reused one would be.

@@ -58,10 +58,24 @@ pub fn proven(walls: &'static str, broken: impl Fn(Side) -> bool) {
     }
 }
 
+/// [`proven`] for a case with a second wall behind the first: with either of them alone nothing breaks.
+pub fn proven_in_depth(walls: &'static str, broken: impl Fn(Side) -> bool) {
+    if ours() {
+        for wall in walls.split(',') {
+            let side = Side { down: Some(wall) };
+            assert!(!broken(side), "broken without {wall} alone");
+        }
+    }
+    proven(walls, broken);
+}
+
 /// The executable whose walls can be taken down, built when it is older than the one without that.
 pub fn weak() -> PathBuf {
     let strong = runtime();
     let weak = strong.with_file_name("corten-oci-weak");
+    // Tests are processes, and cargo takes the old one away before the new one is there.
+    let lock = std::fs::File::create(strong.with_file_name("corten-oci-weak.lock")).unwrap();
+    lock.lock().unwrap();
     let age = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
     if age(&weak).is_none_or(|built| age(&strong).is_some_and(|other| built < other)) {
         build(&strong);

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Side, proven};
+use super::{proven, proven_in_depth};
 use crate::harness::{Bundle, text};
 
 /// A folder of the host as the container's `/proc`, with a file where a write is expected.
@@ -35,15 +35,14 @@ fn settings_do_not_go_through_a_false_proc() {
 /// The same for labels, without which the program would run unconfined.
 #[test]
 fn labels_do_not_go_through_a_false_proc() {
-    proven("labels.unchecked,procfs.plain", |side| {
+    proven_in_depth("labels.unchecked,procfs.plain", |side| {
         let mut bundle = side.bundle(&["true"]);
         let file = false_proc(&mut bundle, "thread-self/attr/exec");
         bundle.set(
             "/process/selinuxLabel",
             json!("system_u:system_r:container_t:s0"),
         );
-        let output = bundle.run();
-        assert!(side.is_up() || output.status.code().is_some());
+        let _ = bundle.run();
         std::fs::read_to_string(file).unwrap() != "fake\n"
     });
 }
@@ -51,7 +50,7 @@ fn labels_do_not_go_through_a_false_proc() {
 /// And of an added process.
 #[test]
 fn labels_of_an_added_process_do_not_go_through_a_false_proc() {
-    proven("exec.early,procfs.plain", |side: Side| {
+    proven_in_depth("exec.early,procfs.plain", |side| {
         let mut bundle = side.bundle(&["sleep", "100"]);
         let file = false_proc(&mut bundle, "thread-self/attr/exec");
         bundle.up();

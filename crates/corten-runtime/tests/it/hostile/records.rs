@@ -23,9 +23,8 @@ fn records_are_nobody_elses_to_read() {
 fn a_folder_of_somebody_else_holds_no_containers() {
     for (mode, owner) in [(0o700, 33), (0o777, 0), (0o770, 33)] {
         proven("state.trusting", |side| {
-            let bundle = side.bundle(&["true"]);
+            let bundle = side.bundle(&["sleep", "100"]);
             bundle.up();
-            bundle.wait_stopped(bundle.pid());
             let folder = bundle.state_root().join(&bundle.id);
             let set = |mode, owner| {
                 std::os::unix::fs::chown(&folder, Some(owner), None).unwrap();
@@ -45,9 +44,8 @@ fn a_folder_of_somebody_else_holds_no_containers() {
 fn links_among_the_records_are_not_followed() {
     for name in ["", "state.json"] {
         proven("state.trusting", |side| {
-            let bundle = side.bundle(&["true"]);
+            let bundle = side.bundle(&["sleep", "100"]);
             bundle.up();
-            bundle.wait_stopped(bundle.pid());
             let folder = bundle.state_root().join(&bundle.id);
             let path = if name.is_empty() {
                 folder.clone()
