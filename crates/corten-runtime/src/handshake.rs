@@ -245,22 +245,22 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     }
 }
 
-/// Maker or starter: the next message. Both sockets keep the boundaries of messages.
-pub(crate) fn receive(socket: impl AsFd) -> Result<Message, Error> {
+/// Maker or starter: the next message. Both sockets keep the boundaries of messages. `None`: nothing yet, on
+/// a socket with a timeout.
+pub(crate) fn receive(socket: impl AsFd) -> Result<Option<Message>, Error> {
     let mut buffer = [0u8; HEADER + PATH_MAX];
-    let (mut len, mut reset) = (0, false);
-    while len < HEADER {
-        let read = retry(|| recv(socket.as_fd(), &mut buffer[len..], RecvFlags::empty()));
-        match read {
-            // It ended with something of ours unread. The kernel says so once, before it hands out what
-            // the other side had sent: the reason, perhaps.
-            Err(Errno::CONNRESET) if !reset => reset = true,
-            Ok((0, _)) | Err(Errno::CONNRESET) => break,
-            Ok((read, _)) => len += read,
-            Err(errno) => return Err(crate::error::failed("hear from init", "")(errno)),
-        }
+    let mut next = || retry(|| recv(socket.as_fd(), &mut buffer[..], RecvFlags::empty()));
+    let read = match next() {
+        // It has ended without reading all that we had sent: said once, and before what it had sent itself.
+        Err(Errno::CONNRESET) => next(),
+        other => other,
+    };
+    match read {
+        Ok((len, _)) => Ok(Some(parse(&buffer[..len]))),
+        Err(Errno::CONNRESET) => Ok(Some(Message::End)),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(errno) => Err(crate::error::failed("hear from init", "")(errno)),
     }
-    Ok(parse(&buffer[..len]))
 }
 
 pub(crate) fn parse(bytes: &[u8]) -> Message {
@@ -297,6 +297,11 @@ pub(crate) fn parse(bytes: &[u8]) -> Message {
 /// A failure as the library's error. `program` is what the process was to execute: the trampoline does not
 /// say.
 pub(crate) fn error(step: Step, errno: i32, path: PathBuf, program: &OsStr) -> Error {
+    // Who speaks in init's name may say any number; the kernel has none above this.
+    let errno = match errno {
+        1..=4095 => errno,
+        _ => Errno::PROTO.raw_os_error(),
+    };
     let program = PathBuf::from(program);
     match (step, Errno::from_raw_os_error(errno)) {
         (Step::Find | Step::Execute, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
@@ -345,7 +350,7 @@ mod tests {
         )
         .unwrap();
         send_failure(&theirs, &Failure::new(Step::Mount, Errno::PERM, b"proc")).unwrap();
-        let message = receive(&ours).unwrap();
+        let message = receive(&ours).unwrap().unwrap();
         let expected = Message::Failed {
             step: Step::Mount,
             errno: 1,
@@ -353,7 +358,7 @@ mod tests {
         };
         assert_eq!(message, expected);
         drop(theirs);
-        assert_eq!(receive(&ours).unwrap(), Message::End);
+        assert_eq!(receive(&ours).unwrap(), Some(Message::End));
     }
 
     #[test]

@@ -386,6 +386,12 @@ impl Init {
     }
 }
 
+/// The letter of what a process does: `R`, `S`, `T`, … `None`: there is no such process.
+pub(crate) fn doing(pid: u32) -> Option<u8> {
+    let stat = Stat::read(&PathBuf::from(format!("/proc/{pid}/stat")));
+    stat.ok().map(|stat| stat.state)
+}
+
 struct Stat {
     state: u8,
     start_time: u64,

@@ -20,6 +20,7 @@ use crate::parent::hooks::{self, Moment};
 use crate::parent::launch;
 use crate::parent::prepare::prepare;
 use crate::parent::shipment;
+use crate::parent::watch;
 use crate::plan::{self, Facts, Plan};
 use crate::request::{Create, Created, Execed, Rootfs, Stdio};
 use crate::state::{self, Folder, Record, refused};
@@ -274,11 +275,15 @@ impl Maker<'_> {
 
     /// Init does not listen: it has ended, and has said why.
     fn lost(&self, errno: Errno) -> Error {
-        match handshake::receive(self.socket) {
+        match self.hear() {
             Ok(Message::End) => failed("talk to", "init")(errno),
             Ok(message) => self.reap(message),
             Err(error) => error,
         }
+    }
+
+    fn hear(&self) -> Result<Message, Error> {
+        watch::receive(self.socket, self.child.pid, watch::MAKING)
     }
 
     fn reap(&self, message: Message) -> Error {
@@ -288,9 +293,12 @@ impl Maker<'_> {
 
     /// Until init waits at its gate, or without one has become its program.
     fn attend(&self, record: &Record) -> Result<(), Error> {
+        // Whoever speaks in init's name must not have hooks run again and again.
+        let mut mounted = false;
         loop {
-            match handshake::receive(self.socket)? {
-                Message::Mounted => {
+            match self.hear()? {
+                Message::Mounted if !mounted => {
+                    mounted = true;
                     mount_hooks(self.spec, self.child, record)?;
                     self.go()?;
                     if !self.gate {

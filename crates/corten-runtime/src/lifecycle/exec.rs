@@ -1,11 +1,6 @@
 //! `exec`: a process more in a running container.
 
-use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use corten_sys::namespace::{self, Namespaces};
@@ -19,6 +14,7 @@ use crate::handshake::{self, Failure, Message, Step};
 use crate::init::{Parts, identity, program};
 use crate::parent::launch::{self, Route};
 use crate::parent::prepare::own_terminal;
+use crate::parent::watch;
 use crate::plan::namespaces::{Map, kind};
 use crate::plan::process::{self, Plan};
 use crate::request::{Exec, Execed, Stdio};
@@ -125,53 +121,14 @@ fn can_fork(plan: &Plan) -> bool {
 
 /// Until the program runs, or does not. `child` becomes the process that goes on.
 fn attend(child: &mut Child, socket: &OwnedFd, forks: bool) -> Result<Message, Error> {
-    heed(socket, child)?;
-    let message = handshake::receive(socket)?;
-    let pid = match message {
+    let pid = match watch::receive(socket, child.pid, watch::ENTERING)? {
         Message::Forked { pid } if forks => pid,
         // It ended without a word: nothing was executed.
         Message::End if forks => return Ok(Message::Ready),
         other => return Ok(other),
     };
     *child = launch::adopted(child, pid)?;
-    heed(socket, child)?;
-    handshake::receive(socket)
-}
-
-/// How long a process may take from its clone to its program. A cold disk needs a fraction of it.
-const ENTRY: Duration = Duration::from_secs(5);
-/// How often to look whether it was stopped.
-const LOOK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 10_000_000,
-};
-
-/// Waits until the new process has something to say. Once in the container's pid namespace, root there
-/// can stop it, or take hold of its socket (pidfd_getfd(2)); neither may hold us up.
-fn heed(socket: &OwnedFd, child: &Child) -> Result<(), Error> {
-    let deadline = Instant::now() + ENTRY;
-    loop {
-        let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&LOOK));
-        match ready {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(errno) => return Err(failed("wait for", "the new process")(errno)),
-        }
-        let stopped = waitid(
-            WaitId::PidFd(child.pidfd.as_fd()),
-            WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
-        );
-        if matches!(stopped, Ok(Some(_))) {
-            return Err(Error::Died {
-                status: "stopped by a process of the container".into(),
-            });
-        }
-        if Instant::now() > deadline {
-            return Err(Error::Died {
-                status: format!("no word from it for {ENTRY:?}"),
-            });
-        }
-    }
+    watch::receive(socket, child.pid, watch::ENTERING)
 }
 
 /// A process without a capability section of its own has the container's.

@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
 use crate::parent::hooks::{self, Moment};
+use crate::parent::watch;
 use crate::request::{Created, Exec, Options, Stdio};
 use crate::state::{Folder, Found, GATE, Record, Status};
 
@@ -57,7 +58,8 @@ impl Gate {
             start_container_hooks(&self.folder, &self.record, spec)?;
         }
         handshake::send_go(&socket).map_err(failed("talk to", "init"))?;
-        match handshake::receive(&socket)? {
+        let pid = self.record.init.map_or(0, |init| init.pid);
+        match watch::receive(&socket, pid, watch::MAKING).inspect_err(|_| self.kill())? {
             Message::Failed { step, errno, path } => {
                 let program = OsStr::new(&self.record.program);
                 return Err(handshake::error(step, errno, path, program));
@@ -73,11 +75,19 @@ impl Gate {
             .map(|h| h.poststart());
         match poststart {
             Some(list) => {
-                let pid = self.record.init.map_or(0, |init| init.pid);
                 let document = self.record.document("running", pid);
                 hooks::run(Moment::Poststart, list, &document, None)
             }
             None => Ok(()),
+        }
+    }
+}
+
+impl Gate {
+    /// Init, which somebody holds up. If it has ended there is nothing to kill.
+    fn kill(&self) {
+        if let Some(Ok(Some(held))) = self.record.init.map(|init| init.hold()) {
+            let _ = corten_sys::process::send_signal(&held.pidfd, 9);
         }
     }
 }
@@ -106,6 +116,7 @@ fn dial(folder: &OwnedFd) -> Result<OwnedFd, Errno> {
         SocketFlags::CLOEXEC,
         None,
     )?;
+    watch::prepare(&socket)?;
     connect(&socket, &gate_address(folder)?)?;
     Ok(socket)
 }

@@ -19,6 +19,7 @@ use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid
 use crate::error::{Error, failed, unsupported};
 use crate::handshake::{self, Message};
 use crate::init::Parts;
+use crate::parent::watch;
 use crate::plan::namespaces::{Mappings, Plan};
 use crate::plan::process::Plan as ProcessPlan;
 use crate::request::Stdio;
@@ -112,13 +113,16 @@ fn check_preserved(count: u32) -> Result<(), Error> {
 
 /// A pair of sockets; the second is init's.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
-    socketpair(
+    let at = || failed("make a pair of sockets", "");
+    let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
     )
-    .map_err(failed("make a pair of sockets", ""))
+    .map_err(at())?;
+    watch::prepare(&ours).map_err(at())?;
+    Ok((ours, theirs))
 }
 
 /// How the namespaces of a plan are reached.
@@ -296,7 +300,7 @@ impl Route {
 
 /// The process that goes on, where the first had to fork.
 pub(crate) fn adopt(first: &Child, socket: &OwnedFd, program: &OsStr) -> Result<Child, Error> {
-    match handshake::receive(socket)? {
+    match watch::receive(socket, first.pid, watch::MAKING)? {
         Message::Forked { pid } => adopted(first, pid),
         other => Err(reap(first, other, program)),
     }

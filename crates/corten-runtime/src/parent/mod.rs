@@ -7,3 +7,4 @@ pub(crate) mod launch;
 pub(crate) mod mounts;
 pub(crate) mod prepare;
 pub(crate) mod shipment;
+pub(crate) mod watch;
