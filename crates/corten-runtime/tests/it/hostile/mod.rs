@@ -72,36 +72,33 @@ pub fn proven_in_depth(walls: &'static str, broken: impl Fn(Side) -> bool) {
 /// The executable whose walls can be taken down, built when it is older than the one without that.
 pub fn weak() -> PathBuf {
     let strong = runtime();
-    let weak = strong.with_file_name("corten-oci-weak");
+    let folder = strong.with_file_name("examples");
+    let weak = folder.join("corten-oci-weak");
     // Tests are processes, and cargo takes the old one away before the new one is there.
-    let lock = std::fs::File::create(strong.with_file_name("corten-oci-weak.lock")).unwrap();
+    let lock = std::fs::File::create(folder.join("corten-oci-weak.lock")).unwrap();
     lock.lock().unwrap();
     let age = |path: &Path| path.metadata().and_then(|m| m.modified()).ok();
     if age(&weak).is_none_or(|built| age(&strong).is_some_and(|other| built < other)) {
-        build(&strong);
+        build(&weak);
     }
     weak
 }
 
 /// In the same target folder: everything below the three crates with walls is there already.
-fn build(strong: &Path) {
+fn build(weak: &Path) {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .args(["build", "--quiet", "--example", "corten-oci-weak"])
         .args(["--features", "weaken"]);
-    if strong.components().any(|c| c.as_os_str() == "release") {
+    if weak.components().any(|c| c.as_os_str() == "release") {
         command.arg("--release");
     }
     assert!(command.status().unwrap().success(), "the weak build fails");
     // Cargo does not touch what is fresh, and this is asked by age.
-    let file = std::fs::File::options()
-        .write(true)
-        .open(strong.with_file_name("corten-oci-weak"));
-    file.unwrap()
-        .set_modified(std::time::SystemTime::now())
-        .unwrap();
+    let file = std::fs::File::options().write(true).open(weak).unwrap();
+    file.set_modified(std::time::SystemTime::now()).unwrap();
 }
 
 /// A folder of the host that nothing may be written to.
