@@ -8,6 +8,7 @@
 mod bench;
 mod deny;
 mod failure;
+mod fuzz;
 mod layers;
 mod metadata;
 mod packages;
@@ -28,6 +29,7 @@ Tasks:
   test [-- ARGS]         install what the tests need, build fixtures, run everything with nextest;
                          ARGS go to `cargo nextest run`
   fixtures               build the test images and nothing else
+  fuzz TARGET [SECONDS]  fuzz a parser of the runtime (default 1800 s), from the corpus in fuzz/corpus/TARGET
   bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
   bench oci [OPTIONS]    the runtime beside crun, runc and the floor of bare system calls; --quick, --fifo,
                          --rounds N, --gap MS, and parts: run, lifecycle, cost, throughput, phases;
@@ -54,6 +56,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "deny" => deny::check(&metadata::Graph::load()?),
         "test" => steps::test(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
         "fixtures" => steps::fixtures(),
+        "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
         // How bench calls itself inside namespaces; nobody types these.
         "bench-inside" => bench::inside(rest),

@@ -25,6 +25,8 @@ pub struct Package {
     pub member: bool,
     pub targets: Vec<Target>,
     pub edges: Vec<Edge>,
+    /// Switched on when nobody asks for any.
+    pub features: Vec<String>,
 }
 
 pub struct Target {
@@ -80,6 +82,7 @@ impl Graph {
                 ))
             })?;
             package.edges = edges(node)?;
+            package.features = strings(&node["features"]).map(str::to_owned).collect();
         }
         Ok(Graph { packages })
     }
@@ -125,6 +128,7 @@ impl Package {
                 .map(Target::parse)
                 .collect::<Result<_>>()?,
             edges: Vec::new(),
+            features: Vec::new(),
         })
     }
 }

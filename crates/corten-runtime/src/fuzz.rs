@@ -17,8 +17,10 @@ use crate::init::program;
 use crate::plan::{self, Facts, mounts, process, seccomp};
 use crate::state;
 
-/// All of them, by the name of the corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 8] = [
+/// An entrance, by the name of its corpus.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 8] = [
     ("config", config),
     ("state", state_file),
     ("process", process_document),

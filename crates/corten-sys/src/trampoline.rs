@@ -284,7 +284,7 @@ impl Trampoline {
         self.forking_call(libc::SYS_clone, sibling, fork.told, fork.failed);
         self.call(libc::SYS_setsid, [0; 5], fork.session);
         if let Some(tag) = fork.terminal {
-            self.call(libc::SYS_ioctl, [0, libc::TIOCSCTTY as u64, 0, 0, 0], tag);
+            self.call(libc::SYS_ioctl, [0, libc::TIOCSCTTY, 0, 0, 0], tag);
         }
     }
 

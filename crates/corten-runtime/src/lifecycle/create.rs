@@ -133,8 +133,15 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     folder.write(&record, true)?;
 
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
-    let cgroup =
-        Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
+    let cgroup = Cgroup::create(&layout, &plan.cgroup_path).inspect_err(|error| {
+        // Made in some hierarchies and not in others. What somebody else is in stays, of course.
+        if !matches!(error, corten_cgroup::Error::Populated { .. })
+            && let Ok(half) = Cgroup::open(&layout, &plan.cgroup_path)
+        {
+            let _ = half.delete();
+        }
+    });
+    let cgroup = cgroup.map_err(refused("make the control group"))?;
     let cgroup = undo.cgroup.insert(cgroup);
     cgroup
         .apply_limits(&plan.resources)

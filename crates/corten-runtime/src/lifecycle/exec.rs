@@ -18,7 +18,7 @@ use crate::parent::watch;
 use crate::plan::namespaces::{Map, kind};
 use crate::plan::process::{self, Plan};
 use crate::request::{Exec, Execed, Stdio};
-use crate::state::{Found, Status, refused};
+use crate::state::{Found, Held, Status, refused};
 
 /// Adds a process to a running container. `Ok` once `execve` has succeeded.
 pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
@@ -49,7 +49,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     };
     let (plan, warnings) = decide(&spec, process, &stdio, capabilities)?;
     let terminal = match stdio {
-        Stdio::Terminal { rows, cols } => Some(terminal(init.pid, &spec, &plan, rows, cols)?),
+        Stdio::Terminal { rows, cols } => Some(terminal(init, &spec, &plan, (rows, cols))?),
         _ => None,
     };
     let (console, slave) = match terminal {
@@ -115,8 +115,10 @@ fn can_fork(plan: &Plan) -> bool {
     let filtered = plan.filter.as_ref().is_some_and(|filter| {
         !plan.no_new_privileges && calls.iter().any(|call| !filter.lets_pass(call))
     });
-    let weak = weakened!("exec.early") || weakened!("trampoline.none");
-    !scheduled && !filtered && !weak
+    if weakened!("trampoline.none") {
+        return false;
+    }
+    !scheduled && !filtered && !weakened!("exec.early")
 }
 
 /// Until the program runs, or does not. `child` becomes the process that goes on.
@@ -184,16 +186,17 @@ fn joined(spec: &Spec) -> Namespaces {
 
 /// A terminal of the container's devpts, opened from here through init's root.
 fn terminal(
-    pid: u32,
+    init: &Held,
     spec: &Spec,
     plan: &Plan,
-    rows: u16,
-    cols: u16,
+    (rows, cols): (u16, u16),
 ) -> Result<corten_sys::pty::Terminal, Error> {
     let at = || failed("open a terminal in", "/dev/pts");
-    let root = Path::new("/proc").join(pid.to_string()).join("root");
+    let root = Path::new("/proc").join(init.pid.to_string()).join("root");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, &root, flags, Mode::empty()).map_err(at())?;
+    // It still is who we hold, so it was the one whose root that is.
+    corten_sys::process::send_signal(&init.pidfd, 0).map_err(at())?;
     let terminal = corten_sys::pty::open_in_root(&root).map_err(at())?;
     let mappings = spec.linux().as_ref().and_then(|l| l.uid_mappings().clone());
     let uid = match mappings {
