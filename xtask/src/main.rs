@@ -9,6 +9,7 @@ mod bench;
 mod deny;
 mod failure;
 mod fuzz;
+mod guest;
 mod layers;
 mod metadata;
 mod packages;
@@ -27,7 +28,12 @@ Tasks:
   layers                 crate direction, where `unsafe` may be, size of the dependency graphs
   deny                   licences, banned crates, crates present twice
   test [-- ARGS]         install what the tests need, build fixtures, run everything with nextest;
-                         ARGS go to `cargo nextest run`
+                         ARGS go to `cargo nextest run`; without ARGS that choose tests, the
+                         suite of the runtime runs in a User Mode Linux guest too
+  test --guest[=RIG] [-- NAME...]
+                         the runtime's and cgroups' tests on another kernel, where cgroup v2 is all
+                         there is; RIG: uml (default), qemu (all controllers), systemd, or all;
+                         NAME: parts of test names
   fixtures               build the test images and nothing else
   fuzz TARGET [SECONDS]  fuzz a parser of the runtime (default 1800 s), from the corpus in fuzz/corpus/TARGET
   bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
@@ -54,13 +60,19 @@ fn dispatch(args: &[String]) -> Result<()> {
         "check" => steps::check(),
         "layers" => layers::check(&metadata::Graph::load()?),
         "deny" => deny::check(&metadata::Graph::load()?),
-        "test" => steps::test(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
+        "test" => match guest::Request::parse(rest)? {
+            Some(request) => guest::test(&request, guest::Scope::Packages),
+            None => steps::test(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
+        },
         "fixtures" => steps::fixtures(),
         "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
         // How bench calls itself inside namespaces; nobody types these.
         "bench-inside" => bench::inside(rest),
         "bench-agent" => bench::agent(),
+        // How guests call it: as their first process, and from there.
+        "guest-init" => guest::init(rest),
+        "guest-run" => guest::runner(rest),
         "bench-oci-inside" => bench::oci_inside(rest),
         "bench-oci-agent" => bench::oci_agent(rest),
         "" | "help" | "-h" | "--help" => {

@@ -7,3 +7,4 @@ mod library;
 mod lifecycle;
 mod mounts;
 mod process;
+mod unified;
