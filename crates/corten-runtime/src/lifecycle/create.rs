@@ -118,7 +118,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         detached_root: matches!(rootfs, Rootfs::Mount(_)),
     };
     let mut plan = plan::plan(spec, &facts)?;
-    check_labels(&plan)?;
+    check_labels(&plan.process)?;
 
     // Nothing on disk or in a folder: a crash leaves none of it.
     let network = match plan.namespaces.network_ahead() {
@@ -411,19 +411,19 @@ fn listener(folder: &Folder) -> Result<OwnedFd, Error> {
 }
 
 /// A label that nobody enforces would be a wall that is not there.
-fn check_labels(plan: &Plan) -> Result<(), Error> {
+pub(super) fn check_labels(process: &crate::plan::process::Plan) -> Result<(), Error> {
     if corten_sys::weakened!("labels.unchecked") {
         return Ok(());
     }
     let enforced = |file: &str| std::path::Path::new(file).exists();
-    if let Some(profile) = &plan.process.apparmor
+    if let Some(profile) = &process.apparmor
         && !enforced("/sys/kernel/security/apparmor")
     {
         return Err(crate::error::unsupported(format!(
             "AppArmor profile {profile:?} on a kernel without AppArmor"
         )));
     }
-    if let Some(label) = &plan.process.selinux
+    if let Some(label) = &process.selinux
         && !enforced("/sys/fs/selinux/enforce")
     {
         return Err(crate::error::unsupported(format!(

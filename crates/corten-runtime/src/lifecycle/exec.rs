@@ -48,6 +48,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         false => held.permitted,
     };
     let (plan, warnings) = decide(&spec, process, &stdio, capabilities)?;
+    super::create::check_labels(&plan)?;
     let terminal = match stdio {
         Stdio::Terminal { rows, cols } => Some(terminal(init, &spec, &plan, (rows, cols))?),
         _ => None,
@@ -129,8 +130,11 @@ fn attend(child: &mut Child, socket: &OwnedFd, forks: bool) -> Result<Message, E
         Message::End if forks => return Ok(Message::Ready),
         other => return Ok(other),
     };
-    *child = launch::adopted(child, pid)?;
-    watch::receive(socket, child.pid, watch::ENTERING)
+    let first = std::mem::replace(child, launch::sibling(pid)?);
+    let message = watch::receive(socket, child.pid, watch::ENTERING);
+    // It has ended meanwhile.
+    corten_sys::process::wait(&first.pidfd).map_err(failed("wait for", "the first process"))?;
+    message
 }
 
 /// A process without a capability section of its own has the container's.

@@ -301,15 +301,17 @@ impl Route {
 /// The process that goes on, where the first had to fork.
 pub(crate) fn adopt(first: &Child, socket: &OwnedFd, program: &OsStr) -> Result<Child, Error> {
     match watch::receive(socket, first.pid, watch::MAKING)? {
-        Message::Forked { pid } => adopted(first, pid),
+        Message::Forked { pid } => {
+            process::wait(&first.pidfd).map_err(failed("wait for", "init's first process"))?;
+            sibling(pid)
+        }
         other => Err(reap(first, other, program)),
     }
 }
 
-/// The process `pid`, which `first` says it has made. It must be a child of ours: who could speak for `first`
-/// would have us signal anybody.
-pub(crate) fn adopted(first: &Child, pid: u32) -> Result<Child, Error> {
-    process::wait(&first.pidfd).map_err(failed("wait for", "the first process"))?;
+/// The process `pid`, which the first says it has made. It must be a child of ours: who could speak for the
+/// first would have us signal anybody.
+pub(crate) fn sibling(pid: u32) -> Result<Child, Error> {
     let adopt = || -> Result<OwnedFd, Errno> {
         let raw = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
         let pidfd = pidfd_open(raw, PidfdFlags::empty())?;

@@ -35,10 +35,10 @@ pub struct Bundle {
     pub weakened: Option<&'static str>,
 }
 
-const APPLETS: [&str; 27] = [
+const APPLETS: [&str; 28] = [
     "sh", "cat", "ls", "id", "true", "false", "sleep", "echo", "grep", "head", "hostname", "mkdir",
     "touch", "mount", "umount", "stat", "readlink", "tty", "stty", "pwd", "env", "wc", "kill",
-    "dd", "ip", "test", "chmod",
+    "dd", "ip", "test", "chmod", "rmdir",
 ];
 
 impl Bundle {

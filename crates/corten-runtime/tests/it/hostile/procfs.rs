@@ -50,7 +50,7 @@ fn labels_do_not_go_through_a_false_proc() {
 /// And of an added process.
 #[test]
 fn labels_of_an_added_process_do_not_go_through_a_false_proc() {
-    proven_in_depth("exec.early,procfs.plain", |side| {
+    proven_in_depth("labels.unchecked,exec.early,procfs.plain", |side| {
         let mut bundle = side.bundle(&["sleep", "100"]);
         let file = false_proc(&mut bundle, "thread-self/attr/exec");
         bundle.up();
