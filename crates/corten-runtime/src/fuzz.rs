@@ -43,6 +43,8 @@ pub fn config(bytes: &[u8]) {
         terminal: terminal.unwrap_or(false),
         capabilities: u64::MAX,
         detached_root: false,
+        systemd: None,
+        around: Default::default(),
     };
     let Ok(plan) = plan::plan(&spec, &facts) else {
         return;
@@ -122,8 +124,7 @@ fn writes(resources: &LinuxResources) {
         memory_usage: Some(1 << 20),
         cpu_quota: Some(-1),
         cpu_period: Some(100_000),
-        bfq: false,
-        hugetlb_unified: false,
+        ..Observed::default()
     };
     let lists = [
         v1::plan(resources, &observed),

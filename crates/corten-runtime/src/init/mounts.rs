@@ -10,7 +10,7 @@ use corten_sys::weakened;
 use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, mknodat, symlinkat};
 use rustix::io::Errno;
 
-use super::copy_up;
+use super::{copy_up, shared};
 use crate::handshake::{Failure, Step};
 use crate::parent::prepare::{Prepared, Ready};
 use crate::plan::Plan;
@@ -45,7 +45,7 @@ pub(crate) fn own(
         plan.by_init(*index) && plan.mounts[*index].shows_network() == show_network
     };
     let indices = (0..plan.mounts.len()).filter(ours);
-    indices.map(|index| create(&plan.mounts[index]).map(|tree| (index, tree)))
+    indices.map(|index| create(plan, &plan.mounts[index]).map(|tree| (index, tree)))
 }
 
 /// Attaches the root and all mounts; returns the root.
@@ -59,14 +59,23 @@ pub(crate) fn assemble<'a>(
         .take()
         .ok_or(Failure::new(Step::AttachRoot, Errno::BADF, b""))?;
     attach(&root, rustix::fs::CWD, root_at).map_err(Failure::at(Step::AttachRoot, b""))?;
+    fill(plan, prepared, &root)?;
+    Ok(root)
+}
+
+/// All mounts below the root, and what else is in its `/dev`.
+pub(crate) fn fill<'a>(
+    plan: &'a Plan,
+    prepared: &mut Prepared,
+    root: &OwnedFd,
+) -> Result<(), Failure<'a>> {
     for (index, mount) in plan.mounts.iter().enumerate() {
         #[cfg(feature = "weaken")]
         crate::weak::make_target_by_path(plan, mount);
-        place(prepared, &root, index, mount)?;
+        place(prepared, root, index, mount)?;
     }
-    devices(plan, prepared, &root)?;
-    console(plan, prepared, &root)?;
-    Ok(root)
+    devices(plan, prepared, root)?;
+    console(plan, prepared, root)
 }
 
 fn place<'a>(
@@ -107,7 +116,7 @@ fn place<'a>(
 }
 
 /// A file system of init's own namespaces.
-fn create(mount: &Mount) -> Result<OwnedFd, Failure<'_>> {
+fn create<'a>(plan: &Plan, mount: &'a Mount) -> Result<OwnedFd, Failure<'a>> {
     let path = mount.target.as_bytes();
     let Source::New {
         fstype,
@@ -119,7 +128,15 @@ fn create(mount: &Mount) -> Result<OwnedFd, Failure<'_>> {
     else {
         return Err(Failure::new(Step::Mount, Errno::INVAL, path));
     };
-    new(fstype, source, options, *attributes, &mount.changes, path)
+    match new(fstype, source, options, *attributes, &mount.changes, path) {
+        Err(refused) if refused.errno == Errno::PERM => {
+            match shared::bind(plan, fstype, *attributes).map_err(Failure::at(Step::Bind, path))? {
+                Some(tree) => Ok(tree),
+                None => Err(refused),
+            }
+        }
+        other => other,
+    }
 }
 
 /// Options as a mount plan holds them.
@@ -245,6 +262,8 @@ fn make_node(root: &OwnedFd, node: &Node) -> Result<(), Errno> {
     );
     rustix::process::umask(old);
     match made {
+        // No CAP_MKNOD in the host's user namespace.
+        Err(Errno::PERM) => shared::bind_node(&folder, name, node),
         // What is there already must be that very device: an image could bring a look-alike.
         Err(Errno::EXIST) => {
             let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;

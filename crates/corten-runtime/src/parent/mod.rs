@@ -2,9 +2,14 @@
 //! init is on its way.
 
 pub(crate) mod cgroups;
+pub(crate) mod driver;
+pub(crate) mod group;
 pub(crate) mod hooks;
+pub(crate) mod idmap;
 pub(crate) mod launch;
 pub(crate) mod mounts;
+pub(crate) mod place;
 pub(crate) mod prepare;
+pub(crate) mod rdt;
 pub(crate) mod shipment;
 pub(crate) mod watch;

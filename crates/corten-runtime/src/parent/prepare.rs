@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use corten_cgroup::Layout;
 use corten_sys::mount::{Attributes, Change, Propagation, clone_tree, new_filesystem};
+use corten_sys::namespace::Namespaces;
 use corten_sys::pty;
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, mkdirat, mknodat, symlinkat};
 use rustix::io::Errno;
 
+use super::group::View;
 use super::{cgroups, mounts};
 use crate::error::{Error, failed};
 use crate::plan::devices::{LINKS, Node};
@@ -78,13 +79,17 @@ impl Ready {
 pub(crate) fn prepare(
     plan: &Plan,
     rootfs: Rootfs,
-    layout: &Layout,
+    view: &View,
     size: Option<(u16, u16)>,
 ) -> Result<(Prepared, Option<pty::Terminal>), Error> {
-    let root = root(plan, rootfs)?;
+    let root = match plan.namespaces.joined(Namespaces::MOUNT) {
+        // It is looked for there.
+        true => None,
+        false => Some(root(plan, rootfs)?),
+    };
     let mut ready = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in plan.mounts.iter().enumerate() {
-        ready.push(one(plan, layout, index, mount)?);
+        ready.push(one(plan, view, index, mount)?);
     }
     let mut device_binds = Vec::new();
     if let Some(dev) = plan.devices.tmpfs {
@@ -102,7 +107,7 @@ pub(crate) fn prepare(
         None => None,
     };
     let prepared = Prepared {
-        root: Some(root),
+        root,
         mounts: ready,
         device_binds,
         empty: empty(plan)?,
@@ -129,7 +134,7 @@ fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
     mounts::bind(path, true, &[change]).map_err(failed("open the root", path))
 }
 
-fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Ready, Error> {
+fn one(plan: &Plan, view: &View, index: usize, mount: &Mount) -> Result<Ready, Error> {
     let target = || PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()));
     if plan.by_init(index) {
         return Ok(Ready::ByInit);
@@ -139,7 +144,7 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
             .map(Ready::Tree)
             .map_err(failed("bind", path)),
         Source::Cgroup { attributes } => {
-            cgroups::mount(layout, plan, *attributes).map_err(failed("mount", target()))
+            cgroups::mount(view, plan, *attributes).map_err(failed("mount", target()))
         }
         Source::New {
             fstype,
@@ -195,11 +200,10 @@ fn furnish_open(
     index: usize,
     dev: BorrowedFd<'_>,
 ) -> Result<Vec<(CString, OwnedFd)>, Error> {
-    let owner = plan
-        .namespaces
-        .user
-        .as_ref()
-        .map(|ids| (ids.uid.host(0).unwrap_or(0), ids.gid.host(0).unwrap_or(0)));
+    let owner = plan.namespaces.user.as_ref().map(|_| {
+        let ids = &plan.namespaces;
+        (ids.host_uid(0).unwrap_or(0), ids.host_gid(0).unwrap_or(0))
+    });
     let own = |name: &OsStr| match owner {
         Some((uid, gid)) => chownat(
             dev,
@@ -274,12 +278,23 @@ fn make(
         }
         Err(Errno::PERM) if node.name_in_dev().is_some() => {
             mknodat(dev, name, FileType::RegularFile, mode, 0).map_err(at())?;
-            let host = Path::new("/").join(path);
-            let tree = clone_tree(CWD, host.as_path(), false, &Change::default()).map_err(at())?;
+            let tree = host_node(node).map_err(at())?;
             let name = CString::new(name.as_os_str().as_bytes());
             Ok(Some((name.map_err(|_| at()(Errno::INVAL))?, tree)))
         }
         Err(errno) => Err(at()(errno)),
+    }
+}
+
+/// The host's node of the same path, detached: if it is the device that is asked for.
+pub(crate) fn host_node(node: &Node) -> Result<OwnedFd, Errno> {
+    let host = Path::new("/").join(OsStr::from_bytes(node.path.as_bytes()));
+    let tree = clone_tree(CWD, host.as_path(), false, &Change::default())?;
+    let found = rustix::fs::fstat(&tree)?;
+    let device = rustix::fs::makedev(node.major, node.minor);
+    match FileType::from_raw_mode(found.st_mode) == node.kind && found.st_rdev == device {
+        true => Ok(tree),
+        false => Err(Errno::NODEV),
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod devices;
+pub(crate) mod identity;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod process;
@@ -32,6 +33,10 @@ pub(crate) struct Facts<'a> {
     pub capabilities: u64,
     /// Is the root given as a detached mount?
     pub detached_root: bool,
+    /// The systemd that is to make the control group.
+    pub systemd: Option<cgroup::Home<'a>>,
+    /// The maker's own namespaces, and those to be joined.
+    pub around: namespaces::Around,
 }
 
 /// All that will be done to make a container.
@@ -48,6 +53,10 @@ pub(crate) struct Plan {
     pub domainname: Option<String>,
     pub process: process::Plan,
     pub cgroup_path: String,
+    /// Whose that group is, with the systemd driver.
+    pub unit: Option<cgroup::Unit>,
+    /// Intel's shares of caches and memory bandwidth.
+    pub resctrl: Option<corten_cgroup::resctrl::Plan>,
     pub resources: LinuxResources,
     pub warnings: Vec<String>,
 }
@@ -80,7 +89,7 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         .as_ref()
         .ok_or_else(|| invalid("linux", "is missing"))?;
     refuse_unsupported(spec, linux)?;
-    let namespaces = namespaces::plan(linux)?;
+    let namespaces = namespaces::plan(linux, &facts.around)?;
     let process = spec
         .process()
         .as_ref()
@@ -91,7 +100,13 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         Some(_) => u64::MAX,
         None => facts.capabilities,
     };
-    let process = process::plan(
+    identity::check(
+        process.user(),
+        spec.annotations(),
+        &namespaces,
+        &facts.around,
+    )?;
+    let mut process = process::plan(
         process,
         &process::Facts {
             capabilities,
@@ -102,15 +117,21 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         },
         &mut warnings,
     )?;
+    let nested = namespaces.user.is_some() || facts.around.ids.is_some();
+    process.group_rule = identity::group_rule(spec.annotations(), nested);
+    joined_mounts(linux, &namespaces, facts)?;
     let mounts = mounts::plan(spec, &namespaces, facts)?;
     let devices = devices::plan(linux, &mounts, &namespaces, facts.terminal)?;
+    let (cgroup_path, unit) = cgroup::place(spec, linux, facts.id, facts.systemd)?;
     let (hostname, domainname) = names(spec, &namespaces)?;
     Ok(Plan {
         root: root(spec, linux, facts)?,
         masked: paths("linux.maskedPaths", linux.masked_paths())?,
         read_only: paths("linux.readonlyPaths", linux.readonly_paths())?,
         sysctls: sysctl::plan(linux, &namespaces)?,
-        cgroup_path: cgroup::path(linux, facts.id)?,
+        cgroup_path,
+        unit,
+        resctrl: cgroup::resctrl(linux, facts.id)?,
         resources: cgroup::resources(linux),
         hostname,
         domainname,
@@ -137,7 +158,6 @@ fn check_version(version: &str) -> Result<(), Error> {
 fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
     let empty = |n: usize| n == 0;
     let refused = [
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
         (
             !linux.net_devices().as_ref().is_none_or(|d| empty(d.len())),
             "linux.netDevices",
@@ -175,6 +195,30 @@ fn root(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Root, Error> {
         read_only: root.and_then(|r| r.readonly()).unwrap_or(false),
         propagation,
     })
+}
+
+/// In a mount namespace of somebody else's the root must be there already, and its propagation is not ours
+/// to change.
+fn joined_mounts(
+    linux: &Linux,
+    namespaces: &namespaces::Plan,
+    facts: &Facts<'_>,
+) -> Result<(), Error> {
+    if !namespaces.joined(Namespaces::MOUNT) {
+        return Ok(());
+    }
+    if facts.detached_root {
+        return Err(unsupported(
+            "a detached root in a mount namespace that is joined",
+        ));
+    }
+    match linux.rootfs_propagation().as_deref() {
+        None | Some("") => Ok(()),
+        Some(_) => Err(invalid(
+            "linux.rootfsPropagation",
+            "is set, but the mount namespace is joined by path",
+        )),
+    }
 }
 
 fn names(
