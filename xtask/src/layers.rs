@@ -44,6 +44,7 @@ pub fn check(graph: &Graph) -> Result<()> {
     for package in graph.members() {
         direction(graph, package, &mut findings);
         unsafety(package, &mut findings)?;
+        walls(package, &mut findings);
     }
     let counts = budgets(graph, &mut findings);
     if findings.is_empty() {
@@ -54,6 +55,16 @@ pub fn check(graph: &Graph) -> Result<()> {
         return Ok(());
     }
     Err(failure(format!("layers:\n  {}", findings.join("\n  "))))
+}
+
+/// What the hostile suite takes walls down with must be in no build that is not asked for it.
+fn walls(package: &Package, findings: &mut Vec<String>) {
+    if package.features.iter().any(|feature| feature == "weaken") {
+        let name = &package.name;
+        findings.push(format!(
+            "{name} is built with its feature weaken by default"
+        ));
+    }
 }
 
 fn layer(name: &str) -> Option<u8> {

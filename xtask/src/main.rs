@@ -8,6 +8,7 @@
 mod bench;
 mod deny;
 mod failure;
+mod fuzz;
 mod guest;
 mod layers;
 mod metadata;
@@ -34,6 +35,7 @@ Tasks:
                          there is; RIG: uml (default), qemu (all controllers), systemd, or all;
                          NAME: parts of test names
   fixtures               build the test images and nothing else
+  fuzz TARGET [SECONDS]  fuzz a parser of the runtime (default 1800 s), from the corpus in fuzz/corpus/TARGET
   bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
   bench oci [OPTIONS]    the runtime beside crun, runc and the floor of bare system calls; --quick, --fifo,
                          --rounds N, --gap MS, --soak N (no times: so many containers, and what is left),
@@ -64,6 +66,7 @@ fn dispatch(args: &[String]) -> Result<()> {
             None => steps::test(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
         },
         "fixtures" => steps::fixtures(),
+        "fuzz" => fuzz::run(rest),
         "bench" => bench::run(rest),
         // How bench calls itself inside namespaces; nobody types these.
         "bench-inside" => bench::inside(rest),

@@ -25,6 +25,8 @@ pub struct Package {
     pub member: bool,
     pub targets: Vec<Target>,
     pub edges: Vec<Edge>,
+    /// Switched on when nobody asks for any.
+    pub features: Vec<String>,
 }
 
 pub struct Target {
@@ -79,6 +81,7 @@ impl Graph {
                 ))
             })?;
             package.edges = edges(node)?;
+            package.features = strings(&node["features"]).map(str::to_owned).collect();
         }
         Ok(Graph { packages })
     }
@@ -124,6 +127,7 @@ impl Package {
                 .map(Target::parse)
                 .collect::<Result<_>>()?,
             edges: Vec::new(),
+            features: Vec::new(),
         })
     }
 }

@@ -251,13 +251,14 @@ fn pairs(text: &str) -> BTreeMap<String, u64> {
 fn cpu_v2(text: &str) -> Cpu {
     let get = |key| field(text, key).and_then(number).unwrap_or(0);
     // Microseconds there, nanoseconds here.
+    let nanos = |key| get(key).saturating_mul(1000);
     Cpu {
-        usage: get("usage_usec") * 1000,
-        user: get("user_usec") * 1000,
-        system: get("system_usec") * 1000,
+        usage: nanos("usage_usec"),
+        user: nanos("user_usec"),
+        system: nanos("system_usec"),
         periods: get("nr_periods"),
         throttled_periods: get("nr_throttled"),
-        throttled: get("throttled_usec") * 1000,
+        throttled: nanos("throttled_usec"),
     }
 }
 
@@ -319,6 +320,13 @@ fn io_v1(bytes: &str, counts: &str) -> Vec<Io> {
         }
     }
     found.into_values().collect()
+}
+
+/// For the fuzzer: the kernel's tables.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub fn fuzz(text: &str) {
+    let _ = (pairs(text), cpu_v2(text), io_v2(text), io_v1(text, text));
 }
 
 #[cfg(test)]

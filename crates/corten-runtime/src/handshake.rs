@@ -23,6 +23,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use corten_sys::mount::{Log, Refused};
+use corten_sys::socket::receive_fds;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
@@ -118,6 +119,8 @@ steps! {
     Descriptors = "close inherited descriptors",
     Seccomp = "install the seccomp filter",
     Trampoline = "enter the trampoline",
+    Fork = "start a process in the container's pid namespace",
+    OomScore = "set the OOM score",
     Execute = "execute it",
     Listener = "hand over the seccomp listener",
 }
@@ -203,9 +206,12 @@ pub(crate) enum Message {
     End,
 }
 
+/// The first word of a forerunner's report, which the trampoline sends with the process id.
+pub(crate) const FORKED: u64 = (Kind::Forked as u64) << 32;
+
 /// Init's forerunner: who goes on.
 pub(crate) fn send_forked(socket: impl AsFd, pid: u32) -> Result<(), Errno> {
-    send_header(socket, tag_of(Kind::Forked, 0), pid, &[])
+    send_header(socket, FORKED, pid, &[])
 }
 
 /// Init: all is mounted.
@@ -273,36 +279,35 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     }
 }
 
-/// Maker or starter: the next message. Both sockets keep the boundaries of messages.
-pub(crate) fn receive(socket: impl AsFd) -> Result<Message, Error> {
-    let mut buffer = [0u8; HEADER + PATH_MAX];
-    let (mut len, mut reset) = (0, false);
-    while len < HEADER {
-        let read = retry(|| recv(socket.as_fd(), &mut buffer[len..], RecvFlags::empty()));
-        match read {
-            // It ended with something of ours unread. The kernel says so once, before it hands out what
-            // the other side had sent: the reason, perhaps.
-            Err(Errno::CONNRESET) if !reset => reset = true,
-            Ok((0, _)) | Err(Errno::CONNRESET) => break,
-            Ok((read, _)) => len += read,
-            Err(errno) => return Err(crate::error::failed("hear from init", "")(errno)),
-        }
-    }
-    Ok(parse(&buffer[..len]))
+/// Maker or starter: the next message. Both sockets keep the boundaries of messages. `None`: nothing yet, on
+/// a socket with a timeout.
+#[cfg(test)]
+pub(crate) fn receive(socket: impl AsFd) -> Result<Option<Message>, Error> {
+    let received = receive_with_fd(socket)?;
+    Ok(received.map(|(message, _)| message))
 }
 
 /// As [`receive`], with the descriptor that came along, if one did.
-pub(crate) fn receive_with_fd(socket: impl AsFd) -> Result<(Message, Option<OwnedFd>), Error> {
+pub(crate) fn receive_with_fd(
+    socket: impl AsFd,
+) -> Result<Option<(Message, Option<OwnedFd>)>, Error> {
     let mut buffer = [0u8; HEADER + PATH_MAX];
     let mut fds = Vec::new();
-    match corten_sys::socket::receive_fds(socket, &mut buffer, &mut fds) {
-        Ok(len) => Ok((parse(&buffer[..len]), fds.pop())),
-        Err(Errno::CONNRESET) => Ok((Message::End, None)),
+    let mut next = || receive_fds(socket.as_fd(), &mut buffer, &mut fds);
+    let read = match next() {
+        // It has ended without reading all that we had sent: said once, and before what it had sent itself.
+        Err(Errno::CONNRESET) => next(),
+        other => other,
+    };
+    match read {
+        Ok(len) => Ok(Some((parse(&buffer[..len]), fds.pop()))),
+        Err(Errno::CONNRESET) => Ok(Some((Message::End, None))),
+        Err(Errno::AGAIN) => Ok(None),
         Err(errno) => Err(crate::error::failed("hear from init", "")(errno)),
     }
 }
 
-fn parse(bytes: &[u8]) -> Message {
+pub(crate) fn parse(bytes: &[u8]) -> Message {
     let Some((header, path)) = bytes.split_at_checked(HEADER) else {
         return Message::End;
     };
@@ -339,6 +344,11 @@ fn parse(bytes: &[u8]) -> Message {
 /// A failure as the library's error. `program` is what the process was to execute: the trampoline does not
 /// say.
 pub(crate) fn error(step: Step, errno: i32, path: PathBuf, program: &OsStr) -> Error {
+    // Who speaks in init's name may say any number; the kernel has none above this.
+    let errno = match errno {
+        1..=4095 => errno,
+        _ => Errno::PROTO.raw_os_error(),
+    };
     let program = PathBuf::from(program);
     match (step, Errno::from_raw_os_error(errno)) {
         (Step::Find | Step::Execute, Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
@@ -387,7 +397,7 @@ mod tests {
         )
         .unwrap();
         send_failure(&theirs, &Failure::new(Step::Mount, Errno::PERM, b"proc")).unwrap();
-        let message = receive(&ours).unwrap();
+        let message = receive(&ours).unwrap().unwrap();
         let expected = Message::Failed {
             step: Step::Mount,
             errno: 1,
@@ -395,7 +405,7 @@ mod tests {
         };
         assert_eq!(message, expected);
         drop(theirs);
-        assert_eq!(receive(&ours).unwrap(), Message::End);
+        assert_eq!(receive(&ours).unwrap(), Some(Message::End));
     }
 
     #[test]

@@ -20,6 +20,9 @@
 pub mod cli;
 mod criu;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod handshake;
 mod init;
 mod lifecycle;
@@ -30,6 +33,8 @@ pub mod rootfs;
 pub mod seccomp_profile;
 pub mod spec;
 mod state;
+#[cfg(feature = "weaken")]
+mod weak;
 
 pub use criu::message::ManageCgroups;
 pub use error::Error;

@@ -161,6 +161,12 @@ fn short(path: &str, held: &mut Vec<OwnedFd>) -> Result<String, Error> {
     Ok(name)
 }
 
+/// For the fuzzer: lists of layers.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(list: &str) {
+    let _ = (layers(list), unescape(list));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,12 +12,15 @@
 use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use corten_cgroup::{Cgroup, Layout};
 use corten_spec::ContainerId;
+use corten_sys::weakened;
 use oci_spec::runtime::Spec;
-use rustix::fs::{CWD, Mode, mkdir};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdir, openat, renameat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
@@ -162,28 +165,38 @@ impl Record {
     }
 }
 
-/// A container's folder below the state root.
+/// A container's folder below the state root. It is looked up by name once, must be ours, and is used by
+/// descriptor from then on: whoever can rename in the folder above changes nothing for us.
 #[derive(Clone, Debug)]
 pub(crate) struct Folder {
     pub path: PathBuf,
     id: ContainerId,
+    held: OnceLock<Arc<OwnedFd>>,
 }
+
+/// The gate's name in the folder.
+pub(crate) const GATE: &str = "start.sock";
+const RECORD: &str = "state.json";
+const CONFIG: &str = "config.json";
 
 impl Folder {
     pub fn new(root: &Path, id: &ContainerId) -> Self {
         Self {
             path: root.join(id.as_str()),
             id: id.clone(),
+            held: OnceLock::new(),
         }
     }
 
     /// Makes it; that it exists is the one sign that an id is taken.
     pub fn make(&self) -> Result<(), Error> {
-        let mode = Mode::from_raw_mode(0o711);
+        let mode = Mode::from_raw_mode(0o700);
         match mkdir(&self.path, mode) {
             Err(Errno::NOENT) => {
                 let parent = self.path.parent().unwrap_or(Path::new("/"));
-                std::fs::create_dir_all(parent).map_err(failed_io("make the folder", parent))?;
+                let mut builder = std::fs::DirBuilder::new();
+                let made = builder.recursive(true).mode(0o711).create(parent);
+                made.map_err(failed_io("make the folder", parent))?;
                 mkdir(&self.path, mode)
             }
             other => other,
@@ -196,31 +209,98 @@ impl Folder {
         })
     }
 
+    /// The folder itself.
+    pub fn fd(&self) -> Result<&OwnedFd, Error> {
+        if let Some(fd) = self.held.get() {
+            return Ok(fd);
+        }
+        let fd = self.open().map_err(|errno| match errno {
+            Errno::NOENT => Error::NotFound {
+                id: self.id.to_string(),
+            },
+            Errno::NOTDIR | Errno::LOOP => self.broken(&self.path, "is no folder".into()),
+            errno => failed("open", &self.path)(errno),
+        })?;
+        let stat = rustix::fs::fstat(&fd).map_err(failed("examine", &self.path))?;
+        // What another user can write to could name any process as our container's.
+        if !weakened!("state.trusting") {
+            let own = rustix::process::geteuid().as_raw();
+            if stat.st_uid != own && stat.st_uid != 0 {
+                let problem = format!("belongs to user {}", stat.st_uid);
+                return Err(self.broken(&self.path, problem));
+            }
+            if stat.st_mode & 0o022 != 0 {
+                let problem = format!("has the mode {:o}", stat.st_mode & 0o7777);
+                return Err(self.broken(&self.path, problem));
+            }
+        }
+        Ok(self.held.get_or_init(|| Arc::new(fd)))
+    }
+
+    fn open(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let nofollow = match weakened!("state.trusting") {
+            true => OFlags::empty(),
+            false => OFlags::NOFOLLOW,
+        };
+        openat(CWD, &self.path, flags | nofollow, Mode::empty())
+    }
+
+    /// For messages; who opens it names it by [`fd`](Self::fd).
     pub fn gate(&self) -> PathBuf {
-        self.path.join("start.sock")
+        self.path.join(GATE)
+    }
+
+    /// Does init wait at the gate?
+    pub fn has_gate(&self) -> Result<bool, Error> {
+        match statat(self.fd()?, GATE, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(failed("examine", self.gate())(errno)),
+        }
     }
 
     /// Writes the record: the first one in place, as nothing was there; later ones by renaming.
     pub fn write(&self, record: &Record, first: bool) -> Result<(), Error> {
-        let path = self.path.join("state.json");
+        const TEMPORARY: &str = "state.json.new";
+        let path = self.path.join(RECORD);
         let bytes = serde_json::to_vec(record).map_err(|e| self.broken(&path, e.to_string()))?;
         if first {
-            return write_new(&path, &bytes);
+            return self.write_new(RECORD, &bytes);
         }
-        let temporary = self.path.join("state.json.new");
-        write_new(&temporary, &bytes)?;
-        rustix::fs::rename(&temporary, &path).map_err(failed("rename", &temporary))
+        self.write_new(TEMPORARY, &bytes)?;
+        let fd = self.fd()?;
+        renameat(fd, TEMPORARY, fd, RECORD).map_err(failed("rename", self.path.join(TEMPORARY)))
     }
 
     pub fn write_config(&self, spec: &Spec) -> Result<(), Error> {
-        let path = self.path.join("config.json");
+        let path = self.path.join(CONFIG);
         let bytes = serde_json::to_vec(spec).map_err(|e| self.broken(&path, e.to_string()))?;
-        write_new(&path, &bytes)
+        self.write_new(CONFIG, &bytes)
+    }
+
+    fn write_new(&self, name: &str, bytes: &[u8]) -> Result<(), Error> {
+        let folder = self.fd()?;
+        let write = || -> Result<(), Errno> {
+            let flags = OFlags::WRONLY
+                | OFlags::CREATE
+                | OFlags::TRUNC
+                | OFlags::NOFOLLOW
+                | OFlags::CLOEXEC;
+            let file = openat(folder, name, flags, Mode::from_raw_mode(0o600))?;
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                let written = rustix::io::write(&file, rest)?;
+                rest = &rest[written..];
+            }
+            Ok(())
+        };
+        write().map_err(failed("write", self.path.join(name)))
     }
 
     pub fn read(&self) -> Result<Record, Error> {
-        let path = self.path.join("state.json");
-        let record: Record = self.parse(&path)?;
+        let path = self.path.join(RECORD);
+        let record: Record = self.parse(RECORD)?;
         if record.version != VERSION {
             let problem = format!("has version {}, and {VERSION} is known", record.version);
             return Err(self.broken(&path, problem));
@@ -232,29 +312,29 @@ impl Folder {
     }
 
     pub fn read_config(&self) -> Result<Spec, Error> {
-        self.parse(&self.path.join("config.json"))
+        self.parse(CONFIG)
     }
 
-    fn parse<T: for<'de> Deserialize<'de>>(&self, path: &Path) -> Result<T, Error> {
-        let read = || -> std::io::Result<Vec<u8>> {
-            let file = std::fs::File::open(path)?;
-            let mut bytes = Vec::with_capacity(4096);
-            file.take(SIZE_MAX).read_to_end(&mut bytes)?;
-            Ok(bytes)
+    fn parse<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<T, Error> {
+        let folder = self.fd()?;
+        let path = self.path.join(name);
+        let nofollow = match weakened!("state.trusting") {
+            true => OFlags::empty(),
+            false => OFlags::NOFOLLOW,
         };
-        let bytes = match read() {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(match self.path.exists() {
-                    true => self.broken(path, "is missing".into()),
-                    false => Error::NotFound {
-                        id: self.id.to_string(),
-                    },
-                });
-            }
-            Err(error) => return Err(failed_io("read", path)(error)),
-        };
-        serde_json::from_slice(&bytes).map_err(|e| self.broken(path, format!("is damaged: {e}")))
+        // A FIFO in its place must not hold us up.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | nofollow;
+        let file = openat(folder, name, flags, Mode::empty()).map_err(|errno| match errno {
+            Errno::NOENT => self.broken(&path, "is missing".into()),
+            Errno::LOOP => self.broken(&path, "is a link".into()),
+            errno => failed("read", &path)(errno),
+        })?;
+        let mut bytes = Vec::with_capacity(4096);
+        let read = std::fs::File::from(file)
+            .take(SIZE_MAX)
+            .read_to_end(&mut bytes);
+        read.map_err(failed_io("read", &path))?;
+        serde_json::from_slice(&bytes).map_err(|e| self.broken(&path, format!("is damaged: {e}")))
     }
 
     fn broken(&self, path: &Path, problem: String) -> Error {
@@ -266,41 +346,36 @@ impl Folder {
 
     /// Says that the container's end was a checkpoint, so that its id is free for the restore.
     pub fn mark_checkpointed(&self) -> Result<(), Error> {
-        write_new(&self.path.join(CHECKPOINTED), b"")
+        self.write_new(CHECKPOINTED, b"")
     }
 
     pub fn is_checkpointed(&self) -> bool {
         self.path.join(CHECKPOINTED).exists()
     }
 
-    /// Removes what is in it by name, then all else: nothing but ours belongs there.
+    /// Removes what is in it by name, then all else: nothing but ours belongs there. A link in its place is
+    /// removed, and not what it leads to.
     pub fn remove(&self) -> Result<(), Error> {
-        for name in ["start.sock", "config.json", "state.json"] {
-            match rustix::fs::unlink(self.path.join(name)) {
-                Ok(()) | Err(Errno::NOENT | Errno::ISDIR | Errno::NOTDIR) => {}
+        let folder = match self.open() {
+            Ok(folder) => folder,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTDIR | Errno::LOOP) => {
+                return rustix::fs::unlink(&self.path).map_err(failed("remove", &self.path));
+            }
+            Err(errno) => return Err(failed("open", &self.path)(errno)),
+        };
+        for name in [GATE, CONFIG, RECORD] {
+            match unlinkat(&folder, name, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT | Errno::ISDIR) => {}
                 Err(errno) => return Err(failed("remove", self.path.join(name))(errno)),
             }
         }
         match rustix::fs::rmdir(&self.path) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
+            // By descriptors as well: std's does not follow links.
             Err(_) => std::fs::remove_dir_all(&self.path).map_err(failed_io("remove", &self.path)),
         }
     }
-}
-
-fn write_new(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    use rustix::fs::OFlags;
-    let write = || -> Result<(), Errno> {
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC;
-        let file = rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o600))?;
-        let mut rest = bytes;
-        while !rest.is_empty() {
-            let written = rustix::io::write(&file, rest)?;
-            rest = &rest[written..];
-        }
-        Ok(())
-    };
-    write().map_err(failed("write", path))
 }
 
 /// Init, held: it cannot be replaced by another process of the same number.
@@ -334,13 +409,24 @@ impl Init {
         // After the pidfd, so that it is about the process that the pidfd holds, or about none.
         let stat = Stat::read(&PathBuf::from(format!("/proc/{pid}/stat")));
         match stat {
-            Ok(stat) if stat.start_time == self.start_time && !stat.ended() => Ok(Some(Held {
-                pid: self.pid,
-                pidfd,
-            })),
+            Ok(stat)
+                if (stat.start_time == self.start_time || weakened!("init.by_pid"))
+                    && !stat.ended() =>
+            {
+                Ok(Some(Held {
+                    pid: self.pid,
+                    pidfd,
+                }))
+            }
             _ => Ok(None),
         }
     }
+}
+
+/// The letter of what a process does: `R`, `S`, `T`, … `None`: there is no such process.
+pub(crate) fn doing(pid: u32) -> Option<u8> {
+    let stat = Stat::read(&PathBuf::from(format!("/proc/{pid}/stat")));
+    stat.ok().map(|stat| stat.state)
 }
 
 struct Stat {
@@ -402,7 +488,7 @@ impl Found {
         if self.init.is_none() {
             return Ok(Status::Stopped);
         }
-        if self.folder.gate().exists() {
+        if self.folder.has_gate()? {
             return Ok(Status::Created);
         }
         let frozen = match self.cgroup()? {
@@ -474,6 +560,18 @@ pub(crate) fn wait_end(pidfd: impl AsFd) -> Result<(), Error> {
             Err(errno) => return Err(failed("wait for init", "")(errno)),
         }
     }
+}
+
+/// For the fuzzer: whatever can be read can be written and read again, and has the id that it says.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    let _ = Stat::parse(bytes);
+    let Ok(record) = serde_json::from_slice::<Record>(bytes) else {
+        return;
+    };
+    let text = serde_json::to_vec(&record).expect("a record can be written");
+    let again: Record = serde_json::from_slice(&text).expect("a record of ours can be read");
+    assert_eq!(record.document("running", 1), again.document("running", 1));
 }
 
 fn now() -> String {

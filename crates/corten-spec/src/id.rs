@@ -129,6 +129,10 @@ impl<'de> Deserialize<'de> for Name {
 }
 
 fn check(what: &'static str, s: &str, max: usize, ok: impl Fn(u8) -> bool) -> Result<(), IdError> {
+    #[cfg(feature = "weaken")]
+    if std::env::var("CORTEN_WEAKEN").is_ok_and(|walls| walls.contains("ids.unchecked")) {
+        return Ok(());
+    }
     if s.is_empty() || s.len() > max {
         return Err(IdError::Length {
             what,

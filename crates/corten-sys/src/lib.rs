@@ -28,5 +28,6 @@ pub mod signal;
 pub mod socket;
 pub mod spawn;
 pub mod trampoline;
+pub mod weaken;
 
 pub use rustix::io::Errno;

@@ -229,6 +229,9 @@ pub fn inherit(fd: impl AsFd) -> Result<(), Errno> {
 /// Gives the calling process's memory to nobody but root in the host's user namespace: no ptrace, no
 /// `/proc/PID/{exe,fd,mem}`. Inherited by children until they exec.
 pub fn set_undumpable() -> Result<(), Errno> {
+    if crate::weakened!("exec.dumpable") {
+        return Ok(());
+    }
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
 }
 

@@ -2,11 +2,12 @@
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, fstat, fstatfs, openat};
+use rustix::fs::{CWD, Mode, OFlags, fstat, fstatfs, openat};
 use rustix::io::Errno;
 
 use crate::call::checked;
 use crate::rooted;
+use crate::socket::path_of;
 
 const DEVPTS_SUPER_MAGIC: i64 = 0x1cd1;
 /// `/dev/ptmx` is 5:2; slaves have the majors 136 to 143 (devices.txt).
@@ -28,10 +29,13 @@ pub fn open(devpts: impl AsFd) -> Result<Terminal, Errno> {
 }
 
 /// Opens a new terminal at `dev/pts/ptmx` inside `root`, a container's root folder. What is found
-/// there is checked to be devpts: the container may have put anything in its place.
+/// there is checked to be devpts, and only then opened: the container may have put anything in its place, and
+/// the open of a device or of a file of FUSE can do harm, or never return.
 pub fn open_in_root(root: impl AsFd) -> Result<Terminal, Errno> {
-    let flags = OFlags::RDWR | OFlags::NOCTTY;
-    pair(rooted::open(root, "dev/pts/ptmx", flags)?)
+    let found = rooted::open(root, "dev/pts/ptmx", OFlags::PATH)?;
+    check(&found, |major, minor| (major, minor) == PTMX)?;
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    pair(openat(CWD, path_of(&found), flags, Mode::empty())?)
 }
 
 fn pair(master: OwnedFd) -> Result<Terminal, Errno> {

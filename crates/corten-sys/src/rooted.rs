@@ -13,6 +13,8 @@ use std::path::Path;
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat, openat2};
 use rustix::io::Errno;
 
+use crate::weakened;
+
 /// What a missing last component becomes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Make {
@@ -56,6 +58,11 @@ fn resolve(
 /// Opens `path` below `root`, links followed as if `root` were `/`; magic links are refused.
 pub fn open(root: impl AsFd, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd, Errno> {
     let how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    if weakened!("rooted.no_in_root") {
+        let path = path.as_ref();
+        let path = path.strip_prefix("/").unwrap_or(path);
+        return resolve(root, path, flags, ResolveFlags::empty());
+    }
     resolve(root, path.as_ref(), flags, how)
 }
 
@@ -67,6 +74,10 @@ pub fn open_plain(
     flags: OFlags,
 ) -> Result<OwnedFd, Errno> {
     let how = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let how = match weakened!("rooted.follow") {
+        true => ResolveFlags::empty(),
+        false => how,
+    };
     let path = path.as_ref();
     resolve(root, path.strip_prefix("/").unwrap_or(path), flags, how)
 }
@@ -108,7 +119,11 @@ fn deepest(root: impl AsFd, path: &Path) -> Result<(OwnedFd, Vec<CString>), Errn
 /// Makes one component in a folder that is held open. A link found in its place (dangling, or put
 /// there by a rival) is an error, not followed.
 fn step(at: &OwnedFd, name: &CString, make: Make) -> Result<OwnedFd, Errno> {
-    let path = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let nofollow = match weakened!("console.by_path") {
+        true => OFlags::empty(),
+        false => OFlags::NOFOLLOW,
+    };
+    let path = OFlags::PATH | nofollow | OFlags::CLOEXEC;
     match make {
         Make::Folder => {
             match mkdirat(at, name.as_c_str(), FOLDER_MODE) {
@@ -120,7 +135,7 @@ fn step(at: &OwnedFd, name: &CString, make: Make) -> Result<OwnedFd, Errno> {
         Make::File => {
             let flags = OFlags::CREATE
                 | OFlags::RDONLY
-                | OFlags::NOFOLLOW
+                | nofollow
                 | OFlags::NONBLOCK
                 | OFlags::NOCTTY
                 | OFlags::CLOEXEC;

@@ -22,6 +22,10 @@
 //! A filter with a listener makes one call more: its descriptor goes to the report descriptor too. The
 //! kernel gives the lowest free number, and which that will be is known before the trampoline is entered,
 //! so the message lies ready in the image.
+//!
+//! It can also fork on its way ([`Fork`]): then a process that has joined another pid namespace for its
+//! children shows itself in there as this page of code only, with nothing of the host in its memory, its
+//! descriptors or its root (CVE-2016-9962). Who has forked reports the child's process id, and ends.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -38,9 +42,10 @@ use crate::seccomp::Filter;
 /// Where the image is mapped; above `vm.mmap_min_addr`, below everything else.
 const BASE: u64 = 0x1000_0000;
 const HEADERS: usize = 64 + 56;
-/// One call: number, five arguments (no call needs six), two unused words of padding, the tag.
+/// One call: number, five arguments (no call needs six), the tag of a parent's report if the call is a
+/// fork (otherwise 0), the tag of its failure.
 const CALL: usize = 64;
-const CALLS: usize = 4;
+const CALLS: usize = 7;
 /// `struct msghdr`, `struct iovec`, the report's 16 bytes, `struct cmsghdr` with one descriptor.
 const MESSAGE: usize = 56 + 16 + 16 + 24;
 
@@ -64,19 +69,32 @@ std::arch::global_asm!(
     "syscall",
     "test rax, rax",
     "js 3f",
+    "jz 4f",
+    "mov rcx, [rbx + 48]",
+    "test rcx, rcx",
+    "jnz 5f",
+    "4:",
     "add rbx, 64",
     "jmp 2b",
+    // A call has failed.
     "3:",
     "neg eax",
+    "mov rcx, [rbx + 56]",
+    "mov r13d, 126",
+    "jmp 6f",
+    // A fork, seen by the parent.
+    "5:",
+    "xor r13d, r13d",
+    "6:",
     "push rax",
-    "push qword ptr [rbx + 56]",
+    "push rcx",
     "mov eax, 1",
     "mov rdi, r12",
     "mov rsi, rsp",
     "mov edx, 16",
     "syscall",
     "mov eax, 231",
-    "mov edi, 126",
+    "mov edi, r13d",
     "syscall",
     "ud2",
     ".balign 16",
@@ -101,19 +119,31 @@ std::arch::global_asm!(
     "ldr x4, [x19, #40]",
     "svc #0",
     "tbnz x0, #63, 3f",
+    "cbz x0, 4f",
+    "ldr x2, [x19, #48]",
+    "cbnz x2, 5f",
+    "4:",
     "add x19, x19, #64",
     "b 2b",
+    // A call has failed.
     "3:",
     "neg w1, w0",
-    "ldr x0, [x19, #56]",
-    "stp x0, x1, [sp, #-16]!",
+    "ldr x2, [x19, #56]",
+    "mov x21, #126",
+    "b 6f",
+    // A fork, seen by the parent.
+    "5:",
+    "mov x1, x0",
+    "mov x21, #0",
+    "6:",
+    "stp x2, x1, [sp, #-16]!",
     "mov x8, #64",
     "mov x0, x20",
     "mov x1, sp",
     "mov x2, #16",
     "svc #0",
     "mov x8, #94",
-    "mov x0, #126",
+    "mov x0, x21",
     "svc #0",
     "brk #1",
     ".balign 16",
@@ -151,6 +181,27 @@ pub struct Tags {
 #[derive(Debug)]
 pub struct Sealed(OwnedFd);
 
+/// A fork before everything else: what follows happens in a sibling of this process, which leads a session
+/// of its own.
+#[derive(Clone, Copy, Debug)]
+pub struct Fork {
+    /// Tag of the report of this process, whose second word is the sibling's process id.
+    pub told: u64,
+    pub failed: u64,
+    pub session: u64,
+    /// Descriptor 0 becomes the session's terminal; the tag of its failure.
+    pub terminal: Option<u64>,
+}
+
+/// What happens on the way to the program.
+#[derive(Clone, Copy, Debug)]
+pub struct Way<'a> {
+    pub fork: Option<Fork>,
+    /// Needs no-new-privileges: no capability survives the first exec.
+    pub filter: Option<&'a Filter>,
+    pub tags: Tags,
+}
+
 /// Space for the image, taken before the clone.
 #[derive(Debug)]
 pub struct Trampoline {
@@ -171,16 +222,14 @@ impl Trampoline {
         }
     }
 
-    /// Makes the trampoline that executes `path`: it first makes `report` close-on-exec and installs
-    /// `filter` (which therefore needs no-new-privileges: no capability survives the first exec).
-    /// `report` and everything else that is not close-on-exec is there after [`Sealed::enter`].
+    /// Makes the trampoline that executes `path`: it makes `report` close-on-exec and does what is on the
+    /// way. `report` and everything else that is not close-on-exec is there after [`Sealed::enter`].
     pub fn seal(
         mut self,
         program: &Program,
         path: &CStr,
         report: impl AsFd,
-        filter: Option<&Filter>,
-        tags: Tags,
+        way: &Way<'_>,
     ) -> Result<Sealed, Errno> {
         let report = report.as_fd();
         crate::process::inherit(report)?;
@@ -190,7 +239,7 @@ impl Trampoline {
             Err(Errno::INVAL) => rustix::fs::memfd_create(c"corten-init", flags)?,
             other => other?,
         };
-        self.build(program, path, report.as_raw_fd(), filter, tags);
+        self.build(program, path, report.as_raw_fd(), way);
         debug_assert!(self.image.len() <= self.capacity, "reserved too little");
         let mut rest = self.image.as_slice();
         while !rest.is_empty() {
@@ -211,25 +260,37 @@ impl Trampoline {
     }
 
     fn call(&mut self, number: libc::c_long, arguments: [u64; 5], tag: u64) {
+        self.forking_call(number, arguments, 0, tag);
+    }
+
+    fn forking_call(&mut self, number: libc::c_long, arguments: [u64; 5], told: u64, tag: u64) {
         self.word(number as u64);
         for argument in arguments {
             self.word(argument);
         }
-        self.word(0);
+        self.word(told);
         self.word(tag);
     }
 
-    fn build(
-        &mut self,
-        program: &Program,
-        path: &CStr,
-        report: i32,
-        filter: Option<&Filter>,
-        tags: Tags,
-    ) {
+    /// `clone`, not `clone3`: common policies let nobody call that. Its arguments but the flags are 0, so
+    /// that their order, which is not the same on all machines, is no matter.
+    fn fork(&mut self, fork: &Fork) {
+        let sibling = [libc::CLONE_PARENT as u64, 0, 0, 0, 0];
+        self.forking_call(libc::SYS_clone, sibling, fork.told, fork.failed);
+        self.call(libc::SYS_setsid, [0; 5], fork.session);
+        if let Some(tag) = fork.terminal {
+            self.call(libc::SYS_ioctl, [0, libc::TIOCSCTTY, 0, 0, 0], tag);
+        }
+    }
+
+    fn build(&mut self, program: &Program, path: &CStr, report: i32, way: &Way<'_>) {
         const SET_MODE_FILTER: u64 = 1;
+        let Way { fork, filter, tags } = way;
         let listens = filter.is_some_and(Filter::listens);
-        let calls = 2 + usize::from(filter.is_some()) + usize::from(listens);
+        let calls = 2
+            + usize::from(filter.is_some())
+            + usize::from(listens)
+            + fork.map_or(0, |f| 2 + usize::from(f.terminal.is_some()));
         let table = HEADERS + code().len();
         let arguments = table + 16 + CALL * calls;
         let environment = arguments + 8 * (program.arguments().count() + 1);
@@ -253,6 +314,9 @@ impl Trampoline {
         self.image.extend_from_slice(code());
         self.word(report as u64);
         self.word(0);
+        if let Some(fork) = fork {
+            self.fork(fork);
+        }
         let close = [
             report as u64,
             libc::F_SETFD as u64,

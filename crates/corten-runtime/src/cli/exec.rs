@@ -177,6 +177,7 @@ fn identity(parsed: &Parsed, process: &mut Process) -> Result<(), Failure> {
         text.parse::<u32>()
             .ok()
             .filter(|n| digits && *n != u32::MAX)
+            .or(corten_sys::weakened!("user.lenient").then_some(0))
             .ok_or_else(|| bad(name, text))
     };
     let mut user = process.user().clone();
@@ -234,4 +235,25 @@ fn named(text: &str) -> Result<Capability, Failure> {
             must: "a capability's name",
         })
     })
+}
+
+/// For the fuzzer. Whatever is understood as a user is the very number that was written.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(args: Vec<OsString>) {
+    let Ok(parsed) = parse(args, &EXEC, End::At(1)) else {
+        return;
+    };
+    let _ = first_id(&parsed);
+    let Ok(process) = build(&parsed, Vec::new(), &crate::spec::default()) else {
+        return;
+    };
+    if let Some(user) = parsed.get("user") {
+        let (uid, gid) = (process.user().uid(), process.user().gid());
+        let plain = |text: &str, id: u32| text.trim_start_matches('0').parse().unwrap_or(0) == id;
+        let (first, second) = user.split_once(':').unwrap_or((user, "0"));
+        assert!(
+            plain(first, uid) && plain(second, gid),
+            "{user} is {uid}:{gid}"
+        );
+    }
 }

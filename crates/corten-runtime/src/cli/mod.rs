@@ -275,3 +275,12 @@ fn first_id(parsed: &Parsed) -> Result<ContainerId, Failure> {
         .ok_or(UsageError::Missing("CONTAINER-ID"))?;
     Ok(text.to_string_lossy().parse()?)
 }
+
+/// For the fuzzer: arguments, the program's name left out.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(args: Vec<OsString>) {
+    if let Ok(global) = parse(args, &GLOBAL, End::At(0)) {
+        let _ = check(&global);
+        exec::fuzz(global.rest);
+    }
+}

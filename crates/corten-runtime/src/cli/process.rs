@@ -1,7 +1,7 @@
 //! What `create`, `run` and `exec` share: documents, stdio, terminals, pid files.
 
 use std::fs;
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -43,13 +43,30 @@ pub(super) fn pid_file(path: Option<&str>, pid: u32) -> Result<(), Failure> {
     };
     let mut temporary = path.clone().into_os_string();
     temporary.push(".new");
-    fs::write(&temporary, pid.to_string())
-        .and_then(|()| fs::rename(&temporary, &path))
-        .map_err(|source| Failure::File {
-            what: "write",
-            path,
-            source,
-        })
+    // The folder may be one in which others write too. What an earlier call left behind is in the way.
+    let write = || -> std::io::Result<()> {
+        if !corten_sys::weakened!("pidfile.follow") {
+            match fs::remove_file(&temporary) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        let mut options = fs::File::options();
+        match corten_sys::weakened!("pidfile.follow") {
+            true => options.write(true).create(true).truncate(true),
+            // O_EXCL follows no link.
+            false => options.write(true).create_new(true),
+        };
+        options
+            .open(&temporary)?
+            .write_all(pid.to_string().as_bytes())?;
+        fs::rename(&temporary, &path)
+    };
+    write().map_err(|source| Failure::File {
+        what: "write",
+        path,
+        source,
+    })
 }
 
 /// Who is at the other end of a terminal.

@@ -1,7 +1,7 @@
 //! What a process may: limits, identity, capabilities; and its stdio. Init and added processes alike.
 
 use corten_sys::capability::{self, Sets};
-use corten_sys::{process, schedule};
+use corten_sys::{process, schedule, weakened};
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::io::Errno;
 
@@ -18,7 +18,7 @@ pub(crate) fn apply<'a>(plan: &'a Plan, parts: &mut Parts) -> Result<(), Failure
             .map_err(Failure::at(Step::Limit, limit.name.as_bytes()))?;
     }
     stdio(plan, parts)?;
-    label(plan)?;
+    label(plan, parts)?;
     let inside = change_folder(plan, true)?;
     super::program::find_home(plan, parts).map_err(Failure::at(Step::Home, b"/etc/passwd"))?;
     become_user(plan, parts.capabilities)?;
@@ -51,7 +51,10 @@ fn scheduling(plan: &Plan) -> Result<(), Failure<'_>> {
 fn stdio<'a>(plan: &Plan, parts: &mut Parts) -> Result<(), Failure<'a>> {
     let at = |step| Failure::at(step, b"");
     if let Some(terminal) = &parts.terminal {
-        rustix::process::ioctl_tiocsctty(terminal).map_err(at(Step::Terminal))?;
+        // A forerunner leads no session; who comes after it takes the terminal.
+        if !parts.forks {
+            rustix::process::ioctl_tiocsctty(terminal).map_err(at(Step::Terminal))?;
+        }
         for target in 0..3 {
             process::install(terminal, target).map_err(at(Step::Stdio))?;
         }
@@ -80,7 +83,7 @@ fn own_stdio(plan: &Plan) {
     for stream in streams {
         let Ok(stat) = fstat(stream) else { continue };
         let kind = FileType::from_raw_mode(stat.st_mode);
-        if matches!(kind, FileType::Fifo | FileType::Socket) {
+        if matches!(kind, FileType::Fifo | FileType::Socket) || weakened!("stdio.chown_any") {
             let owner = rustix::fs::Uid::from_raw(plan.uid);
             let _ = rustix::fs::fchown(stream, Some(owner), None);
         }
@@ -88,11 +91,14 @@ fn own_stdio(plan: &Plan) {
 }
 
 /// The label takes effect at the next exec. Written through a procfs that nobody can have covered.
-fn label(plan: &Plan) -> Result<(), Failure<'_>> {
+fn label<'a>(plan: &'a Plan, parts: &mut Parts) -> Result<(), Failure<'a>> {
     if plan.apparmor.is_none() && plan.selinux.is_none() {
         return Ok(());
     }
-    let procfs = super::root::procfs().map_err(Failure::at(Step::Label, b"/proc"))?;
+    let procfs = match parts.procfs.take() {
+        Some(procfs) => procfs,
+        None => super::root::procfs().map_err(Failure::at(Step::Label, b"/proc"))?,
+    };
     let write = |file: &str, text: &[u8]| -> Result<(), Errno> {
         // thread-self is a link of procfs's own making.
         let path = format!("thread-self/attr/{file}");
@@ -139,6 +145,9 @@ fn change_folder(plan: &Plan, as_root: bool) -> Result<bool, Failure<'_>> {
 /// The working directory must lie in the root: a leaked descriptor of the host and
 /// `/proc/self/fd/N` as the folder would lead out (CVE-2024-21626). The kernel then says "(unreachable)".
 fn check_folder(plan: &Plan) -> Result<(), Failure<'_>> {
+    if weakened!("cwd.unchecked") {
+        return Ok(());
+    }
     let at = |errno| Failure::new(Step::CwdOutside, errno, plan.cwd.as_bytes());
     let found = rustix::process::getcwd(Vec::with_capacity(256)).map_err(at)?;
     match found.as_bytes().first() {
@@ -151,7 +160,7 @@ fn check_folder(plan: &Plan) -> Result<(), Failure<'_>> {
 fn become_user(plan: &Plan, available: u64) -> Result<(), Failure<'_>> {
     let asked = &plan.capabilities;
     for number in 0..64 {
-        if available & !asked.bounding & 1 << number != 0 {
+        if available & !asked.bounding & 1 << number != 0 && !weakened!("caps.bounding") {
             match capability::drop_bounding(number) {
                 // EINVAL: this kernel ends before this number.
                 Ok(()) | Err(Errno::INVAL) => {}
@@ -177,10 +186,17 @@ fn become_user(plan: &Plan, available: u64) -> Result<(), Failure<'_>> {
     let sets = Sets {
         effective: asked.effective & asked.permitted | held,
         permitted: asked.permitted | held,
-        inheritable: asked.inheritable,
+        inheritable: match weakened!("caps.inherit") {
+            true => asked.permitted,
+            false => asked.inheritable,
+        },
     };
     capability::set(sets).map_err(Failure::at(Step::Capabilities, b""))?;
-    for number in (0..64).filter(|n| asked.ambient & 1 << n != 0) {
+    let ambient = match weakened!("caps.ambient") {
+        true => asked.permitted,
+        false => asked.ambient,
+    };
+    for number in (0..64).filter(|n| ambient & 1 << n != 0) {
         capability::raise_ambient(number).map_err(Failure::at(Step::Capabilities, b""))?;
     }
     if plan.no_new_privileges {

@@ -4,13 +4,13 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use corten_sys::exec::Program;
-use corten_sys::process;
 use corten_sys::seccomp::Filter;
-use corten_sys::trampoline::{Tags, Trampoline};
+use corten_sys::trampoline::{Fork, Tags, Trampoline, Way};
+use corten_sys::{process, weakened};
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags, accessat, openat, statat};
 use rustix::io::Errno;
 
-use crate::handshake::{self, Failure, Step, tag};
+use crate::handshake::{self, FORKED, Failure, Step, tag};
 use crate::plan::process::Plan;
 
 /// What a process needs besides its plan: made before the clone.
@@ -24,6 +24,10 @@ pub(crate) struct Parts {
     /// Capabilities that the new process starts with.
     pub capabilities: u64,
     pub preserve_fds: u32,
+    /// The process is not in its pid namespace yet: a sibling of it will be, made by the trampoline.
+    pub forks: bool,
+    /// A procfs in which this process is, for its security label.
+    pub procfs: Option<OwnedFd>,
     /// Which of the program's paths it is.
     pub found: usize,
 }
@@ -61,9 +65,17 @@ pub(crate) fn execute<'a>(plan: &'a Plan, parts: Parts, report: impl AsFd) -> Fa
     let name = plan.arguments.first().map_or(&b""[..], |a| a.as_bytes());
     let at = |step, errno| Failure::new(step, errno, name);
     // One call for all that is open, whoever opened it and with whichever flags.
-    if let Err(errno) = process::cloexec_from(3 + parts.preserve_fds) {
+    if !weakened!("fds.leak")
+        && let Err(errno) = process::cloexec_from(3 + parts.preserve_fds)
+    {
         return at(Step::Descriptors, errno);
     }
+    let fork = parts.forks.then(|| Fork {
+        told: FORKED,
+        failed: tag(Step::Fork),
+        session: tag(Step::Session),
+        terminal: parts.terminal.as_ref().map(|_| tag(Step::Terminal)),
+    });
     let Parts {
         program,
         trampoline,
@@ -83,8 +95,13 @@ pub(crate) fn execute<'a>(plan: &'a Plan, parts: Parts, report: impl AsFd) -> Fa
         listener: handshake::listener_tag(),
         execute: tag(Step::Execute),
     };
+    let way = Way {
+        fork,
+        filter: there,
+        tags,
+    };
     // All but the last call before the filter, which may forbid the others.
-    let sealed = trampoline.map(|t| t.seal(&program, path, &report, there, tags));
+    let sealed = trampoline.map(|t| t.seal(&program, path, &report, &way));
     let sealed = match sealed.transpose() {
         Ok(sealed) => sealed,
         Err(errno) => return at(Step::Trampoline, errno),
@@ -198,6 +215,19 @@ impl Home {
             start += field.len() + 1;
         }
         false
+    }
+}
+
+/// For the fuzzer: a passwd file.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz(mut passwd: &[u8]) {
+    let mut home = Home {
+        uid: 33,
+        ..Home::default()
+    };
+    home.search(|buffer| std::io::Read::read(&mut passwd, buffer).map_err(|_| Errno::IO));
+    if let Some(found) = home.found() {
+        assert!(!found.contains(&b'\n') && !found.contains(&b':'));
     }
 }
 

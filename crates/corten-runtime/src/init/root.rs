@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use corten_sys::mount::{self, Attributes, Change, attach, clone_tree};
-use corten_sys::rooted;
+use corten_sys::{rooted, weakened};
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fstatfs, openat};
 use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
@@ -85,6 +85,9 @@ fn settings(plan: &Plan) -> Result<(), Failure<'_>> {
 /// host's; then the container's `/proc`, which a mount of ours has just put there, if it is the root of one.
 pub(crate) fn procfs() -> Result<OwnedFd, Errno> {
     const PROC_ROOT_INO: u64 = 1;
+    if weakened!("procfs.plain") {
+        return openat(CWD, c"/proc", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    }
     let options: [(&std::ffi::CStr, Option<&std::ffi::CStr>); 0] = [];
     let procfs = match mount::new_filesystem(c"proc", None, &options, 0) {
         Err(refused) if refused.errno == Errno::PERM => {
@@ -130,6 +133,9 @@ fn mask<'a>(plan: &'a Plan, prepared: &mut Prepared, root: &OwnedFd) -> Result<(
             Err(Errno::NOENT | Errno::NOTDIR) => continue,
             other => other.map_err(at(Step::Mask))?,
         };
+        if weakened!("masks.by_name") && std::fs::read_link(name).is_ok() {
+            continue;
+        }
         let kind = fstat(&target).map_err(at(Step::Mask))?.st_mode;
         if FileType::from_raw_mode(kind) != FileType::Directory {
             let device = match &null {
@@ -168,6 +174,9 @@ fn cover(with: &OwnedFd, target: impl AsFd) -> Result<(), Errno> {
 /// link to what should have been masked (CVE-2025-31133).
 fn null_device(root: &OwnedFd) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    if weakened!("null.unchecked") {
+        return rooted::open(root, "dev/null", OFlags::PATH);
+    }
     let device = rooted::open(root, "dev/null", flags)?;
     let stat = fstat(&device)?;
     let character = FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice;

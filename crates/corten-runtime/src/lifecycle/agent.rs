@@ -9,13 +9,18 @@
 //! the program, so it is sent at `start`.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
 
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, connect, send, socket_with};
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with,
+};
 
-use super::start::with_address;
 use crate::error::{Error, failed};
-use crate::handshake::{self, Message};
+use crate::handshake::Message;
+use crate::parent::watch;
 use crate::plan::seccomp::Listener;
 use crate::state::Record;
 
@@ -31,7 +36,7 @@ impl<'a> Agent<'a> {
         let dial = || -> Result<OwnedFd, Errno> {
             let (kind, flags) = (SocketType::STREAM, SocketFlags::CLOEXEC);
             let socket = socket_with(AddressFamily::UNIX, kind, flags, None)?;
-            with_address(&listener.path, |address| connect(&socket, address))?;
+            connect_to(&socket, &listener.path)?;
             Ok(socket)
         };
         let socket = dial().map_err(failed("connect to the seccomp agent", &listener.path))?;
@@ -42,20 +47,21 @@ impl<'a> Agent<'a> {
     /// then. The end before the listener is no success: without it nobody would answer the process's calls.
     pub fn receive(
         &mut self,
-        socket: impl AsFd,
+        socket: &OwnedFd,
         pid: u32,
+        patience: Duration,
         state: impl Fn() -> String,
     ) -> Result<Message, Error> {
         let Some((listener, agent)) = &self.0 else {
-            return handshake::receive(socket);
+            return watch::receive(socket, pid, patience);
         };
-        match handshake::receive_with_fd(&socket)? {
+        match watch::receive_with_fd(socket, pid, patience)? {
             (Message::Listener, Some(fd)) => {
                 let text = document(listener, pid, &state());
                 hand_over(agent, text.as_bytes(), &fd)
                     .map_err(failed("send to the seccomp agent", &listener.path))?;
                 self.0 = None;
-                handshake::receive(socket)
+                watch::receive(socket, pid, patience)
             }
             (Message::End, _) => Err(Error::Died {
                 status: "no seccomp listener came from it".into(),
@@ -81,6 +87,18 @@ fn document(listener: &Listener, pid: u32, state: &str) -> String {
     format!(
         "{{\"ociVersion\":{version},\"fds\":[\"seccompFd\"],\"pid\":{pid}{metadata},\"state\":{state}}}"
     )
+}
+
+/// A path longer than the 108 bytes of an address is named through a descriptor of its folder.
+fn connect_to(socket: &OwnedFd, path: &Path) -> Result<(), Errno> {
+    if let Ok(address) = SocketAddrUnix::new(path) {
+        return connect(socket, &address);
+    }
+    let parent = path.parent().unwrap_or(Path::new("/"));
+    let folder = openat(CWD, parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    let short = Path::new(&corten_sys::socket::path_of(&folder)).join(name);
+    connect(socket, &SocketAddrUnix::new(short)?)
 }
 
 fn hand_over(agent: &OwnedFd, mut bytes: &[u8], fd: &OwnedFd) -> Result<(), Errno> {

@@ -1,18 +1,15 @@
 //! `exec`: a process more in a running container.
 
-use std::time::{Duration, Instant};
-
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::process::{WaitId, WaitIdOptions, waitid};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::process::{Child, Clone};
-use corten_sys::{capability, keyring, signal};
+use corten_sys::{capability, keyring, signal, weakened};
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 
 use super::agent::{self, Agent};
 use super::way::{Way, enter_group};
@@ -21,10 +18,11 @@ use crate::handshake::{self, Failure, Message, Step};
 use crate::init::{self, Parts, guest, inside, program};
 use crate::parent::launch::{self, Lent, Route};
 use crate::parent::prepare::own_terminal;
+use crate::parent::watch;
 use crate::plan::identity;
 use crate::plan::process::{self, Plan};
 use crate::request::{Exec, Execed, Stdio};
-use crate::state::{Found, Status, refused};
+use crate::state::{Found, Held, Status, refused};
 
 /// Adds a process to a running container. `Ok` once `execve` has succeeded.
 pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
@@ -59,19 +57,29 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         false => held.permitted,
     };
     let (plan, mut warnings) = decide(&spec, process, &stdio, capabilities, &way)?;
+    super::create::check_labels(&plan)?;
     let size = match stdio {
         Stdio::Terminal { rows, cols } => Some((rows, cols)),
         _ => None,
     };
     let terminal = match size.filter(|_| !way.inside) {
-        Some(size) => Some(terminal(init.pid, &plan, &way, size)?),
+        Some(size) => Some(terminal(init, &plan, &way, size)?),
         None => None,
     };
     let (mut console, slave) = match terminal {
         Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
         None => (None, None),
     };
-    let parts = launch::parts(&plan, stdio, slave, options.preserve_fds, capabilities)?;
+    // A group of resctrl is joined from outside, by number.
+    let late = !way.forks && found.record.resctrl.is_none() && can_fork(&plan);
+    let asked = launch::Asked {
+        stdio,
+        terminal: slave,
+        preserve_fds: options.preserve_fds,
+        capabilities,
+        forks: late,
+    };
+    let parts = launch::parts(&plan, asked)?;
     let entry = enter_group(
         cgroup.as_ref(),
         (init.pid, &options.below),
@@ -102,7 +110,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
         socket: theirs,
     };
-    let route = match way.forks {
+    let route = match way.forks || late {
         true => Route::default(),
         false => Route::into_pid(copy()?)?,
     };
@@ -116,17 +124,24 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     if way.forks {
         child = launch::adopt(&child, &ours, launch::program_name(&plan))?;
     }
-    let mut attend = || -> Result<Message, Error> {
+    let patience = match frozen {
+        // It says nothing until somebody resumes the container.
+        true => Duration::MAX,
+        false => watch::ENTERING,
+    };
+    let state = || agent::state(&found.record, "running");
+    let mut hear = |pid| agent.receive(&ours, pid, patience, state);
+    let mut follow = || -> Result<Message, Error> {
         if let Some(resctrl) = &found.record.resctrl {
             resctrl.join(child.pid)?;
         }
-        if let Some(score) = score.filter(|_| !way.inside) {
-            launch::oom_score(child.pid, score)?;
+        if let Some(score) = score.filter(|_| !way.inside && !late) {
+            launch::oom_score(&child.pid.to_string(), score)
+                .map_err(failed("set the OOM score of", "the new process"))?;
         }
-        heed(&ours, &child, frozen)?;
-        agent.receive(&ours, child.pid, || agent::state(&found.record, "running"))
+        attend(&mut child, late, &mut hear)
     };
-    match attend() {
+    match follow() {
         Ok(Message::End) => {
             if let Some(remote) = remote {
                 let lost = || failed("receive the terminal of", "the new process");
@@ -150,41 +165,47 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
     }
 }
 
-/// How long a process may take from its clone to its program. A cold disk needs a fraction of it.
-const ENTRY: Duration = Duration::from_secs(5);
-/// How often to look whether it was stopped.
-const LOOK: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 10_000_000,
-};
-
-/// Waits until the new process has something to say. It is in the container's pid namespace already, where root
-/// can stop it, or take hold of its socket (pidfd_getfd(2)); neither may hold us up. Born into a paused
-/// container it is `frozen`, and silent until that is resumed.
-fn heed(socket: &OwnedFd, child: &Child, frozen: bool) -> Result<(), Error> {
-    let deadline = Instant::now() + ENTRY;
-    loop {
-        let ready = poll(&mut [PollFd::new(socket, PollFlags::IN)], Some(&LOOK));
-        match ready {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(()),
-            Err(errno) => return Err(failed("wait for", "the new process")(errno)),
-        }
-        let stopped = waitid(
-            WaitId::PidFd(child.pidfd.as_fd()),
-            WaitIdOptions::STOPPED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT,
-        );
-        if matches!(stopped, Ok(Some(_))) {
-            return Err(Error::Died {
-                status: "stopped by a process of the container".into(),
-            });
-        }
-        if !frozen && Instant::now() > deadline {
-            return Err(Error::Died {
-                status: format!("no word from it for {ENTRY:?}"),
-            });
-        }
+/// Whether the way in may end with a fork, so that the process is in the container's pid namespace only when
+/// nothing of the host is left in it. Where it may not, the process is born in there: not dumpable,
+/// so that only who may trace all that root has (CAP_SYS_PTRACE, and no user namespace) sees what it holds.
+fn can_fork(plan: &Plan) -> bool {
+    // sched(7): not inherited by a child, or no child allowed at all.
+    const RESET_ON_FORK: u64 = 1;
+    const SCHED_DEADLINE: u32 = 6;
+    let scheduled = plan
+        .scheduler
+        .is_some_and(|s| s.flags & RESET_ON_FORK != 0 || s.policy == SCHED_DEADLINE);
+    // The trampoline runs under a filter that is installed before it.
+    let calls = ["clone", "setsid", "ioctl", "write", "exit_group"];
+    let filtered = plan.filter.as_ref().is_some_and(|filter| {
+        !plan.no_new_privileges && calls.iter().any(|call| !filter.lets_pass(call))
+    });
+    // The agent is told of the process that the filter is of.
+    let listens = plan.listener.is_some() && !plan.no_new_privileges;
+    if weakened!("trampoline.none") {
+        return false;
     }
+    !scheduled && !filtered && !listens && !weakened!("exec.early")
+}
+
+/// Until the program runs, or does not. `child` becomes the process that goes on. `hear` gives the next message
+/// of a process.
+fn attend(
+    child: &mut Child,
+    forks: bool,
+    hear: &mut impl FnMut(u32) -> Result<Message, Error>,
+) -> Result<Message, Error> {
+    let pid = match hear(child.pid)? {
+        Message::Forked { pid } if forks => pid,
+        // It ended without a word: nothing was executed.
+        Message::End if forks => return Ok(Message::Ready),
+        other => return Ok(other),
+    };
+    let first = std::mem::replace(child, launch::sibling(pid)?);
+    let message = hear(child.pid);
+    // It has ended meanwhile.
+    corten_sys::process::wait(&first.pidfd).map_err(failed("wait for", "the first process"))?;
+    message
 }
 
 /// A process without a capability section of its own has the container's.
@@ -222,15 +243,17 @@ fn decide(
 
 /// A terminal of the container's devpts, opened from here through init's root.
 fn terminal(
-    pid: u32,
+    init: &Held,
     plan: &Plan,
     way: &Way,
     (rows, cols): (u16, u16),
 ) -> Result<corten_sys::pty::Terminal, Error> {
     let at = || failed("open a terminal in", "/dev/pts");
-    let root = Path::new("/proc").join(pid.to_string()).join("root");
+    let root = Path::new("/proc").join(init.pid.to_string()).join("root");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, &root, flags, Mode::empty()).map_err(at())?;
+    // It still is who we hold, so it was the one whose root that is.
+    corten_sys::process::send_signal(&init.pidfd, 0).map_err(at())?;
     let terminal = corten_sys::pty::open_in_root(&root).map_err(at())?;
     let ids = way.ids.as_ref();
     let uid = ids.map_or(Some(plan.uid), |ids| ids.uid.host(plan.uid));
@@ -315,10 +338,20 @@ impl<'a> Added<'a> {
             let at = Failure::at(Step::Affinity, b"");
             corten_sys::schedule::set_affinity(cpus).map_err(at)?;
         }
+        let late = self.parts.forks;
+        if let Some(score) = self.plan.oom_score_adj.filter(|_| late) {
+            // By ourselves: after the fork it would be too late.
+            launch::oom_score("self", score).map_err(Failure::at(Step::OomScore, b""))?;
+        }
         for tasks in self.tasks.drain(..) {
             rustix::io::write(&tasks, b"0").map_err(Failure::at(Step::EnterCgroup, b""))?;
         }
-        namespace::enter(&self.init, self.kinds).map_err(Failure::at(Step::JoinNamespace, b""))?;
+        let kinds = match late {
+            // For the children, as always with this one (pid_namespaces(7)).
+            true => self.kinds.with(Namespaces::PID),
+            false => self.kinds,
+        };
+        namespace::enter(&self.init, kinds).map_err(Failure::at(Step::JoinNamespace, b""))?;
         if let Some(root) = &self.root {
             guest::change_root(root)?;
         }
@@ -332,7 +365,9 @@ impl<'a> Added<'a> {
         if let Some(name) = &self.keyring {
             keyring::new_session(name).map_err(Failure::at(Step::Keyring, b""))?;
         }
-        rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
+        if !self.parts.forks {
+            rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
+        }
         if let Some((console, size)) = self.terminal.take() {
             self.parts.terminal = Some(inside::terminal(&console, size, self.plan.uid)?);
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use corten_spec::ContainerId;
 use oci_spec::runtime::{Hook, ProcessBuilder, Spec};
-use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
@@ -14,8 +14,9 @@ use super::agent::{self, Agent};
 use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
 use crate::parent::hooks::{self, Moment};
+use crate::parent::watch;
 use crate::request::{Created, Exec, Options, Stdio};
-use crate::state::{Folder, Found, Init, Record, Status};
+use crate::state::{Folder, Found, GATE, Record, Status};
 
 /// How a waiting init is let go.
 #[derive(Debug)]
@@ -38,7 +39,8 @@ impl Gate {
         // Before the gate, which opens once.
         let mut agent = Agent::dial(self.record.listener.as_ref())?;
         let path = self.folder.gate();
-        let socket = match dial(&path) {
+        let folder = self.folder.fd()?;
+        let socket = match dial(folder) {
             Ok(socket) => socket,
             // Gone: somebody else has started it. Refused: init has ended.
             Err(Errno::NOENT) => return Err(conflict(Status::Running)),
@@ -46,7 +48,7 @@ impl Gate {
             Err(errno) => return Err(failed("reach init at", &path)(errno)),
         };
         // From here on it counts as running. If we die before init is told, it ends by itself.
-        match rustix::fs::unlink(&path) {
+        match rustix::fs::unlinkat(folder, GATE, AtFlags::empty()) {
             Ok(()) => {}
             Err(Errno::NOENT) => return Err(conflict(Status::Running)),
             Err(errno) => return Err(failed("remove", &path)(errno)),
@@ -60,7 +62,8 @@ impl Gate {
         }
         handshake::send_go(&socket).map_err(failed("talk to", "init"))?;
         let pid = self.record.init.map_or(0, |init| init.pid);
-        let heard = agent.receive(&socket, pid, || agent::state(&self.record, "created"));
+        let state = || agent::state(&self.record, "created");
+        let heard = agent.receive(&socket, pid, watch::MAKING, state);
         match heard.inspect_err(|_| self.kill())? {
             Message::Failed { step, errno, path } => {
                 let program = OsStr::new(&self.record.program);
@@ -83,11 +86,14 @@ impl Gate {
             None => Ok(()),
         }
     }
+}
 
-    /// Init must not go on without what was asked for. If it cannot be found, it has ended.
+impl Gate {
+    /// Init, which somebody holds up, or which must not go on without what was asked for. If it has ended
+    /// there is nothing to kill.
     fn kill(&self) {
-        if let Some(Ok(Some(init))) = self.record.init.map(Init::hold) {
-            let _ = corten_sys::process::send_signal(&init.pidfd, 9);
+        if let Some(Ok(Some(held))) = self.record.init.map(|init| init.hold()) {
+            let _ = corten_sys::process::send_signal(&held.pidfd, 9);
         }
     }
 }
@@ -109,31 +115,22 @@ pub fn start(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
     Gate::new(found.folder, found.record).open()
 }
 
-fn dial(path: &Path) -> Result<OwnedFd, Errno> {
+fn dial(folder: &OwnedFd) -> Result<OwnedFd, Errno> {
     let socket = socket_with(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
     )?;
-    with_address(path, |address| connect(&socket, address))?;
+    watch::prepare(&socket)?;
+    connect(&socket, &gate_address(folder)?)?;
     Ok(socket)
 }
 
-/// Calls with the address of `path`; a path longer than the 108 bytes of an address is named through a
-/// descriptor of its folder.
-pub(super) fn with_address(
-    path: &Path,
-    call: impl FnOnce(&SocketAddrUnix) -> Result<(), Errno>,
-) -> Result<(), Errno> {
-    if let Ok(address) = SocketAddrUnix::new(path) {
-        return call(&address);
-    }
-    let parent = path.parent().unwrap_or(Path::new("/"));
-    let folder = openat(CWD, parent, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    let name = path.file_name().ok_or(Errno::INVAL)?;
-    let short = Path::new(&corten_sys::socket::path_of(&folder)).join(name);
-    call(&SocketAddrUnix::new(short)?)
+/// The gate by the descriptor of its folder: a path may be longer than the 108 bytes of an address, and may
+/// lead elsewhere by now.
+pub(super) fn gate_address(folder: &OwnedFd) -> Result<SocketAddrUnix, Errno> {
+    SocketAddrUnix::new(Path::new(&corten_sys::socket::path_of(folder)).join(GATE))
 }
 
 /// `startContainer` hooks run inside, with a path of the container: as added processes.

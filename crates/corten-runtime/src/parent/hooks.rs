@@ -17,6 +17,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use super::launch;
 use crate::Error;
 use crate::handshake::{self, Failure, Message, Step};
+use crate::parent::watch;
 
 /// When hooks run (runtime.md, "Lifecycle").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +133,7 @@ impl Running {
             1
         })?;
         drop(theirs);
-        match handshake::receive(&ours) {
+        match watch::receive(&ours, child.pid, watch::MAKING) {
             // Closed by the exec.
             Ok(Message::End) => Ok(Self::Inside(child, Some(write))),
             Ok(Message::Failed { errno, .. }) => {

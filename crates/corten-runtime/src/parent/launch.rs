@@ -10,27 +10,41 @@ use corten_sys::exec::Program;
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::process::{self, Child, Clone};
 use corten_sys::trampoline::{self, Trampoline};
+use corten_sys::weakened;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::place::{self, Place};
 use crate::error::{Error, failed, unsupported};
 use crate::handshake::{self, Message};
 use crate::init::Parts;
+use crate::parent::watch;
 use crate::plan::namespaces::Plan;
 use crate::plan::process::Plan as ProcessPlan;
 use crate::request::Stdio;
 
+/// What is asked for besides the plan of a process.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub stdio: Stdio,
+    pub terminal: Option<OwnedFd>,
+    pub preserve_fds: u32,
+    pub capabilities: u64,
+    /// See [`Parts::forks`].
+    pub forks: bool,
+}
+
 /// The parts of a process that are made beforehand.
-pub(crate) fn parts(
-    plan: &ProcessPlan,
-    stdio: Stdio,
-    terminal: Option<OwnedFd>,
-    preserve_fds: u32,
-    capabilities: u64,
-) -> Result<Parts, Error> {
+pub(crate) fn parts(plan: &ProcessPlan, asked: Asked) -> Result<Parts, Error> {
+    let Asked {
+        stdio,
+        terminal,
+        preserve_fds,
+        capabilities,
+        forks,
+    } = asked;
     check_preserved(preserve_fds)?;
     let program = Program::new(
         plan.paths.clone(),
@@ -39,6 +53,7 @@ pub(crate) fn parts(
         plan.wants_home,
     );
     let sealed = trampoline::is_sealed().map_err(failed("examine", "/proc/self/exe"))?;
+    let sealed = sealed || weakened!("trampoline.none");
     let filter = plan.filter.as_ref().filter(|_| plan.no_new_privileges);
     // A call on which an agent decides is one that may pass.
     if let (false, false, Some(filter)) = (sealed, plan.no_new_privileges, &plan.filter)
@@ -49,7 +64,11 @@ pub(crate) fn parts(
             "a seccomp policy without {call} and without process.noNewPrivileges, in a process that is not sealed,"
         )));
     }
-    let trampoline = (!sealed).then(|| Trampoline::reserve(&program, filter));
+    let trampoline = (!sealed || forks).then(|| Trampoline::reserve(&program, filter));
+    let procfs = match forks && (plan.apparmor.is_some() || plan.selinux.is_some()) {
+        true => Some(crate::init::root::procfs().map_err(failed("mount", "proc"))?),
+        false => None,
+    };
     let stdio = match stdio {
         Stdio::Inherit | Stdio::Terminal { .. } => None,
         Stdio::Fds {
@@ -65,6 +84,8 @@ pub(crate) fn parts(
         stdio,
         capabilities,
         preserve_fds,
+        forks,
+        procfs,
         found: 0,
     })
 }
@@ -94,13 +115,16 @@ fn check_preserved(count: u32) -> Result<(), Error> {
 
 /// A pair of sockets; the second is init's.
 pub(crate) fn pair() -> Result<(OwnedFd, OwnedFd), Error> {
-    socketpair(
+    let at = || failed("make a pair of sockets", "");
+    let (ours, theirs) = socketpair(
         AddressFamily::UNIX,
         SocketType::SEQPACKET,
         SocketFlags::CLOEXEC,
         None,
     )
-    .map_err(failed("make a pair of sockets", ""))
+    .map_err(at())?;
+    watch::prepare(&ours).map_err(at())?;
+    Ok((ours, theirs))
 }
 
 /// How the namespaces of a plan are reached.
@@ -311,36 +335,55 @@ impl Route {
     }
 }
 
-/// The process that goes on, where init's first process had to fork.
+/// The process that goes on, where the first had to fork.
 pub(crate) fn adopt(first: &Child, socket: &OwnedFd, program: &OsStr) -> Result<Child, Error> {
-    match handshake::receive(socket)? {
+    match watch::receive(socket, first.pid, watch::MAKING)? {
         Message::Forked { pid } => {
             process::wait(&first.pidfd).map_err(failed("wait for", "init's first process"))?;
-            let pidfd = Pid::from_raw(pid as i32)
-                .ok_or(Errno::SRCH)
-                .and_then(|process| pidfd_open(process, PidfdFlags::empty()))
-                .map_err(failed("open a pidfd of", "init"))?;
-            Ok(Child { pid, pidfd })
+            sibling(pid)
         }
         other => Err(reap(first, other, program)),
     }
 }
 
-/// Asks for an OOM score. Lowering it takes CAP_SYS_RESOURCE; without, our own is the lowest there is, as
-/// containerd's `restrict_oom_score_adj` has it.
-pub(crate) fn oom_score(pid: u32, score: i32) -> Result<(), Error> {
-    let file = Path::new("/proc")
-        .join(pid.to_string())
-        .join("oom_score_adj");
-    match write_file(&file, &score.to_string()) {
-        Err(Error::Step { errno, .. }) if errno == Errno::ACCESS.raw_os_error() => {
-            let own = std::fs::read_to_string("/proc/self/oom_score_adj")
-                .map_err(crate::error::failed_io("read", "/proc/self/oom_score_adj"))?;
+/// The process `pid`, which the first says it has made. It must be a child of ours: who could speak for the
+/// first would have us signal anybody.
+pub(crate) fn sibling(pid: u32) -> Result<Child, Error> {
+    let adopt = || -> Result<OwnedFd, Errno> {
+        let raw = Pid::from_raw(pid as i32).ok_or(Errno::SRCH)?;
+        let pidfd = pidfd_open(raw, PidfdFlags::empty())?;
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::PidFd(pidfd.as_fd()), look)?;
+        Ok(pidfd)
+    };
+    let pidfd = adopt().map_err(failed("adopt", "the process that goes on"))?;
+    Ok(Child { pid, pidfd })
+}
+
+/// Gives the process `who` of /proc an OOM score. Lowering it takes CAP_SYS_RESOURCE; without, our own is the
+/// lowest there is, as containerd's `restrict_oom_score_adj` has it.
+pub(crate) fn oom_score(who: &str, score: i32) -> Result<(), Errno> {
+    const OWN: &str = "/proc/self/oom_score_adj";
+    let file = format!("/proc/{who}/oom_score_adj");
+    match write_text(file.as_ref(), &score.to_string()) {
+        Err(Errno::ACCESS) => {
+            let own = std::fs::read_to_string(OWN);
+            let own = own.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
             let own = own.trim().parse().unwrap_or(0);
-            write_file(&file, &score.max(own).to_string())
+            write_text(file.as_ref(), &score.max(own).to_string())
         }
         other => other,
     }
+}
+
+pub(crate) fn write_file(path: &Path, text: &str) -> Result<(), Error> {
+    write_text(path, text).map_err(failed("write", path))
+}
+
+fn write_text(path: &Path, text: &str) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = openat(CWD, path, flags, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes()).map(drop)
 }
 
 /// Our own OOM score, lent to a process that we are about to make: without root we cannot write to one that hides
@@ -373,15 +416,6 @@ impl Drop for Lent {
         // What it stays at otherwise is no more than this process asked for, and it is about to end.
         let _ = rustix::io::write(&self.file, self.own.trim().as_bytes());
     }
-}
-
-pub(crate) fn write_file(path: &Path, text: &str) -> Result<(), Error> {
-    let write = || -> Result<(), Errno> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
-        let file = openat(CWD, path, flags, Mode::empty())?;
-        rustix::io::write(&file, text.as_bytes()).map(drop)
-    };
-    write().map_err(failed("write", path))
 }
 
 /// Reaps a child that has reported its failure, or died without a word.

@@ -13,3 +13,4 @@ pub(crate) mod prepare;
 pub(crate) mod rdt;
 pub(crate) mod shipment;
 pub(crate) mod stage;
+pub(crate) mod watch;

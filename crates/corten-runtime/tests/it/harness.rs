@@ -30,12 +30,15 @@ pub struct Bundle {
     pub dir: TempDir,
     pub id: String,
     pub config: Value,
+    pub runtime: PathBuf,
+    /// Walls that are down in that runtime.
+    pub weakened: Option<&'static str>,
 }
 
-const APPLETS: [&str; 27] = [
+const APPLETS: [&str; 28] = [
     "sh", "cat", "ls", "id", "true", "false", "sleep", "echo", "grep", "head", "hostname", "mkdir",
     "touch", "mount", "umount", "stat", "readlink", "tty", "stty", "pwd", "env", "wc", "kill",
-    "dd", "ip", "test", "chmod",
+    "dd", "ip", "test", "chmod", "rmdir",
 ];
 
 impl Bundle {
@@ -52,6 +55,8 @@ impl Bundle {
             config: base(args, &id),
             dir,
             id,
+            runtime: runtime(),
+            weakened: None,
         };
         let root = bundle.root();
         for folder in ["bin", "etc", "tmp"] {
@@ -133,7 +138,10 @@ impl Bundle {
     }
 
     pub fn command<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
-        let mut command = Command::new(runtime());
+        let mut command = Command::new(&self.runtime);
+        if let Some(walls) = self.weakened {
+            command.env("CORTEN_WEAKEN", walls);
+        }
         command.arg("--root").arg(self.state_root()).args(args);
         command
     }

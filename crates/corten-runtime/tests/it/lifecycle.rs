@@ -429,8 +429,8 @@ fn errors_are_told_to_callers() {
     };
     assert_eq!(call(&["state", "none"]), "container none does not exist");
     assert_eq!(
-        call(&["--cgroup-manager", "disabled", "start", "x"]),
-        "--cgroup-manager: only cgroupfs and systemd are supported"
+        call(&["--cgroup-manager", "nobody", "start", "x"]),
+        "--cgroup-manager: only cgroupfs, systemd and disabled are supported"
     );
     assert_eq!(call(&["create", "--nope", "x"]), "unknown option --nope");
     assert_eq!(call(&["frob"]), "unknown command \"frob\"");
