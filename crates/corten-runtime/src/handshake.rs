@@ -59,6 +59,7 @@ steps! {
     OpenRoot = "open the root",
     Target = "make the mount point",
     Mount = "mount",
+    Bind = "bind",
     Attach = "attach the mount on",
     MountAttributes = "set the mount's attributes on",
     CopyUp = "copy into the tmpfs",

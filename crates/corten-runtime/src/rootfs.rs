@@ -11,7 +11,8 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use crate::Error;
 use crate::error::{failed, invalid, unsupported};
 use crate::parent::mounts;
-use crate::plan::mounts::{Options, bind_changes, sort};
+use crate::plan::mounts::{Link, bind_changes};
+use crate::plan::words::{Options, sort};
 
 /// A mount as containerd and the snapshotters describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,10 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
     };
     let what = Path::new(&mount.source);
     let options = sort(&mount.options, what)?;
+    let ours = options.remount || options.idmap.is_some() || options.versions;
+    if ours || options.copy_link || options.bind_link || options.cover_link {
+        return Err(invalid("rootfs", "has options that a root cannot have"));
+    }
     if options.bind || mount.fstype == "bind" {
         return bind(mount, &options);
     }
@@ -44,12 +49,14 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
     // Long paths are named by a descriptor, which must live until the file system is made.
     let mut held = Vec::new();
     let words = match mount.fstype.as_str() {
-        "overlay" => overlay(&options, &mut held)?,
+        "overlay" => overlay(&options.rest, &mut held)?,
         _ => options.rest.clone(),
     };
+    let flags = options.superblock.iter().map(|flag| (*flag, None));
     let words: Vec<(&str, Option<&str>)> = words
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_deref()))
+        .chain(flags)
         .collect();
     let source = Some(mount.source.as_str()).filter(|s| !s.is_empty());
     let attributes = options.attributes.set | options.below.set;
@@ -58,14 +65,20 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
 }
 
 fn bind(mount: &Mount, options: &Options) -> Result<OwnedFd, Error> {
-    if let Some((word, _)) = options.rest.first() {
+    let flag = options.superblock.first().copied();
+    if let Some(word) = flag.or(options.rest.first().map(|(word, _)| word.as_str())) {
         let problem = format!("has the option {word:?}, which a bind mount cannot have");
         return Err(invalid("rootfs", problem));
     }
     let private = Some(corten_sys::mount::Propagation::Private);
     let changes = bind_changes(options, private);
-    mounts::bind(Path::new(&mount.source), options.recursive, &changes)
-        .map_err(failed("bind", &mount.source))
+    mounts::bind(
+        Path::new(&mount.source),
+        options.recursive,
+        Link::Follow,
+        &changes,
+    )
+    .map_err(failed("bind", &mount.source))
 }
 
 fn refuse(mount: &Mount, refused: Refused) -> Error {
@@ -79,12 +92,12 @@ fn refuse(mount: &Mount, refused: Refused) -> Error {
 
 /// Layers one by one (`lowerdir+`, Linux 6.7): as one string they would have to fit 255 bytes. A short list
 /// stays one string, which older kernels take as well.
-fn overlay(
-    options: &Options,
+pub(crate) fn overlay(
+    options: &[(String, Option<String>)],
     held: &mut Vec<OwnedFd>,
 ) -> Result<Vec<(String, Option<String>)>, Error> {
     let mut words = Vec::new();
-    for (key, value) in &options.rest {
+    for (key, value) in options {
         match (key.as_str(), value) {
             ("lowerdir", Some(list)) if list.len() > STRING_MAX => {
                 for layer in layers(list) {

@@ -19,7 +19,7 @@ pub(super) fn features(args: Vec<OsString>) -> Result<u8, Failure> {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": crate::OCI_VERSION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": crate::plan::mounts::words(),
+        "mountOptions": crate::plan::words::all(),
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,

@@ -3,6 +3,7 @@
 use std::ffi::{CStr, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use corten_sys::mount::{self, Change, Propagation, attach, clone_tree};
 use corten_sys::rooted::{self, Make};
@@ -11,10 +12,38 @@ use rustix::io::Errno;
 
 use super::copy_up;
 use crate::handshake::{Failure, Step};
+use crate::parent::dev;
 use crate::parent::prepare::{Prepared, Ready};
 use crate::plan::Plan;
 use crate::plan::devices::{LINKS, Node};
 use crate::plan::mounts::{Anchor, Plan as Mount, Source};
+
+/// Makes what the maker has left to us, in the order of the spec. Before our copy of the host's tree is cut
+/// off from the host's: a bind mount may be asked to stay its peer.
+fn create_all<'a>(plan: &'a Plan, prepared: &mut Prepared) -> Result<(), Failure<'a>> {
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        if !matches!(prepared.mounts[index], Ready::ByInit) {
+            continue;
+        }
+        let tree = match &mount.source {
+            Source::New { .. } => create(mount)?,
+            Source::Bind {
+                path,
+                recursive,
+                link,
+                ..
+            } => crate::parent::mounts::bind(path, *recursive, *link, &mount.changes)
+                .map_err(Failure::at(Step::Bind, path.as_os_str().as_bytes()))?,
+            Source::Cgroup { .. } | Source::Remount { .. } => continue,
+        };
+        if plan.devices.tmpfs == Some(index) {
+            prepared.device_binds = dev::furnish(plan, index, tree.as_fd())
+                .map_err(|(errno, name)| Failure::new(Step::Device, errno, name))?;
+        }
+        prepared.mounts[index] = Ready::Tree(tree);
+    }
+    Ok(())
+}
 
 /// Attaches the root and all mounts; returns the root.
 pub(crate) fn assemble<'a>(
@@ -22,6 +51,7 @@ pub(crate) fn assemble<'a>(
     prepared: &mut Prepared,
     root_at: &CStr,
 ) -> Result<OwnedFd, Failure<'a>> {
+    create_all(plan, prepared)?;
     // Our copy of the host's mounts becomes a slave, or what follows would show up on the host.
     let host = rustix::fs::openat(
         rustix::fs::CWD,
@@ -41,8 +71,8 @@ pub(crate) fn assemble<'a>(
         .take()
         .ok_or(Failure::new(Step::AttachRoot, Errno::BADF, b""))?;
     attach(&root, rustix::fs::CWD, root_at).map_err(Failure::at(Step::AttachRoot, b""))?;
-    for (index, mount) in plan.mounts.iter().enumerate() {
-        place(prepared, &root, index, mount)?;
+    for index in 0..plan.mounts.len() {
+        place(plan, prepared, &root, index)?;
     }
     devices(plan, prepared, &root)?;
     console(plan, prepared, &root)?;
@@ -50,19 +80,29 @@ pub(crate) fn assemble<'a>(
 }
 
 fn place<'a>(
+    plan: &'a Plan,
     prepared: &mut Prepared,
     root: &OwnedFd,
     index: usize,
-    mount: &'a Mount,
 ) -> Result<(), Failure<'a>> {
+    let mount = &plan.mounts[index];
     let path = mount.target.as_bytes();
-    if matches!(prepared.mounts[index], Ready::ByInit) {
-        prepared.mounts[index] = Ready::Tree(create(mount)?);
+    match (&prepared.mounts[index], &mount.source) {
+        (Ready::ByInit, Source::Remount { of, options }) => {
+            let of = of.and_then(|i| prepared.mounts[i].tree());
+            return remount(root, mount, of, options);
+        }
+        (Ready::Link(to), _) => {
+            return link(root, mount, to).map_err(Failure::at(Step::DeviceLink, path));
+        }
+        _ => {}
     }
     let (tree, children) = match &prepared.mounts[index] {
         Ready::Tree(tree) => (tree, &[][..]),
         Ready::Nested { tree, children } => (tree, children.as_slice()),
-        Ready::ByInit => return Err(Failure::new(Step::Mount, Errno::INVAL, path)),
+        Ready::Link(_) | Ready::ByInit => {
+            return Err(Failure::new(Step::Mount, Errno::INVAL, path));
+        }
     };
     let at = |a| Failure::at(a, path);
     let direct = match mount.anchor {
@@ -86,6 +126,54 @@ fn place<'a>(
         attach(child, tree, name.as_c_str()).map_err(at(Step::Attach))?;
     }
     Ok(())
+}
+
+/// Changes a mount that is there: one of ours, by its descriptor, or what an earlier bind mount brought along.
+fn remount<'a>(
+    root: &OwnedFd,
+    mount: &'a Mount,
+    of: Option<BorrowedFd<'_>>,
+    options: &Options,
+) -> Result<(), Failure<'a>> {
+    let path = mount.target.as_bytes();
+    let found;
+    let tree = match of {
+        Some(tree) => tree,
+        None => {
+            let follow = match mount.cover_link {
+                true => OFlags::NOFOLLOW,
+                false => OFlags::empty(),
+            };
+            found = rooted::open(root, OsStr::from_bytes(path), OFlags::PATH | follow)
+                .map_err(Failure::at(Step::Target, path))?;
+            found.as_fd()
+        }
+    };
+    if !options.is_empty() {
+        crate::parent::mounts::reconfigure(tree, options).map_err(Failure::refused(path))?;
+    }
+    // EINVAL: no mount is there.
+    crate::parent::mounts::change_all(tree, &mount.changes)
+        .map_err(Failure::at(Step::MountAttributes, path))
+}
+
+/// A link instead of a mount. What is there already must be the same one.
+fn link(root: &OwnedFd, mount: &Mount, to: &CStr) -> Result<(), Errno> {
+    let path = Path::new(OsStr::from_bytes(mount.target.as_bytes()));
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => {
+            rooted::open_or_make(root, parent, Make::Folder)?
+        }
+        _ => rooted::open(root, ".", OFlags::PATH)?,
+    };
+    let name = OsStr::from_bytes(mount.name());
+    match symlinkat(to, &folder, name) {
+        Err(Errno::EXIST) => match rustix::fs::readlinkat(&folder, name, Vec::new()) {
+            Ok(there) if there.as_c_str() == to => Ok(()),
+            _ => Err(Errno::EXIST),
+        },
+        other => other,
+    }
 }
 
 /// A file system of init's own namespaces.
@@ -134,7 +222,11 @@ fn find_target(root: &OwnedFd, mount: &Mount, tree: &OwnedFd) -> Result<OwnedFd,
             other => return other,
         }
     }
-    match rooted::open(root, path, OFlags::PATH) {
+    let follow = match mount.cover_link {
+        true => OFlags::NOFOLLOW,
+        false => OFlags::empty(),
+    };
+    match rooted::open(root, path, OFlags::PATH | follow) {
         Err(Errno::NOENT) => {}
         other => return other,
     }

@@ -19,8 +19,13 @@ use rustix::io::Errno;
 use super::prepare::Ready;
 use crate::plan::Plan;
 
-/// The mount for `/sys/fs/cgroup` with `attributes`.
-pub(crate) fn mount(layout: &Layout, plan: &Plan, attributes: u64) -> Result<Ready, Errno> {
+/// The mount for `/sys/fs/cgroup` with `attributes`; of the unified hierarchy alone if so asked.
+pub(crate) fn mount(
+    layout: &Layout,
+    plan: &Plan,
+    attributes: u64,
+    unified: bool,
+) -> Result<Ready, Errno> {
     let group = plan.cgroup_path.trim_start_matches('/');
     let mut change = Change {
         propagation: Some(Propagation::Private),
@@ -38,6 +43,13 @@ pub(crate) fn mount(layout: &Layout, plan: &Plan, attributes: u64) -> Result<Rea
             false,
             &change,
         )?));
+    }
+    if unified {
+        // A host of version 1 alone has no such file system mounted.
+        let root = layout.unified().ok_or(Errno::NODEV)?;
+        let folder = root.join(group);
+        let tree = clone_tree(CWD, folder.as_path(), false, &change)?;
+        return Ok(Ready::Tree(tree));
     }
     let tree = tmpfs(attributes & !Attributes::READ_ONLY)?;
     let hierarchies = layout.hierarchies().iter().map(|h| h.root.as_path());

@@ -1,7 +1,9 @@
 //! The maker's side: everything that init will need is opened, built and checked here, before the clone.
 
 pub(crate) mod cgroups;
+pub(crate) mod dev;
 pub(crate) mod hooks;
 pub(crate) mod launch;
 pub(crate) mod mounts;
 pub(crate) mod prepare;
+pub(crate) mod users;

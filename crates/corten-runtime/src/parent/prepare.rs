@@ -1,21 +1,23 @@
 //! What init needs, made before it exists: its root, most of its mounts, a furnished `/dev`, its terminal.
 
-use std::ffi::{CString, OsStr};
+use std::borrow::Cow;
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use corten_cgroup::Layout;
-use corten_sys::mount::{Attributes, Change, Propagation, clone_tree, new_filesystem};
+use corten_sys::mount::{Attributes, Propagation, new_filesystem};
+use corten_sys::namespace::Namespaces;
 use corten_sys::pty;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, mkdirat, mknodat, symlinkat};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat};
 use rustix::io::Errno;
 
-use super::{cgroups, mounts};
+use super::users::Users;
+use super::{cgroups, dev, mounts};
 use crate::error::{Error, failed};
-use crate::plan::devices::{LINKS, Node};
-use crate::plan::mounts::{Anchor, Plan as Mount, Source};
-use crate::plan::{Plan, mounts as planned};
+use crate::plan::mounts::{Change, Link, Plan as Mount, Source};
+use crate::plan::{Plan, c_string, mounts as planned};
 use crate::request::Rootfs;
 
 /// Descriptors for init, in step with the plan.
@@ -41,6 +43,8 @@ pub(crate) enum Ready {
         tree: OwnedFd,
         children: Vec<(CString, OwnedFd)>,
     },
+    /// No mount: a symbolic link.
+    Link(CString),
     /// Init makes it, in its own namespaces.
     ByInit,
 }
@@ -49,7 +53,7 @@ impl Ready {
     pub fn tree(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tree(tree) | Self::Nested { tree, .. } => Some(tree.as_fd()),
-            Self::ByInit => None,
+            Self::Link(_) | Self::ByInit => None,
         }
     }
 }
@@ -62,16 +66,21 @@ pub(crate) fn prepare(
     size: Option<(u16, u16)>,
 ) -> Result<(Prepared, Option<pty::Terminal>), Error> {
     let root = root(plan, rootfs)?;
+    let mut users = Users::default();
     let mut ready = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in plan.mounts.iter().enumerate() {
-        ready.push(one(plan, layout, index, mount)?);
+        let made = one(plan, layout, index, mount)?;
+        if let (Some(idmap), Some(tree)) = (&mount.idmap, made.tree()) {
+            users.map(tree, idmap, &target(mount))?;
+        }
+        ready.push(made);
     }
     let mut device_binds = Vec::new();
-    if let Some(dev) = plan.devices.tmpfs {
-        let tree = ready[dev]
-            .tree()
-            .ok_or_else(|| failed("mount", "/dev")(Errno::BADF))?;
-        device_binds = furnish(plan, dev, tree)?;
+    // Otherwise init does it.
+    if let Some(dev) = plan.devices.tmpfs
+        && let Some(tree) = ready[dev].tree()
+    {
+        device_binds = dev::furnish(plan, dev, tree).map_err(refused_device)?;
     }
     let terminal = size.map(|size| terminal(plan, &ready, size)).transpose()?;
     let console = match &terminal {
@@ -106,35 +115,97 @@ fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
         }),
         recursive: true,
     };
-    mounts::bind(path, true, &[change]).map_err(failed("open the root", path))
+    mounts::bind(path, true, Link::Follow, &[change]).map_err(failed("open the root", path))
+}
+
+fn target(mount: &Mount) -> PathBuf {
+    PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()))
 }
 
 fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Ready, Error> {
-    let target = || PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()));
     match &mount.source {
-        Source::Bind { path, recursive } => mounts::bind(path, *recursive, &mount.changes)
-            .map(Ready::Tree)
-            .map_err(failed("bind", path)),
-        Source::Cgroup { attributes } => {
-            cgroups::mount(layout, plan, *attributes).map_err(failed("mount", target()))
-        }
+        Source::Bind {
+            path,
+            recursive,
+            link,
+            early,
+        } if *early => bind(path, *recursive, *link, &mount.changes),
+        Source::Cgroup {
+            attributes,
+            unified,
+        } => cgroups::mount(layout, plan, *attributes, *unified)
+            .map_err(failed("mount", target(mount))),
         Source::New {
             fstype,
             source,
             options,
             attributes,
             early,
-        } if *early || plan.devices.tmpfs == Some(index) => {
-            let tree = mounts::new_filesystem(fstype, source, options, *attributes)
-                .map_err(|refused| refuse(&target(), refused))?;
+        } if *early || owned_dev(plan, index) => {
+            let (options, _held) = long_paths(fstype, options)?;
+            let tree = mounts::new_filesystem(fstype, source, &options, *attributes)
+                .map_err(|refused| refuse(&target(mount), refused))?;
             mounts::change_all(&tree, &mount.changes)
-                .map_err(failed("set the mount's attributes on", target()))?;
-            // The maker's root is nobody in there.
-            own_root(plan, &tree).map_err(failed("set the owner of", target()))?;
+                .map_err(failed("set the mount's attributes on", target(mount)))?;
+            // The maker's root is nobody in there. What has files already keeps their owners.
+            if mount.is_tmpfs() || mount.is_new(c"devpts") {
+                own_root(plan, &tree).map_err(failed("set the owner of", target(mount)))?;
+            }
             Ok(Ready::Tree(tree))
         }
-        Source::New { .. } => Ok(Ready::ByInit),
+        Source::Bind { .. } | Source::New { .. } | Source::Remount { .. } => Ok(Ready::ByInit),
     }
+}
+
+/// Nodes in the `/dev` of a user namespace are made by the host's root.
+fn owned_dev(plan: &Plan, index: usize) -> bool {
+    plan.devices.tmpfs == Some(index) && plan.namespaces.own(Namespaces::USER)
+}
+
+fn bind(path: &Path, recursive: bool, link: Link, changes: &[Change]) -> Result<Ready, Error> {
+    let at = || failed("bind", path);
+    if link == Link::Copy {
+        match rustix::fs::readlink(path, Vec::new()) {
+            Ok(target) => return Ok(Ready::Link(target)),
+            Err(Errno::INVAL) => {}
+            Err(errno) => return Err(at()(errno)),
+        }
+    }
+    mounts::bind(path, recursive, link, changes)
+        .map(Ready::Tree)
+        .map_err(at())
+}
+
+type Words = Vec<(CString, Option<CString>)>;
+
+/// Options of an overlay whose paths are too long for fsconfig(2), with the descriptors that name them instead.
+fn long_paths<'a>(
+    fstype: &CStr,
+    options: &'a Words,
+) -> Result<(Cow<'a, Words>, Vec<OwnedFd>), Error> {
+    let mut held = Vec::new();
+    if fstype != c"overlay" {
+        return Ok((Cow::Borrowed(options), held));
+    }
+    let text = |c: &CString| c.to_string_lossy().into_owned();
+    let words: Vec<_> = options
+        .iter()
+        .map(|(key, value)| (text(key), value.as_ref().map(text)))
+        .collect();
+    let words = crate::rootfs::overlay(&words, &mut held)?;
+    let raw = |s: &str| c_string("mounts.options", s.as_bytes());
+    let words = words
+        .iter()
+        .map(|(key, value)| Ok((raw(key)?, value.as_deref().map(raw).transpose()?)))
+        .collect::<Result<_, Error>>()?;
+    Ok((Cow::Owned(words), held))
+}
+
+fn refused_device((errno, name): dev::Refused<'_>) -> Error {
+    let path = Path::new("/dev").join(OsStr::from_bytes(
+        name.strip_prefix(b"dev/").unwrap_or(name),
+    ));
+    failed("make the device", path)(errno)
 }
 
 /// Gives the root of a new file system to the container's root, where that is somebody else.
@@ -154,111 +225,6 @@ fn refuse(target: &Path, refused: corten_sys::mount::Refused) -> Error {
         false => PathBuf::from(format!("{} ({log})", target.display())),
     };
     failed("mount", path)(refused.errno)
-}
-
-/// Builds `/dev` on its detached tmpfs: with the umask open, so that nodes need no chmod after.
-fn furnish(
-    plan: &Plan,
-    index: usize,
-    dev: BorrowedFd<'_>,
-) -> Result<Vec<(CString, OwnedFd)>, Error> {
-    let old = rustix::process::umask(Mode::empty());
-    let furnished = furnish_open(plan, index, dev);
-    rustix::process::umask(old);
-    furnished
-}
-
-fn furnish_open(
-    plan: &Plan,
-    index: usize,
-    dev: BorrowedFd<'_>,
-) -> Result<Vec<(CString, OwnedFd)>, Error> {
-    let owner = plan
-        .namespaces
-        .user
-        .as_ref()
-        .map(|ids| (ids.uid.host(0).unwrap_or(0), ids.gid.host(0).unwrap_or(0)));
-    let own = |name: &OsStr| match owner {
-        Some((uid, gid)) => chownat(
-            dev,
-            name,
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        ),
-        None => Ok(()),
-    };
-    let at = |name: &OsStr| failed("make the device", Path::new("/dev").join(name));
-    for mount in plan
-        .mounts
-        .iter()
-        .filter(|m| m.anchor == Anchor::Mount(index))
-    {
-        let name = OsStr::from_bytes(mount.name());
-        mkdirat(dev, name, Mode::from_raw_mode(0o755)).map_err(at(name))?;
-        own(name).map_err(at(name))?;
-    }
-    let mut binds = Vec::new();
-    for node in &plan.devices.nodes {
-        if let Some(bound) = make(dev, node, own)? {
-            binds.push(bound);
-        }
-    }
-    for (name, target) in LINKS {
-        let made = symlinkat(target, dev, name);
-        let name = OsStr::from_bytes(name.to_bytes());
-        made.and_then(|()| own(name)).map_err(at(name))?;
-    }
-    if plan.devices.console {
-        let name = OsStr::new("console");
-        let kind = FileType::RegularFile;
-        mknodat(dev, name, kind, Mode::from_raw_mode(0o600), 0).map_err(at(name))?;
-        own(name).map_err(at(name))?;
-    }
-    Ok(binds)
-}
-
-/// Makes a node below `/dev`; where the kernel refuses (no CAP_MKNOD in the host's user namespace), an
-/// empty file and the host's node to be bound on it.
-fn make(
-    dev: BorrowedFd<'_>,
-    node: &Node,
-    own: impl Fn(&OsStr) -> Result<(), Errno>,
-) -> Result<Option<(CString, OwnedFd)>, Error> {
-    let path = Path::new(OsStr::from_bytes(node.path.as_bytes()));
-    let Ok(name) = path.strip_prefix("dev") else {
-        return Ok(None);
-    };
-    let at = || failed("make the device", Path::new("/").join(path));
-    let mut folder = PathBuf::new();
-    for part in name.parent().into_iter().flat_map(Path::components) {
-        folder.push(part);
-        match mkdirat(dev, &folder, Mode::from_raw_mode(0o755)) {
-            Ok(()) => own(folder.as_os_str()).map_err(at())?,
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(at()(errno)),
-        }
-    }
-    let mode = Mode::from_raw_mode(node.mode);
-    let device = rustix::fs::makedev(node.major, node.minor);
-    match mknodat(dev, name, node.kind, mode, device) {
-        Ok(()) => {
-            if (node.uid, node.gid) != (0, 0) {
-                let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                chownat(dev, name, Some(uid), Some(gid), flags).map_err(at())?;
-            }
-            Ok(None)
-        }
-        Err(Errno::PERM) if node.name_in_dev().is_some() => {
-            mknodat(dev, name, FileType::RegularFile, mode, 0).map_err(at())?;
-            let host = Path::new("/").join(path);
-            let tree = clone_tree(CWD, host.as_path(), false, &Change::default()).map_err(at())?;
-            let name = CString::new(name.as_os_str().as_bytes());
-            Ok(Some((name.map_err(|_| at()(Errno::INVAL))?, tree)))
-        }
-        Err(errno) => Err(at()(errno)),
-    }
 }
 
 /// A terminal of the container's own devpts, or of the host's where the spec binds that.

@@ -6,11 +6,13 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod devices;
+pub(crate) mod idmap;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod sysctl;
+pub(crate) mod words;
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -92,7 +94,7 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         },
         &mut warnings,
     )?;
-    let mounts = mounts::plan(spec, &namespaces, facts)?;
+    let mounts = mounts::plan(spec, &namespaces, facts, &mut warnings)?;
     let devices = devices::plan(linux, &mounts, &namespaces, facts.terminal)?;
     let (hostname, domainname) = names(spec, &namespaces)?;
     Ok(Plan {
@@ -153,7 +155,7 @@ fn root(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Root, Error> {
     };
     let propagation = match linux.rootfs_propagation().as_deref() {
         None | Some("") => None,
-        Some(word) => Some(mounts::propagation(word).ok_or_else(|| {
+        Some(word) => Some(words::propagation(word).ok_or_else(|| {
             invalid(
                 "linux.rootfsPropagation",
                 format!("is {word:?}, which is no propagation"),
