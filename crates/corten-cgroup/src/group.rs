@@ -111,6 +111,12 @@ impl Cgroup {
     /// # Errors
     /// A setting that this host cannot honour is refused by name, not skipped.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), Error> {
+        self.apply_limits(resources)?;
+        self.apply_devices(resources)
+    }
+
+    /// [`apply`](Self::apply) without the rules for devices.
+    pub fn apply_limits(&self, resources: &LinuxResources) -> Result<(), Error> {
         let facts = self.facts(resources)?;
         let writes = match self.pure_v2 {
             true => plan::v2::plan(resources, &facts)?,
@@ -119,6 +125,11 @@ impl Cgroup {
         for write in &writes {
             self.carry_out(write)?;
         }
+        Ok(())
+    }
+
+    /// The part of [`apply`](Self::apply) that is about devices.
+    pub fn apply_devices(&self, resources: &LinuxResources) -> Result<(), Error> {
         let devices = resources.devices().as_deref().unwrap_or_default();
         device::apply(self, devices)
     }

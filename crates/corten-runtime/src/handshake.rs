@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   maker                                 init
-//!     │ ◀── Mounted ────────────────────── │  only where hooks wait for the mounts, or ids for maps
+//!     │ ─── go ──────────────────────────▶ │  only with a user namespace: its ids are mapped
+//!     │ ─── mounts (shipment) ───────────▶ │  meanwhile init has made those of its own namespaces
+//!     │ ◀── Mounted ────────────────────── │  only where hooks wait for the mounts
 //!     │ ─── go ──────────────────────────▶ │
 //!     │ ◀── Ready ───────────────────────── │  all set up; the program was found
+//!     │ ─── go ──────────────────────────▶ │  only without a gate: `run`
 //!     │                                     │  (maker may be gone now)
 //!   starter ── connects, go ─────────────▶ │  the gate
 //!     │ ◀── Failed{step, errno, path} ───── │  or the end of the stream: execve succeeded
@@ -241,10 +244,13 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
 /// Maker or starter: the next message. Both sockets keep the boundaries of messages.
 pub(crate) fn receive(socket: impl AsFd) -> Result<Message, Error> {
     let mut buffer = [0u8; HEADER + PATH_MAX];
-    let mut len = 0;
+    let (mut len, mut reset) = (0, false);
     while len < HEADER {
         let read = retry(|| recv(socket.as_fd(), &mut buffer[len..], RecvFlags::empty()));
         match read {
+            // It ended with something of ours unread. The kernel says so once, before it hands out what
+            // the other side had sent: the reason, perhaps.
+            Err(Errno::CONNRESET) if !reset => reset = true,
             Ok((0, _)) | Err(Errno::CONNRESET) => break,
             Ok((read, _)) => len += read,
             Err(errno) => return Err(crate::error::failed("hear from init", "")(errno)),

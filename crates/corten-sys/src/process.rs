@@ -19,6 +19,9 @@ pub struct Clone<'a> {
     pub cgroup: Option<BorrowedFd<'a>>,
     /// A child of our parent instead of ours (`CLONE_PARENT`).
     pub sibling: bool,
+    /// A descriptor of the caller's that the child is born without: the caller's end of a socket
+    /// pair, so that the child sees when the caller is gone.
+    pub without: Option<BorrowedFd<'a>>,
 }
 
 /// A child process.
@@ -80,7 +83,14 @@ pub fn clone(request: &Clone<'_>, child: impl FnOnce() -> i32) -> Result<Child, 
     };
     match pid {
         -1 => Err(last()),
-        0 => leave(child),
+        0 => {
+            if let Some(fd) = request.without {
+                // SAFETY: this closes the child's copy of the number. Its owner lives in a frame of
+                // the caller, to which the child never returns, so nobody here uses or closes it again.
+                unsafe { libc::close(fd.as_raw_fd()) };
+            }
+            leave(child)
+        }
         pid => Ok(Child {
             pid: pid as u32,
             // SAFETY: CLONE_PIDFD has stored a new descriptor that nobody else owns.

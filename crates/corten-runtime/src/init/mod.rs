@@ -23,6 +23,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::handshake::{self, Failure, Step};
 use crate::parent::prepare::Prepared;
+use crate::parent::shipment;
 use crate::plan::Plan;
 pub(crate) use program::Parts;
 
@@ -31,7 +32,7 @@ pub(crate) use program::Parts;
 pub(crate) enum Start {
     /// After somebody has connected to this socket and said so.
     Gate(OwnedFd),
-    /// At once.
+    /// When the maker has finished.
     Now,
 }
 
@@ -39,7 +40,6 @@ pub(crate) enum Start {
 #[derive(Debug)]
 pub(crate) struct Init<'a> {
     pub plan: &'a Plan,
-    pub prepared: Prepared,
     pub parts: Parts,
     /// The way into the cgroups that have no other.
     pub tasks: Vec<OwnedFd>,
@@ -134,14 +134,31 @@ impl<'a> Init<'a> {
         }
         rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
         self.names()?;
-        let root = mounts::assemble(plan, &mut self.prepared, &self.root_at)?;
+        let mut prepared = self.prepared()?;
+        let root = mounts::assemble(plan, &mut prepared, &self.root_at)?;
         if self.hooks {
             self.ask()?;
         }
         root::pivot(plan, &root, self.no_pivot)?;
-        root::finish(plan, &mut self.prepared)?;
+        root::finish(plan, &mut prepared)?;
         identity::apply(&plan.process, &mut self.parts)?;
         program::find(&plan.process, &mut self.parts)
+    }
+
+    /// What we make ourselves and what the maker sends, which it makes meanwhile.
+    fn prepared(&mut self) -> Result<Prepared, Failure<'a>> {
+        let own = mounts::own(self.plan)?;
+        mounts::detach()?;
+        let received = shipment::receive(&self.socket);
+        let received = received.map_err(Failure::at(Step::Handshake, b""))?;
+        let mut prepared = received.prepared;
+        for (index, ready) in own.mounts {
+            let slot = prepared.mounts.get_mut(index);
+            *slot.ok_or(Failure::new(Step::Handshake, Errno::PROTO, b""))? = ready;
+        }
+        prepared.device_binds.extend(own.device_binds);
+        self.parts.terminal = received.terminal;
+        Ok(prepared)
     }
 
     /// Control groups, namespaces, and who we are in them.
@@ -208,7 +225,10 @@ impl<'a> Init<'a> {
         let at = Failure::at;
         let go = || -> Result<OwnedFd, Errno> {
             match &self.start {
-                Start::Now => rustix::io::fcntl_dupfd_cloexec(&self.socket, 3),
+                Start::Now => {
+                    handshake::wait_go(&self.socket)?;
+                    rustix::io::fcntl_dupfd_cloexec(&self.socket, 3)
+                }
                 Start::Gate(listener) => {
                     handshake::send_ready(&self.socket)?;
                     let starter = loop {

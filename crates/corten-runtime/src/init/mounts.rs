@@ -16,42 +16,10 @@ use crate::parent::dev;
 use crate::parent::prepare::{Prepared, Ready};
 use crate::plan::Plan;
 use crate::plan::devices::{LINKS, Node};
-use crate::plan::mounts::{Anchor, Plan as Mount, Source};
+use crate::plan::mounts::{Anchor, Link, Plan as Mount, Source};
 
-/// Makes what the maker has left to us, in the order of the spec. Before our copy of the host's tree is cut
-/// off from the host's: a bind mount may be asked to stay its peer.
-fn create_all<'a>(plan: &'a Plan, prepared: &mut Prepared) -> Result<(), Failure<'a>> {
-    for (index, mount) in plan.mounts.iter().enumerate() {
-        if !matches!(prepared.mounts[index], Ready::ByInit) {
-            continue;
-        }
-        let tree = match &mount.source {
-            Source::New { .. } => create(mount)?,
-            Source::Bind {
-                path,
-                recursive,
-                link,
-                ..
-            } => crate::parent::mounts::bind(path, *recursive, *link, &mount.changes)
-                .map_err(Failure::at(Step::Bind, path.as_os_str().as_bytes()))?,
-            Source::Cgroup { .. } | Source::Remount { .. } => continue,
-        };
-        if plan.devices.tmpfs == Some(index) {
-            prepared.device_binds = dev::furnish(plan, index, tree.as_fd())
-                .map_err(|(errno, name)| Failure::new(Step::Device, errno, name))?;
-        }
-        prepared.mounts[index] = Ready::Tree(tree);
-    }
-    Ok(())
-}
-
-/// Attaches the root and all mounts; returns the root.
-pub(crate) fn assemble<'a>(
-    plan: &'a Plan,
-    prepared: &mut Prepared,
-    root_at: &CStr,
-) -> Result<OwnedFd, Failure<'a>> {
-    create_all(plan, prepared)?;
+/// Cuts the way back to the host for what will be mounted here.
+pub(crate) fn detach<'a>() -> Result<(), Failure<'a>> {
     // Our copy of the host's mounts becomes a slave, or what follows would show up on the host.
     let host = rustix::fs::openat(
         rustix::fs::CWD,
@@ -65,7 +33,61 @@ pub(crate) fn assemble<'a>(
         recursive: true,
         ..Change::default()
     };
-    mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))?;
+    mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))
+}
+
+/// What init makes itself, by its place in the plan, and nodes for its `/dev` that it could not make.
+#[derive(Default)]
+pub(crate) struct Own {
+    pub mounts: Vec<(usize, Ready)>,
+    pub device_binds: Vec<dev::Bound>,
+}
+
+/// Makes what the maker leaves to us, in the order of the spec: the kernel lists mounts by their age. To be
+/// done before [`detach`], as a bind mount may be asked to stay a peer of the host's.
+pub(crate) fn own(plan: &Plan) -> Result<Own, Failure<'_>> {
+    let mut own = Own::default();
+    for (index, mount) in plan.mounts.iter().enumerate() {
+        if !plan.by_init(index) {
+            continue;
+        }
+        let ready = match &mount.source {
+            Source::Bind {
+                path,
+                recursive,
+                link,
+                ..
+            } => bind(path, *recursive, *link, mount)
+                .map_err(Failure::at(Step::Bind, path.as_os_str().as_bytes()))?,
+            Source::New { .. } => Ready::Tree(create(mount)?),
+            Source::Cgroup { .. } | Source::Remount { .. } => continue,
+        };
+        if let (Ready::Tree(tree), true) = (&ready, plan.devices.tmpfs == Some(index)) {
+            own.device_binds = dev::furnish(plan, index, tree.as_fd())
+                .map_err(|(errno, name)| Failure::new(Step::Device, errno, name))?;
+        }
+        own.mounts.push((index, ready));
+    }
+    Ok(own)
+}
+
+fn bind(path: &Path, recursive: bool, link: Link, mount: &Mount) -> Result<Ready, Errno> {
+    if link == Link::Copy {
+        match rustix::fs::readlink(path, Vec::new()) {
+            Ok(to) => return Ok(Ready::Link(to)),
+            Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    crate::parent::mounts::bind(path, recursive, link, &mount.changes).map(Ready::Tree)
+}
+
+/// Attaches the root and all mounts; returns the root.
+pub(crate) fn assemble<'a>(
+    plan: &'a Plan,
+    prepared: &mut Prepared,
+    root_at: &CStr,
+) -> Result<OwnedFd, Failure<'a>> {
     let root = prepared
         .root
         .take()

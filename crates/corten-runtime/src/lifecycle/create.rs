@@ -8,6 +8,7 @@ use corten_sys::namespace::Namespaces;
 use corten_sys::process::Child;
 use corten_sys::{capability, process};
 use oci_spec::runtime::{Hook, Spec};
+use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with,
 };
@@ -19,6 +20,7 @@ use crate::init::{Init, Start};
 use crate::parent::hooks::{self, Moment};
 use crate::parent::launch;
 use crate::parent::prepare::prepare;
+use crate::parent::shipment;
 use crate::plan::{self, Facts, Plan};
 use crate::request::{Create, Created, Execed, Rootfs, Stdio};
 use crate::state::{self, Folder, Record, refused};
@@ -130,15 +132,10 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
     let cgroup = undo.cgroup.insert(cgroup);
     cgroup
-        .apply(&plan.resources)
+        .apply_limits(&plan.resources)
         .map_err(refused("apply the resources"))?;
     let entry = cgroup.entry().map_err(refused("enter the control group"))?;
 
-    let (prepared, terminal) = prepare(&plan, rootfs, &layout, size)?;
-    let (console, slave) = match terminal {
-        Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
-        None => (None, None),
-    };
     let capabilities = match plan.namespaces.own(Namespaces::USER) {
         true => u64::MAX,
         false => held.permitted,
@@ -146,7 +143,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let parts = launch::parts(
         &plan.process,
         stdio,
-        slave,
+        None,
         options.preserve_fds,
         capabilities,
     )?;
@@ -159,7 +156,6 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let waits = has_mount_hooks(spec);
     let init = Init {
         plan: &plan,
-        prepared,
         parts,
         tasks: entry.v1_tasks,
         join: std::mem::take(&mut route.joined_by_init),
@@ -176,7 +172,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
             false => None,
         },
     };
-    let mut child = route.clone(entry.v2.as_ref(), move || init.run())?;
+    let mut child = route.clone(entry.v2.as_ref(), &ours, move || init.run())?;
     let copy = |child: &Child| {
         rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))
     };
@@ -185,13 +181,31 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         child = launch::adopt(&child, &ours, launch::program_name(&plan.process))?;
         undo.child = Some(copy(&child)?);
     }
-    // While init is at work. It stays in /proc until we reap it, however short its life.
+    let maker = Maker {
+        spec,
+        plan: &plan,
+        child: &child,
+        socket: &ours,
+        gate,
+    };
+    // All of this while init is at work.
+    let console = maker.supply(rootfs, &layout, size)?;
+    cgroup
+        .apply_devices(&plan.resources)
+        .map_err(refused("apply the rules for devices"))?;
+    if let Some(score) = plan.process.oom_score_adj {
+        launch::oom_score(child.pid, score)?;
+    }
+    if !gate && !waits {
+        maker.go()?;
+    }
     folder.write_config(spec)?;
+    // It stays in /proc until we reap it, however short its life.
     record.init = Some(state::Init::of(child.pid)?);
     if !gate {
         folder.write(&record, false)?;
     }
-    attend(spec, &plan, &child, &ours, &record, gate)?;
+    maker.attend(&record)?;
     if gate {
         // Only now is it created.
         folder.write(&record, false)?;
@@ -214,34 +228,70 @@ fn own_pidfd() -> Result<OwnedFd, Error> {
     pidfd.map_err(failed("open a handle on", "this process"))
 }
 
-/// The maker's half of the handshake.
-fn attend(
-    spec: &Spec,
-    plan: &Plan,
-    child: &Child,
-    socket: &OwnedFd,
-    record: &Record,
+/// The maker, while init is on its way.
+struct Maker<'a> {
+    spec: &'a Spec,
+    plan: &'a Plan,
+    child: &'a Child,
+    socket: &'a OwnedFd,
     gate: bool,
-) -> Result<(), Error> {
-    if let Some(score) = plan.process.oom_score_adj {
-        launch::oom_score(child.pid, score)?;
+}
+
+impl Maker<'_> {
+    /// Gives init its ids and its mounts. Returns the terminal's master.
+    fn supply(
+        &self,
+        rootfs: Rootfs,
+        layout: &Layout,
+        size: Option<(u16, u16)>,
+    ) -> Result<Option<OwnedFd>, Error> {
+        if let Some(mappings) = &self.plan.namespaces.user {
+            launch::map_ids(self.child.pid, mappings)?;
+            self.go()?;
+        }
+        let (prepared, terminal) = prepare(self.plan, rootfs, layout, size)?;
+        let (console, slave) = match terminal {
+            Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
+            None => (None, None),
+        };
+        shipment::send(self.socket, &prepared, slave.as_ref()).map_err(|e| self.lost(e))?;
+        Ok(console)
     }
-    let program = launch::program_name(&plan.process);
-    let lost = || failed("talk to", "init");
-    if let Some(mappings) = &plan.namespaces.user {
-        launch::map_ids(child.pid, mappings)?;
-        handshake::send_go(socket).map_err(lost())?;
+
+    fn go(&self) -> Result<(), Error> {
+        handshake::send_go(self.socket).map_err(|e| self.lost(e))
     }
-    loop {
-        match handshake::receive(socket)? {
-            Message::Mounted => {
-                mount_hooks(spec, child, record)?;
-                handshake::send_go(socket).map_err(lost())?;
+
+    /// Init does not listen: it has ended, and has said why.
+    fn lost(&self, errno: Errno) -> Error {
+        match handshake::receive(self.socket) {
+            Ok(Message::End) => failed("talk to", "init")(errno),
+            Ok(message) => self.reap(message),
+            Err(error) => error,
+        }
+    }
+
+    fn reap(&self, message: Message) -> Error {
+        let program = launch::program_name(&self.plan.process);
+        launch::reap(self.child, message, program)
+    }
+
+    /// Until init waits at its gate, or without one has become its program.
+    fn attend(&self, record: &Record) -> Result<(), Error> {
+        loop {
+            match handshake::receive(self.socket)? {
+                Message::Mounted => {
+                    mount_hooks(self.spec, self.child, record)?;
+                    self.go()?;
+                    if !self.gate {
+                        self.go()?;
+                    }
+                }
+                Message::Ready if self.gate => return Ok(()),
+                // Without a gate the socket closes by the exec.
+                Message::End if !self.gate => return Ok(()),
+                other => return Err(self.reap(other)),
             }
-            Message::Ready if gate => return Ok(()),
-            // Without a gate the socket closes by the exec.
-            Message::End if !gate => return Ok(()),
-            other => return Err(launch::reap(child, other, program)),
         }
     }
 }

@@ -74,7 +74,7 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
         socket: theirs,
     };
-    let child = Route::into_pid(copy()?)?.clone(entry.v2.as_ref(), move || added.run())?;
+    let child = Route::into_pid(copy()?)?.clone(entry.v2.as_ref(), &ours, move || added.run())?;
     let attend = || -> Result<Message, Error> {
         if let Some(score) = plan.oom_score_adj {
             launch::oom_score(child.pid, score)?;

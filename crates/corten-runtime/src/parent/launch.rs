@@ -219,10 +219,12 @@ impl Route {
         })
     }
 
-    /// Clones, with this process where the route wants it, and returns it to where it was.
+    /// Clones, with this process where the route wants it, and returns it to where it was. `ours` is the maker's
+    /// end of the socket pair: init must not hold it, or it would never see the maker's end.
     pub fn clone(
         &self,
         cgroup: Option<&OwnedFd>,
+        ours: &OwnedFd,
         child: impl FnOnce() -> i32,
     ) -> Result<Child, Error> {
         // The maker's memory is the child's too: neither may be looked at from inside a container.
@@ -232,6 +234,7 @@ impl Route {
             let request = Clone {
                 namespaces: self.by_clone,
                 cgroup: cgroup.map(AsFd::as_fd),
+                without: Some(ours.as_fd()),
                 ..Clone::default()
             };
             process::clone(&request, child).map_err(failed("start a process", ""))

@@ -1,4 +1,5 @@
-//! The maker's side: everything that init will need is opened, built and checked here, before the clone.
+//! The maker's side: everything that init will need is opened, built and checked here, before the clone or while
+//! init is on its way.
 
 pub(crate) mod cgroups;
 pub(crate) mod dev;
@@ -6,4 +7,5 @@ pub(crate) mod hooks;
 pub(crate) mod launch;
 pub(crate) mod mounts;
 pub(crate) mod prepare;
+pub(crate) mod shipment;
 pub(crate) mod users;

@@ -1,4 +1,4 @@
-//! What init needs, made before it exists: its root, most of its mounts, a furnished `/dev`, its terminal.
+//! What init needs and cannot make itself: its root, most of its mounts, a furnished `/dev`, its terminal.
 
 use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr};
@@ -8,7 +8,6 @@ use std::path::{Path, PathBuf};
 
 use corten_cgroup::Layout;
 use corten_sys::mount::{Attributes, Propagation, new_filesystem};
-use corten_sys::namespace::Namespaces;
 use corten_sys::pty;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat};
 use rustix::io::Errno;
@@ -16,12 +15,12 @@ use rustix::io::Errno;
 use super::users::Users;
 use super::{cgroups, dev, mounts};
 use crate::error::{Error, failed};
-use crate::plan::mounts::{Change, Link, Plan as Mount, Source};
+use crate::plan::mounts::{Link, Plan as Mount, Source};
 use crate::plan::{Plan, c_string, mounts as planned};
 use crate::request::Rootfs;
 
 /// Descriptors for init, in step with the plan.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Prepared {
     pub root: Option<OwnedFd>,
     /// One for each of the plan's mounts.
@@ -123,13 +122,18 @@ fn target(mount: &Mount) -> PathBuf {
 }
 
 fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Ready, Error> {
+    if plan.by_init(index) {
+        return Ok(Ready::ByInit);
+    }
     match &mount.source {
         Source::Bind {
             path,
             recursive,
             link,
-            early,
-        } if *early => bind(path, *recursive, *link, &mount.changes),
+            ..
+        } => mounts::bind(path, *recursive, *link, &mount.changes)
+            .map(Ready::Tree)
+            .map_err(failed("bind", path)),
         Source::Cgroup {
             attributes,
             unified,
@@ -140,8 +144,8 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
             source,
             options,
             attributes,
-            early,
-        } if *early || owned_dev(plan, index) => {
+            ..
+        } => {
             let (options, _held) = long_paths(fstype, options)?;
             let tree = mounts::new_filesystem(fstype, source, &options, *attributes)
                 .map_err(|refused| refuse(&target(mount), refused))?;
@@ -153,27 +157,8 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
             }
             Ok(Ready::Tree(tree))
         }
-        Source::Bind { .. } | Source::New { .. } | Source::Remount { .. } => Ok(Ready::ByInit),
+        Source::Remount { .. } => Ok(Ready::ByInit),
     }
-}
-
-/// Nodes in the `/dev` of a user namespace are made by the host's root.
-fn owned_dev(plan: &Plan, index: usize) -> bool {
-    plan.devices.tmpfs == Some(index) && plan.namespaces.own(Namespaces::USER)
-}
-
-fn bind(path: &Path, recursive: bool, link: Link, changes: &[Change]) -> Result<Ready, Error> {
-    let at = || failed("bind", path);
-    if link == Link::Copy {
-        match rustix::fs::readlink(path, Vec::new()) {
-            Ok(target) => return Ok(Ready::Link(target)),
-            Err(Errno::INVAL) => {}
-            Err(errno) => return Err(at()(errno)),
-        }
-    }
-    mounts::bind(path, recursive, link, changes)
-        .map(Ready::Tree)
-        .map_err(at())
 }
 
 type Words = Vec<(CString, Option<CString>)>;

@@ -59,7 +59,7 @@ fn made(
         let tied = set_parent_process_death_signal(Some(Signal::KILL));
         // A maker that died before is seen by our having another parent.
         while tied.is_ok() && rustix::process::getppid() == Some(maker) {
-            let _ = rustix::event::pause();
+            rustix::event::pause();
         }
         1
     })

@@ -54,6 +54,22 @@ pub(crate) struct Plan {
     pub warnings: Vec<String>,
 }
 
+impl Plan {
+    /// Is this mount made by init, or changed if it is there already?
+    pub fn by_init(&self, mount: usize) -> bool {
+        // Nodes in the `/dev` of a user namespace are made by the host's root.
+        let is_dev = self.devices.tmpfs == Some(mount);
+        match &self.mounts[mount].source {
+            mounts::Source::New { early, .. } => {
+                !(*early || is_dev && self.namespaces.own(Namespaces::USER))
+            }
+            mounts::Source::Bind { early, .. } => !early,
+            mounts::Source::Cgroup { .. } => false,
+            mounts::Source::Remount { .. } => true,
+        }
+    }
+}
+
 /// The container's root.
 #[derive(Debug)]
 pub(crate) struct Root {

@@ -211,7 +211,7 @@ impl Context<'_> {
                 attributes: options.attributes.set | options.below.set,
                 unified: kind == "cgroup2",
             },
-            _ => self.new(mount, kind, &options)?,
+            _ => self.file_system(mount, kind, &options)?,
         };
         let idmap = idmap::plan(mount, &options, self.namespaces)?;
         if idmap.is_some() && namespaced(kind) && !is_bind {
@@ -237,7 +237,7 @@ impl Context<'_> {
         })
     }
 
-    fn new(&self, mount: &Mount, kind: &str, options: &Options) -> Result<Source, Error> {
+    fn file_system(&self, mount: &Mount, kind: &str, options: &Options) -> Result<Source, Error> {
         let refuse = |problem: &str| {
             let problem = format!("of {:?} {problem}", mount.destination());
             Err(invalid(FIELD, problem))
@@ -344,9 +344,7 @@ impl Context<'_> {
         Ok(Source::Bind {
             path: self.facts.bundle.join(source),
             recursive: options.recursive,
-            early: self.early(mount, "bind", options)
-                || options.copy_link
-                || self.namespaces.joined(Namespaces::MOUNT),
+            early: self.early(mount, "bind", options) || self.namespaces.joined(Namespaces::MOUNT),
             link: match (options.copy_link, options.bind_link) {
                 (true, _) => Link::Copy,
                 (_, true) => Link::Bind,
