@@ -68,7 +68,9 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
     let parsed = parse(args, &CREATE, End::Never)?;
     let id = id(&parsed)?;
     let bundle = bundle(&parsed)?;
-    let process = process(&bundle.spec)?;
+    // A container without a process can be created, and has nothing on any terminal.
+    let nothing = crate::plan::process::nothing()?;
+    let process = bundle.spec.process().as_ref().unwrap_or(&nothing);
     let console = console(process, parsed.get("console-socket"), true)?;
     let socket = socket(console)?;
     let created = crate::create(Create {
@@ -149,7 +151,8 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
     };
     let status = follow();
     if (!detached && !parsed.has("keep")) || status.is_err() {
-        crate::delete(&context.root, &id, true)?;
+        let warnings = crate::delete(&context.root, &id, true)?;
+        warnings.iter().for_each(|w| context.log.warning(w));
     }
     status
 }

@@ -141,6 +141,10 @@ impl<'a> Init<'a> {
         }
         root::pivot(plan, &root, self.no_pivot)?;
         root::finish(plan, &mut prepared)?;
+        if plan.process.arguments.is_empty() {
+            // Nobody will start it: there is no process in the spec.
+            return Ok(());
+        }
         identity::apply(&plan.process, &mut self.parts)?;
         program::find(&plan.process, &mut self.parts)
     }

@@ -63,6 +63,8 @@ struct Undo {
     folder: Option<Folder>,
     cgroup: Option<Cgroup>,
     child: Option<OwnedFd>,
+    /// What `poststop` hooks are told.
+    stopped: Option<String>,
 }
 
 impl Undo {
@@ -88,9 +90,20 @@ impl Undo {
 
 fn make(create: Create<'_>, gate: bool) -> Result<Made, Error> {
     let mut undo = Undo::default();
-    let made = try_make(create, gate, &mut undo);
-    if made.is_err() {
+    let spec = create.spec;
+    let mut made = try_make(create, gate, &mut undo);
+    if let Err(error) = &mut made {
+        let stopped = undo.stopped.take();
         undo.run();
+        // After a failed hook the lifecycle goes on at its end (runtime.md, "Lifecycle", 3 to 5).
+        if let (Error::Hook { problem, .. }, Some(document)) = (error, stopped) {
+            let list = spec.hooks().as_ref().and_then(|h| h.poststop().as_ref());
+            let list = list.map_or(&[][..], Vec::as_slice);
+            for warning in hooks::run_poststop(list, &document) {
+                problem.push_str("; then ");
+                problem.push_str(&warning);
+            }
+        }
     }
     made
 }
@@ -126,6 +139,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     undo.folder = Some(folder.clone());
     let mut record = record(spec, &plan, id, bundle);
     folder.write(&record, true)?;
+    undo.stopped = record.hooks.then(|| record.document("stopped", 0));
 
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
     let cgroup =
@@ -281,7 +295,7 @@ impl Maker<'_> {
         loop {
             match handshake::receive(self.socket)? {
                 Message::Mounted => {
-                    mount_hooks(self.spec, self.child, record)?;
+                    mount_hooks(self.spec, self.plan, self.child, record)?;
                     self.go()?;
                     if !self.gate {
                         self.go()?;
@@ -333,11 +347,33 @@ fn has_mount_hooks(spec: &Spec) -> bool {
         .any(|(_, hooks)| hooks.is_some_and(|h| !h.is_empty()))
 }
 
-fn mount_hooks(spec: &Spec, child: &Child, record: &Record) -> Result<(), Error> {
-    let document = record.document("creating", child.pid);
+fn mount_hooks(spec: &Spec, plan: &Plan, child: &Child, record: &Record) -> Result<(), Error> {
+    let kinds = [
+        Namespaces::MOUNT,
+        Namespaces::NETWORK,
+        Namespaces::UTS,
+        Namespaces::IPC,
+        Namespaces::CGROUP,
+        Namespaces::PID,
+        Namespaces::USER,
+        Namespaces::TIME,
+    ];
+    let own = kinds.into_iter().filter(|kind| plan.namespaces.own(*kind));
+    let inside = hooks::Inside {
+        init: &child.pidfd,
+        kinds: own.fold(Namespaces::NONE, Namespaces::with),
+    };
     for (moment, list) in hook_lists(spec) {
-        let inside = (moment == Moment::CreateContainer).then_some(&child.pidfd);
-        hooks::run(moment, &list.cloned(), &document, inside)?;
+        let Some(list) = list else { continue };
+        // The environment exists, so the container counts as created (runtime.md, "State", "Lifecycle").
+        match moment {
+            Moment::CreateContainer => {
+                let pid = state::pid_inside(child.pid)?;
+                let document = record.document("created", pid);
+                hooks::run(moment, list, &document, Some(inside))?;
+            }
+            _ => hooks::run(moment, list, &record.document("created", child.pid), None)?,
+        }
     }
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::handshake::{self, Failure, Message, Step};
 use crate::init::{Parts, identity, program};
 use crate::parent::launch::{self, Route};
 use crate::parent::prepare::own_terminal;
+use crate::plan::c_string;
 use crate::plan::namespaces::{Map, kind};
 use crate::plan::process::{self, Plan};
 use crate::request::{Exec, Execed, Stdio};
@@ -26,6 +27,11 @@ use crate::state::{Found, Status, refused};
 
 /// Adds a process to a running container. `Ok` once `execve` has succeeded.
 pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
+    add(exec, None)
+}
+
+/// As [`exec`]; with a `path` that is executed, whatever the first argument is.
+pub(super) fn add(exec: Exec<'_>, path: Option<&Path>) -> Result<Execed, Error> {
     let Exec {
         id,
         state_root,
@@ -51,7 +57,10 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         true => u64::MAX,
         false => held.permitted,
     };
-    let (plan, warnings) = decide(&spec, process, &stdio, capabilities)?;
+    let (mut plan, warnings) = decide(&spec, process, &stdio, capabilities)?;
+    if let Some(path) = path {
+        plan.paths = vec![c_string("path", path.as_os_str().as_encoded_bytes())?];
+    }
     let terminal = match stdio {
         Stdio::Terminal { rows, cols } => Some(terminal(init.pid, &spec, &plan, rows, cols)?),
         _ => None,
@@ -146,6 +155,10 @@ fn decide(
     let container = spec.process().as_ref();
     if own.capabilities().is_none() {
         own.set_capabilities(container.and_then(|p| p.capabilities().clone()));
+    }
+    // The container's own is for nobody else (config.md, `execCPUAffinity`).
+    if own.exec_cpu_affinity().is_none() {
+        own.set_exec_cpu_affinity(container.and_then(|p| p.exec_cpu_affinity().clone()));
     }
     let linux = spec.linux().as_ref();
     let mut warnings = Vec::new();

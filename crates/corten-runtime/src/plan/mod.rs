@@ -6,6 +6,7 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod devices;
+pub(crate) mod hooks;
 pub(crate) mod idmap;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
@@ -88,18 +89,23 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         .as_ref()
         .ok_or_else(|| invalid("linux", "is missing"))?;
     refuse_unsupported(spec, linux)?;
+    hooks::check(spec)?;
     let namespaces = namespaces::plan(linux)?;
-    let process = spec
+    // Without one there is a container, and nothing to start in it (config.md, "Process").
+    let nothing = spec
         .process()
-        .as_ref()
-        .ok_or_else(|| invalid("process", "is missing"))?;
+        .is_none()
+        .then(process::nothing)
+        .transpose()?;
+    let process = spec.process().as_ref().or(nothing.as_ref());
+    let process = process.ok_or_else(|| invalid("process", "is missing"))?;
     let mut warnings = Vec::new();
     // A new user namespace starts with every capability.
     let capabilities = match namespaces.user {
         Some(_) => u64::MAX,
         None => facts.capabilities,
     };
-    let process = process::plan(
+    let mut process = process::plan(
         process,
         &process::Facts {
             capabilities,
@@ -110,6 +116,11 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         },
         &mut warnings,
     )?;
+    if nothing.is_some() {
+        process.arguments.clear();
+    }
+    // For processes that are added: what is said of it here is what they have by default.
+    process.affinity = (None, None);
     let mounts = mounts::plan(spec, &namespaces, facts, &mut warnings)?;
     let devices = devices::plan(linux, &mounts, &namespaces, facts.terminal)?;
     let (hostname, domainname) = names(spec, &namespaces)?;
