@@ -18,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cli;
+pub mod document;
 mod error;
 mod handshake;
 mod init;
@@ -38,4 +39,4 @@ pub use request::{Create, Created, Exec, Execed, Options, Rootfs, Stdio};
 pub use state::{State, Status};
 
 /// The newest version of the runtime specification whose words this library knows.
-pub const OCI_VERSION: &str = "1.2.1";
+pub const OCI_VERSION: &str = "1.3.0";

@@ -36,6 +36,7 @@ const RUN: [Known; 9] = [
 struct Bundle {
     path: PathBuf,
     spec: Spec,
+    warnings: Vec<String>,
 }
 
 fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
@@ -45,8 +46,12 @@ fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
         path: given,
         source,
     })?;
-    let spec = document(&path.join("config.json"))?;
-    Ok(Bundle { path, spec })
+    let (spec, warnings) = document(&path.join("config.json"))?;
+    Ok(Bundle {
+        path,
+        spec,
+        warnings,
+    })
 }
 
 fn choices(parsed: &Parsed) -> Result<Options, Failure> {
@@ -68,6 +73,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
     let parsed = parse(args, &CREATE, End::Never)?;
     let id = id(&parsed)?;
     let bundle = bundle(&parsed)?;
+    bundle.warnings.iter().for_each(|w| context.log.warning(w));
     // A container without a process can be created, and has nothing on any terminal.
     let nothing = crate::plan::process::nothing()?;
     let process = bundle.spec.process().as_ref().unwrap_or(&nothing);
@@ -109,6 +115,7 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
     let parsed = parse(args, &RUN, End::Never)?;
     let id = id(&parsed)?;
     let bundle = bundle(&parsed)?;
+    bundle.warnings.iter().for_each(|w| context.log.warning(w));
     let process = process(&bundle.spec)?;
     let detached = parsed.has("detach");
     let console = console(process, parsed.get("console-socket"), detached)?;

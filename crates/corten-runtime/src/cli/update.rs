@@ -31,7 +31,7 @@ pub(super) fn update(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
     let parsed = parse(args, &UPDATE, End::Never)?;
     let id = id(&parsed)?;
     let resources = match parsed.get("resources") {
-        Some(path) => document(Path::new(path))?,
+        Some(path) => document(Path::new(path))?.0,
         None => from_options(&parsed)?,
     };
     crate::update(&context.root, &id, &resources)?;

@@ -290,7 +290,14 @@ fn devices<'a>(plan: &'a Plan, prepared: &mut Prepared, root: &OwnedFd) -> Resul
     }
     for node in &plan.devices.nodes {
         let in_dev = node.path.as_bytes().starts_with(b"dev/");
-        if in_dev && (dev.is_some() || plan.devices.host) {
+        if in_dev && dev.is_some() {
+            continue;
+        }
+        if in_dev && plan.devices.host {
+            // Nothing is made in the host's folder, but what was asked for must be in it.
+            if node.asked {
+                find_node(root, node).map_err(Failure::at(Step::Device, node.path.as_bytes()))?;
+            }
             continue;
         }
         make_node(root, node).map_err(Failure::at(Step::Device, node.path.as_bytes()))?;
@@ -351,6 +358,16 @@ fn make_node(root: &OwnedFd, node: &Node) -> Result<(), Errno> {
         }
         other => other,
     }
+}
+
+/// The very device, by its numbers.
+fn find_node(root: &OwnedFd, node: &Node) -> Result<(), Errno> {
+    let path = OsStr::from_bytes(node.path.as_bytes());
+    let found = fstat(rooted::open(root, path, OFlags::PATH)?)?;
+    let device = rustix::fs::makedev(node.major, node.minor);
+    let same = FileType::from_raw_mode(found.st_mode) == node.kind
+        && (node.kind == FileType::Fifo || found.st_rdev == device);
+    if same { Ok(()) } else { Err(Errno::EXIST) }
 }
 
 /// Binds the terminal's slave, by descriptor, on `/dev/console`.

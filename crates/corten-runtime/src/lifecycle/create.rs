@@ -19,6 +19,7 @@ use crate::handshake::{self, Message};
 use crate::init::{Init, Start};
 use crate::parent::hooks::{self, Moment};
 use crate::parent::launch;
+use crate::parent::net_devices;
 use crate::parent::prepare::prepare;
 use crate::parent::shipment;
 use crate::plan::{self, Facts, Plan};
@@ -167,7 +168,8 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         true => Start::Gate(listener(&folder)?),
         false => Start::Now,
     };
-    let waits = has_mount_hooks(spec);
+    let hooked = has_mount_hooks(spec);
+    let waits = hooked || !plan.net_devices.is_empty();
     let init = Init {
         plan: &plan,
         parts,
@@ -179,7 +181,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         start,
         forks: route.forks,
         hooks: waits,
-        root_at: root_at(&plan, bundle, waits)?,
+        root_at: root_at(&plan, bundle, hooked)?,
         no_pivot: options.no_pivot,
         caller: match options.die_with_caller {
             true => Some(own_pidfd()?),
@@ -295,6 +297,8 @@ impl Maker<'_> {
         loop {
             match handshake::receive(self.socket)? {
                 Message::Mounted => {
+                    let (child, devices) = (self.child, &self.plan.net_devices);
+                    net_devices::give(devices, child.pid, &child.pidfd)?;
                     mount_hooks(self.spec, self.plan, self.child, record)?;
                     self.go()?;
                     if !self.gate {
@@ -430,11 +434,12 @@ fn check_labels(plan: &Plan) -> Result<(), Error> {
             "AppArmor profile {profile:?} on a kernel without AppArmor"
         )));
     }
-    if let Some(label) = &plan.process.selinux
+    let labels = [&plan.process.selinux, &plan.mount_label];
+    if let Some(label) = labels.into_iter().flatten().next()
         && !enforced("/sys/fs/selinux/enforce")
     {
         return Err(crate::error::unsupported(format!(
-            "SELinux label {label:?} on a kernel without SELinux"
+            "SELinux label {label:?} (process.selinuxLabel, linux.mountLabel) on a kernel without SELinux"
         )));
     }
     Ok(())

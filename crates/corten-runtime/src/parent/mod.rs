@@ -6,6 +6,7 @@ pub(crate) mod dev;
 pub(crate) mod hooks;
 pub(crate) mod launch;
 pub(crate) mod mounts;
+pub(crate) mod net_devices;
 pub(crate) mod prepare;
 pub(crate) mod shipment;
 pub(crate) mod users;

@@ -10,6 +10,7 @@ pub(crate) mod hooks;
 pub(crate) mod idmap;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
+pub(crate) mod net_devices;
 pub(crate) mod process;
 pub(crate) mod seccomp;
 pub(crate) mod sysctl;
@@ -47,6 +48,9 @@ pub(crate) struct Plan {
     pub masked: Vec<CString>,
     pub read_only: Vec<CString>,
     pub sysctls: Vec<sysctl::Setting>,
+    pub net_devices: Vec<net_devices::NetDevice>,
+    /// For the files of new file systems.
+    pub mount_label: Option<String>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     pub process: process::Plan,
@@ -83,7 +87,8 @@ pub(crate) struct Root {
 
 /// Decides everything.
 pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
-    check_version(spec.version())?;
+    let newer = check_version(spec.version())?;
+    check_annotations(spec)?;
     let linux = spec
         .linux()
         .as_ref()
@@ -100,6 +105,13 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
     let process = spec.process().as_ref().or(nothing.as_ref());
     let process = process.ok_or_else(|| invalid("process", "is missing"))?;
     let mut warnings = Vec::new();
+    if newer {
+        let ours = crate::OCI_VERSION;
+        let version = spec.version();
+        warnings.push(format!(
+            "the spec is of version {version}: what is newer than {ours} has no effect"
+        ));
+    }
     // A new user namespace starts with every capability.
     let capabilities = match namespaces.user {
         Some(_) => u64::MAX,
@@ -129,6 +141,8 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         masked: paths("linux.maskedPaths", linux.masked_paths())?,
         read_only: paths("linux.readonlyPaths", linux.readonly_paths())?,
         sysctls: sysctl::plan(linux, &namespaces)?,
+        net_devices: net_devices::plan(linux, &namespaces)?,
+        mount_label: linux.mount_label().clone().filter(|l| !l.is_empty()),
         cgroup_path: cgroup::path(linux, facts.id)?,
         resources: cgroup::resources(linux),
         hostname,
@@ -141,30 +155,38 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
     })
 }
 
-/// The specification promises compatibility within a major version.
-fn check_version(version: &str) -> Result<(), Error> {
-    let major = version.split('.').next();
-    if major == Some("1") && version.split('.').count() >= 3 {
-        return Ok(());
+/// A version of SemVer 2.0.0, compatible within the major one. `true`: of a later minor one than ours.
+fn check_version(version: &str) -> Result<bool, Error> {
+    let wrong = || {
+        let problem = format!("is {version:?}, and must be 1.x.y");
+        invalid("ociVersion", problem)
+    };
+    let core = version.split(['-', '+']).next().unwrap_or(version);
+    let number = |part: &str| -> Option<u32> {
+        let digits = part.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| part.parse().ok()).flatten()
+    };
+    let parts: Option<Vec<u32>> = core.split('.').map(number).collect();
+    match parts.as_deref() {
+        Some([1, minor, _]) => Ok(*minor > MINOR),
+        _ => Err(wrong()),
     }
-    Err(invalid(
-        "ociVersion",
-        format!("is {version:?}, and must be 1.x.y"),
-    ))
+}
+
+/// Of [`OCI_VERSION`](crate::OCI_VERSION).
+const MINOR: u32 = 3;
+
+fn check_annotations(spec: &Spec) -> Result<(), Error> {
+    let keys = spec.annotations().iter().flatten().map(|(key, _)| key);
+    match keys.into_iter().any(|key| key.is_empty()) {
+        true => Err(invalid("annotations", "has a key that is empty")),
+        false => Ok(()),
+    }
 }
 
 fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
-    let empty = |n: usize| n == 0;
     let refused = [
         (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (
-            !linux.net_devices().as_ref().is_none_or(|d| empty(d.len())),
-            "linux.netDevices",
-        ),
-        (
-            linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()),
-            "linux.mountLabel (no SELinux contexts for mounts yet)",
-        ),
         (spec.vm().is_some(), "vm"),
     ];
     match refused.iter().find(|(asked, _)| *asked) {

@@ -2,8 +2,11 @@
 //! command line that `CORTEN_TEST_RUNTIME` names. Needs root, and `busybox-static`.
 
 mod harness;
+mod hooks;
 mod hostile;
 mod library;
 mod lifecycle;
+mod mount_words;
 mod mounts;
+mod net_devices;
 mod process;
