@@ -29,6 +29,9 @@ Tasks:
                          ARGS go to `cargo nextest run`
   fixtures               build the test images and nothing else
   bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
+  bench oci [OPTIONS]    the runtime beside crun, runc and the floor of bare system calls; --quick, --fifo,
+                         --rounds N, --gap MS, and parts: run, lifecycle, cost, throughput, phases;
+                         CORTEN_OCI=PATH measures another executable
 ";
 
 fn main() -> ExitCode {
@@ -55,6 +58,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         // How bench calls itself inside namespaces; nobody types these.
         "bench-inside" => bench::inside(rest),
         "bench-agent" => bench::agent(),
+        "bench-oci-inside" => bench::oci_inside(rest),
+        "bench-oci-agent" => bench::oci_agent(rest),
         "" | "help" | "-h" | "--help" => {
             print!("{USAGE}");
             Ok(())

@@ -28,6 +28,7 @@ pub struct Package {
 }
 
 pub struct Target {
+    pub name: String,
     pub kind: String,
     pub path: PathBuf,
 }
@@ -135,6 +136,7 @@ impl Target {
             .unwrap_or_default()
             .to_owned();
         Ok(Target {
+            name: text(value, "name")?,
             kind,
             path: text(value, "src_path")?.into(),
         })

@@ -7,6 +7,7 @@
 //!
 //! Nothing here holds policy: each function does what its name says or returns the kernel's errno.
 
+pub mod ahead;
 pub mod bpf;
 mod call;
 pub mod capability;

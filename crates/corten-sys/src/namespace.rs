@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use rustix::io::Errno;
+use rustix::ioctl::{Setter, ioctl};
 
 use crate::call::checked;
 
@@ -67,15 +68,13 @@ pub fn loopback_up() -> Result<(), Errno> {
     request.ifr_name[0] = b'l' as libc::c_char;
     request.ifr_name[1] = b'o' as libc::c_char;
     request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
-    // SAFETY: SIOCSIFFLAGS reads an ifreq, and the pointer is to one.
-    let done = unsafe {
-        libc::ioctl(
-            socket.as_raw_fd(),
-            libc::SIOCSIFFLAGS as _,
-            &raw const request,
+    // SAFETY: SIOCSIFFLAGS reads an ifreq. Not the C library's ioctl: see `ahead`.
+    unsafe {
+        ioctl(
+            &socket,
+            Setter::<{ libc::SIOCSIFFLAGS as u32 }, _>::new(request),
         )
-    };
-    checked(done.into()).map(drop)
+    }
 }
 
 /// Sets the host name of the current UTS namespace.

@@ -163,6 +163,16 @@ pub fn wait(pidfd: impl AsFd) -> Result<Exit, Errno> {
     }
 }
 
+/// The largest resident set, in KiB, of any child that was waited for, or of a child of theirs
+/// (`ru_maxrss` of getrusage(2)). It is never below this process's own at the moment of a `vfork`.
+pub fn peak_of_children() -> Result<u64, Errno> {
+    // SAFETY: an rusage of zeros is valid: it holds integers only.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel writes one rusage, to the place of one.
+    checked(unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) }.into())?;
+    Ok(usage.ru_maxrss as u64)
+}
+
 /// Sends a signal of any number, real-time ones included, through a pidfd.
 pub fn send_signal(pidfd: impl AsFd, signal: i32) -> Result<(), Errno> {
     // SAFETY: the siginfo pointer may be null (pidfd_send_signal(2)); all else are integers.

@@ -20,6 +20,7 @@ mod cgroup;
 mod daemon;
 mod many;
 mod memory;
+mod oci;
 mod peer;
 mod report;
 mod run;
@@ -34,6 +35,7 @@ use crate::failure::{Context, Result, failure};
 use crate::packages;
 
 pub use agent::serve as agent;
+pub use oci::{agent as oci_agent, inside as oci_inside};
 
 const PARTS: &[&str] = &["run", "memory", "many", "size"];
 
@@ -55,6 +57,12 @@ const PEERS: &[(&str, &str)] = &[
 
 /// The outer half: prepares what needs the host's network, then goes inside.
 pub fn run(args: &[String]) -> Result<()> {
+    if let Some(("oci", options)) = args
+        .split_first()
+        .map(|(first, rest)| (first.as_str(), rest))
+    {
+        return oci::run(options);
+    }
     let parts = parts(args)?;
     if let Err(why) = packages::install(PEERS) {
         println!("bench: not every peer could be installed: {why}");
@@ -107,30 +115,28 @@ fn corten() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("CORTEN_BIN") {
         return Ok(path.into());
     }
+    built(&["-p", "corten"], "corten")
+}
+
+/// Builds one executable for release, and returns where it is.
+fn built(what: &[&str], name: &str) -> Result<PathBuf> {
     let out = Command::new(env!("CARGO"))
-        .args([
-            "build",
-            "--release",
-            "--locked",
-            "-p",
-            "corten",
-            "--message-format=json-render-diagnostics",
-        ])
+        .args(["build", "--release", "--locked"])
+        .args(what)
+        .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()
         .context("cannot run cargo")?;
     if !out.status.success() {
-        return Err(failure("corten does not build"));
+        return Err(failure(format!("{name} does not build")));
     }
     let messages = String::from_utf8_lossy(&out.stdout);
-    let executables = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: serde_json::Value = serde_json::from_str(line).ok()?;
         message["executable"].as_str().map(PathBuf::from)
     });
-    let found = executables
-        .into_iter()
-        .find(|path| path.file_name().is_some_and(|name| name == "corten"));
-    found.ok_or_else(|| failure("cargo built no executable named corten"))
+    let found = executables.find(|path| path.file_name().is_some_and(|file| file == name));
+    found.ok_or_else(|| failure(format!("cargo built no executable named {name}")))
 }
 
 /// The busybox test image; the test kit builds it.

@@ -24,6 +24,10 @@ impl Series {
         self.samples.get(name).map(|samples| quantile(samples, 0.5))
     }
 
+    pub fn least(&self, name: &str) -> Option<f64> {
+        self.samples.get(name).map(|samples| quantile(samples, 0.0))
+    }
+
     /// A table with a column of ratios for each of `against` that was measured.
     pub fn print(&self, title: &str, unit: &str, against: &[&str]) {
         let against: Vec<&str> = against
@@ -61,7 +65,8 @@ impl Series {
     }
 }
 
-fn quantile(samples: &[f64], at: f64) -> f64 {
+/// The value below which this share of the samples lies, between neighbours.
+pub fn quantile(samples: &[f64], at: f64) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let place = at * (sorted.len().saturating_sub(1)) as f64;

@@ -151,11 +151,18 @@ impl<'a> Init<'a> {
 
     /// What we make ourselves and what the maker sends, which it makes meanwhile.
     fn prepared(&mut self) -> Result<Prepared, Failure<'a>> {
-        let own = mounts::own(self.plan)?;
-        mounts::detach()?;
+        let (all, network) = (self.plan.mounts.len(), self.plan.first_of_network());
+        let mut own = mounts::Own::default();
+        mounts::make(self.plan, 0..network, &mut own)?;
         let received = shipment::receive(&self.socket);
         let received = received.map_err(Failure::at(Step::Handshake, b""))?;
+        if let Some(network) = received.network {
+            namespace::enter(&network, Namespaces::NETWORK)
+                .map_err(Failure::at(Step::JoinNamespace, b"net"))?;
+        }
         let mut prepared = received.prepared;
+        mounts::make(self.plan, network..all, &mut own)?;
+        mounts::detach()?;
         for (index, ready) in own.mounts {
             let slot = prepared.mounts.get_mut(index);
             *slot.ok_or(Failure::new(Step::Handshake, Errno::PROTO, b""))? = ready;
@@ -194,7 +201,8 @@ impl<'a> Init<'a> {
 
     fn names(&self) -> Result<(), Failure<'a>> {
         // As runc does: nobody who makes a network for a container expects to have to do this.
-        if self.plan.namespaces.new.contains(Namespaces::NETWORK) {
+        let namespaces = &self.plan.namespaces;
+        if namespaces.new.contains(Namespaces::NETWORK) && !namespaces.network_ahead() {
             namespace::loopback_up().map_err(Failure::at(Step::Loopback, b""))?;
         }
         if let Some(name) = &self.plan.hostname {

@@ -1,6 +1,7 @@
 //! The container's mounts, put together below its root before anything can see it.
 
 use std::ffi::{CStr, OsStr};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -43,14 +44,15 @@ pub(crate) struct Own {
     pub device_binds: Vec<dev::Bound>,
 }
 
-/// Makes what the maker leaves to us, in the order of the spec: the kernel lists mounts by their age. To be
-/// done before [`detach`], as a bind mount may be asked to stay a peer of the host's.
-pub(crate) fn own(plan: &Plan) -> Result<Own, Failure<'_>> {
-    let mut own = Own::default();
-    for (index, mount) in plan.mounts.iter().enumerate() {
-        if !plan.by_init(index) {
-            continue;
-        }
+/// Makes those in `range` that the maker leaves to us, in the order of the spec: the kernel lists mounts by their
+/// age. To be done before [`detach`], as a bind mount may be asked to stay a peer of the host's.
+pub(crate) fn make<'a>(
+    plan: &'a Plan,
+    range: Range<usize>,
+    own: &mut Own,
+) -> Result<(), Failure<'a>> {
+    for index in range.filter(|index| plan.by_init(*index)) {
+        let mount = &plan.mounts[index];
         let ready = match &mount.source {
             Source::Bind {
                 path,
@@ -68,7 +70,7 @@ pub(crate) fn own(plan: &Plan) -> Result<Own, Failure<'_>> {
         }
         own.mounts.push((index, ready));
     }
-    Ok(own)
+    Ok(())
 }
 
 fn bind(path: &Path, recursive: bool, link: Link, mount: &Mount) -> Result<Ready, Errno> {

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
 use corten_cgroup::{Cgroup, Layout};
+use corten_sys::ahead::NewNetwork;
 use corten_sys::namespace::Namespaces;
 use corten_sys::process::Child;
 use corten_sys::{capability, process};
@@ -134,6 +135,11 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let mut plan = plan::plan(spec, &facts)?;
     check_labels(&plan)?;
 
+    // Nothing on disk or in a folder: a crash leaves none of it.
+    let network = match plan.namespaces.network_ahead() {
+        true => Some(NewNetwork::begin().map_err(failed("make the network namespace", ""))?),
+        false => None,
+    };
     // On disk first, then made: whatever happens next, `delete --force` knows what to look for.
     let folder = Folder::new(state_root, id);
     folder.make()?;
@@ -205,7 +211,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         gate,
     };
     // All of this while init is at work.
-    let console = maker.supply(rootfs, &layout, size)?;
+    let console = maker.supply(rootfs, &layout, size, network)?;
     cgroup
         .apply_devices(&plan.resources)
         .map_err(refused("apply the rules for devices"))?;
@@ -254,12 +260,13 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Gives init its ids and its mounts. Returns the terminal's master.
+    /// Gives init its ids, its mounts and its network. Returns the terminal's master.
     fn supply(
         &self,
         rootfs: Rootfs,
         layout: &Layout,
         size: Option<(u16, u16)>,
+        network: Option<NewNetwork>,
     ) -> Result<Option<OwnedFd>, Error> {
         if let Some(mappings) = &self.plan.namespaces.user {
             launch::map_ids(self.child.pid, mappings)?;
@@ -270,7 +277,10 @@ impl Maker<'_> {
             Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
             None => (None, None),
         };
-        shipment::send(self.socket, &prepared, slave.as_ref()).map_err(|e| self.lost(e))?;
+        let network = network.map(NewNetwork::wait).transpose();
+        let network = network.map_err(failed("make the network namespace", ""))?;
+        shipment::send(self.socket, &prepared, slave.as_ref(), network.as_ref())
+            .map_err(|e| self.lost(e))?;
         Ok(console)
     }
 

@@ -132,6 +132,9 @@ pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
         by_clone: plan.new,
         ..Route::default()
     };
+    if plan.network_ahead() {
+        route.by_clone = route.by_clone.without(Namespaces::NETWORK);
+    }
     if cgroup_by_init {
         // It must be made after the process has entered its v1 groups, or it would show their parents.
         route.by_clone = route.by_clone.without(Namespaces::CGROUP);

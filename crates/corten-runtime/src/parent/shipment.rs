@@ -1,4 +1,4 @@
-//! Mounts on their way from the maker to init, who is born before they are made.
+//! Mounts, and what else is made meanwhile, on their way from the maker to init, who is born before they are made.
 //!
 //! Both work at the same time: init enters its groups and makes the file systems of its own namespaces, the
 //! maker makes all others and sends them (`SCM_RIGHTS`) over the pair of sockets of the handshake.
@@ -18,8 +18,8 @@ use rustix::io::Errno;
 
 use super::prepare::{Prepared, Ready};
 
-/// Larger than any message: 128 items with names of up to 255 bytes.
-const MESSAGE_MAX: usize = FDS_MAX * 257 + 1;
+/// Longest message. Room for an item with the longest name, and small: it is on init's stack.
+const MESSAGE_MAX: usize = 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -37,10 +37,12 @@ enum Tag {
     Console,
     /// The terminal's slave, for stdio.
     Terminal,
+    /// A network namespace to join.
+    Network,
 }
 
 impl Tag {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Root,
         Self::Tree,
         Self::ByInit,
@@ -49,6 +51,7 @@ impl Tag {
         Self::Empty,
         Self::Console,
         Self::Terminal,
+        Self::Network,
     ];
 
     fn of(byte: u8) -> Option<Self> {
@@ -98,11 +101,12 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Sends all of it, and the terminal that is to be init's stdio.
+/// Sends all of it, the terminal that is to be init's stdio, and its network namespace.
 pub(crate) fn send(
     socket: &OwnedFd,
     prepared: &Prepared,
     terminal: Option<&OwnedFd>,
+    network: Option<&OwnedFd>,
 ) -> Result<(), Errno> {
     let mut sender = Sender {
         socket,
@@ -131,6 +135,7 @@ pub(crate) fn send(
         (Tag::Empty, prepared.empty.as_ref()),
         (Tag::Console, prepared.console.as_ref()),
         (Tag::Terminal, terminal),
+        (Tag::Network, network),
     ];
     for (tag, fd) in rest {
         if let Some(fd) = fd {
@@ -145,6 +150,7 @@ pub(crate) fn send(
 pub(crate) struct Received {
     pub prepared: Prepared,
     pub terminal: Option<OwnedFd>,
+    pub network: Option<OwnedFd>,
 }
 
 /// Init: waits for all of it. The maker's end is `ECONNRESET`.
@@ -152,6 +158,7 @@ pub(crate) fn receive(socket: &OwnedFd) -> Result<Received, Errno> {
     let mut received = Received {
         prepared: Prepared::default(),
         terminal: None,
+        network: None,
     };
     let mut buffer = [0u8; MESSAGE_MAX];
     loop {
@@ -206,6 +213,7 @@ impl Received {
             Tag::Empty => prepared.empty = Some(fd),
             Tag::Console => prepared.console = Some(fd),
             Tag::Terminal => self.terminal = Some(fd),
+            Tag::Network => self.network = Some(fd),
             Tag::ByInit => return Err(Errno::PROTO),
         }
         Ok(())
@@ -242,7 +250,7 @@ mod tests {
             empty: Some(fd()),
             console: None,
         };
-        send(&ours, &prepared, Some(&fd())).unwrap();
+        send(&ours, &prepared, Some(&fd()), None).unwrap();
         let got = receive(&theirs).unwrap();
         assert_eq!(got.prepared.mounts.len(), 302);
         assert!(matches!(got.prepared.mounts[0], Ready::ByInit));
@@ -254,6 +262,7 @@ mod tests {
         assert_eq!(got.prepared.device_binds[0].0.as_c_str(), c"null");
         assert!(got.prepared.root.is_some() && got.prepared.empty.is_some());
         assert!(got.prepared.console.is_none() && got.terminal.is_some());
+        assert!(got.network.is_none());
     }
 
     #[test]

@@ -73,6 +73,12 @@ impl Plan {
             mounts::Source::Remount { .. } => true,
         }
     }
+
+    /// The first mount that shows the network: those before it need not wait for the namespace.
+    pub fn first_of_network(&self) -> usize {
+        let first = self.mounts.iter().position(mounts::Plan::shows_network);
+        first.unwrap_or(self.mounts.len())
+    }
 }
 
 /// The container's root.

@@ -103,6 +103,11 @@ impl Plan {
         matches!(&self.source, Source::New { fstype, .. } if fstype.as_c_str() == wanted)
     }
 
+    /// Does what it shows depend on the network namespace of who makes it?
+    pub fn shows_network(&self) -> bool {
+        self.is_new(c"sysfs")
+    }
+
     /// The last component of the target.
     pub fn name(&self) -> &[u8] {
         let target = self.target.as_bytes();

@@ -84,6 +84,17 @@ impl Plan {
         self.join.iter().any(|(joined, _)| *joined == kind)
     }
 
+    /// May the network namespace be made while other things are done? It then belongs to the maker's user
+    /// namespace. And for that moment the maker has a thread more, with which it may not join user or
+    /// time namespaces (setns(2)).
+    pub fn network_ahead(&self) -> bool {
+        let joins = [Namespaces::USER, Namespaces::PID, Namespaces::TIME];
+        self.new.contains(Namespaces::NETWORK)
+            && self.user.is_none()
+            && self.time_offsets.is_none()
+            && !joins.into_iter().any(|kind| self.joined(kind))
+    }
+
     /// The host's user id of `uid` in the container.
     pub fn host_uid(&self, uid: u32) -> Option<u32> {
         self.user.as_ref().map_or(Some(uid), |m| m.uid.host(uid))
