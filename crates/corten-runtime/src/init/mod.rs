@@ -151,9 +151,14 @@ impl<'a> Init<'a> {
 
     /// What we make ourselves and what the maker sends, which it makes meanwhile.
     fn prepared(&mut self) -> Result<Prepared, Failure<'a>> {
-        let (all, network) = (self.plan.mounts.len(), self.plan.first_of_network());
+        let (all, maker) = (self.plan.mounts.len(), self.plan.first_of_maker());
+        let rest = self.plan.first_of_network().min(maker.unwrap_or(all));
         let mut own = mounts::Own::default();
-        mounts::make(self.plan, 0..network, &mut own)?;
+        mounts::make(self.plan, 0..rest, &mut own)?;
+        if maker.is_some() {
+            let told = handshake::send_mounted(&self.socket);
+            told.map_err(Failure::at(Step::Handshake, b""))?;
+        }
         let received = shipment::receive(&self.socket);
         let received = received.map_err(Failure::at(Step::Handshake, b""))?;
         if let Some(network) = received.network {
@@ -161,7 +166,7 @@ impl<'a> Init<'a> {
                 .map_err(Failure::at(Step::JoinNamespace, b"net"))?;
         }
         let mut prepared = received.prepared;
-        mounts::make(self.plan, network..all, &mut own)?;
+        mounts::make(self.plan, rest..all, &mut own)?;
         mounts::detach()?;
         for (index, ready) in own.mounts {
             let slot = prepared.mounts.get_mut(index);

@@ -272,6 +272,12 @@ impl Maker<'_> {
             launch::map_ids(self.child.pid, mappings)?;
             self.go()?;
         }
+        if self.plan.first_of_maker().is_some() {
+            match handshake::receive(self.socket)? {
+                Message::Mounted => {}
+                other => return Err(self.reap(other)),
+            }
+        }
         let (prepared, terminal) = prepare(self.plan, rootfs, layout, size)?;
         let (console, slave) = match terminal {
             Some(terminal) => (Some(terminal.master), Some(terminal.slave)),

@@ -12,6 +12,7 @@ pub(crate) mod mounts;
 pub(crate) mod namespaces;
 pub(crate) mod net_devices;
 pub(crate) mod process;
+mod remount;
 pub(crate) mod seccomp;
 pub(crate) mod sysctl;
 pub(crate) mod words;
@@ -72,6 +73,17 @@ impl Plan {
             mounts::Source::Cgroup { .. } => false,
             mounts::Source::Remount { .. } => true,
         }
+    }
+
+    /// With a user namespace its maker makes some file systems in the midst of init's. To have them in the order of
+    /// the spec, it waits until init has made those before this one.
+    pub fn first_of_maker(&self) -> Option<usize> {
+        let made = |index: &usize| {
+            let new = matches!(self.mounts[*index].source, mounts::Source::New { .. });
+            new && !self.by_init(*index)
+        };
+        let own = self.namespaces.own(Namespaces::USER);
+        own.then(|| (0..self.mounts.len()).find(made)).flatten()
     }
 
     /// The first mount that shows the network: those before it need not wait for the namespace.
