@@ -1,6 +1,7 @@
 //! The runtime from outside: bundles of busybox, run by `corten-oci`, or by any runtime with runc's
 //! command line that `CORTEN_TEST_RUNTIME` names. Needs root, and `busybox-static`.
 
+mod fields;
 mod harness;
 mod hooks;
 mod hostile;
