@@ -11,6 +11,7 @@ pub mod ahead;
 pub mod bpf;
 mod call;
 pub mod capability;
+pub mod entry;
 pub mod exec;
 pub mod keyring;
 pub mod memory;

@@ -1,6 +1,6 @@
 //! New processes, by `clone3` with every namespace at once, and waiting for them by pidfd.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 
 use rustix::io::Errno;
 
@@ -194,6 +194,18 @@ pub fn cloexec_from(first: u32) -> Result<(), Errno> {
     // SAFETY: no descriptor is closed here, so no owner of one is betrayed.
     checked(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, CLOSE_RANGE_CLOEXEC) })
         .map(drop)
+}
+
+/// Closes many descriptors with few calls: each run of adjacent numbers with one (Linux 5.9).
+pub fn close_all(fds: impl Iterator<Item = OwnedFd>) {
+    let mut numbers: Vec<i32> = fds.map(IntoRawFd::into_raw_fd).collect();
+    numbers.sort_unstable();
+    for run in numbers.chunk_by(|a, b| a + 1 == *b) {
+        if let (Some(first), Some(last)) = (run.first(), run.last()) {
+            // SAFETY: every number between them was owned by what was passed in, and given up.
+            unsafe { libc::syscall(libc::SYS_close_range, *first, *last, 0) };
+        }
+    }
 }
 
 /// Makes `fd` the descriptor number `target` (0, 1 or 2 for stdio), inheritable.

@@ -104,26 +104,31 @@ const GLOBAL: [Known; 10] = [
 
 /// Runs `corten-oci`. `args[0]` is the program's name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    ExitCode::from(run(args))
+}
+
+/// [`main`] for callers that end the process themselves: the exit status.
+pub fn run(args: Vec<OsString>) -> u8 {
     let global = match parse(args.into_iter().skip(1), &GLOBAL, End::At(0)) {
         Ok(global) => global,
         Err(error) => {
             eprintln!("error: {error}\n{USAGE}");
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     if global.has("version") {
         version();
-        return ExitCode::SUCCESS;
+        return 0;
     }
     let Some(command) = global.positional.first().filter(|_| !global.has("help")) else {
         print!("{USAGE}");
-        return ExitCode::SUCCESS;
+        return 0;
     };
     let log = match Log::open(&global) {
         Ok(log) => log,
         Err(failure) => {
             eprintln!("error: {failure}");
-            return ExitCode::FAILURE;
+            return 1;
         }
     };
     let context = Context {
@@ -133,10 +138,10 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     let command = command.to_string_lossy().into_owned();
     let result = check(&global).and_then(|()| dispatch(&command, global.rest, &context));
     match result {
-        Ok(status) => ExitCode::from(status),
+        Ok(status) => status,
         Err(failure) => {
             context.log.error(&failure.to_string());
-            ExitCode::from(failure.exit_code())
+            failure.exit_code()
         }
     }
 }

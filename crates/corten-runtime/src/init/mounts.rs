@@ -143,6 +143,7 @@ fn place<'a>(
             let target = find_target(root, mount, tree).map_err(at(Step::Target))?;
             fit(mount, tree, &target).map_err(at(Step::CopyUp))?;
             attach(tree, &target, c"").map_err(at(Step::Attach))?;
+            super::let_go(target);
         }
         Some(Err(errno)) => return Err(Failure::new(Step::Attach, errno, path)),
     }

@@ -105,7 +105,9 @@ fn read_only(root: &OwnedFd, path: &OsStr) -> Result<(), Errno> {
         ..Change::default()
     };
     let tree = clone_tree(&target, c"", true, &change)?;
-    attach(&tree, &target, c"")
+    attach(&tree, &target, c"")?;
+    [tree, target].into_iter().for_each(super::let_go);
+    Ok(())
 }
 
 /// Covers folders with one empty read-only folder and files with the null device.
@@ -126,6 +128,7 @@ fn mask<'a>(plan: &'a Plan, prepared: &mut Prepared, root: &OwnedFd) -> Result<(
                 None => null.insert(null_device(root).map_err(at(Step::NullDevice))?),
             };
             cover(device, &target).map_err(at(Step::Mask))?;
+            super::let_go(target);
             continue;
         }
         let empty = prepared.empty.as_ref().ok_or(Failure::new(
@@ -139,6 +142,7 @@ fn mask<'a>(plan: &'a Plan, prepared: &mut Prepared, root: &OwnedFd) -> Result<(
             true => cover(empty, &target),
         }
         .map_err(at(Step::Mask))?;
+        super::let_go(target);
         covered = true;
     }
     Ok(())
@@ -146,7 +150,9 @@ fn mask<'a>(plan: &'a Plan, prepared: &mut Prepared, root: &OwnedFd) -> Result<(
 
 fn cover(with: &OwnedFd, target: impl AsFd) -> Result<(), Errno> {
     let tree = clone_tree(with, c"", false, &Change::default())?;
-    attach(&tree, target, c"")
+    attach(&tree, target, c"")?;
+    super::let_go(tree);
+    Ok(())
 }
 
 /// The container's null device, known by its numbers and not by its name: an image's `/dev/null` could be a

@@ -287,6 +287,7 @@ impl Maker<'_> {
         let network = network.map_err(failed("make the network namespace", ""))?;
         shipment::send(self.socket, &prepared, slave.as_ref(), network.as_ref())
             .map_err(|e| self.lost(e))?;
+        process::close_all(prepared.into_fds().chain(network).chain(slave));
         Ok(console)
     }
 

@@ -1,11 +1,15 @@
 //! `delete`: nothing is left of a container.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use corten_spec::ContainerId;
 use corten_sys::process;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 
 use crate::Error;
+use crate::error::failed;
 use crate::parent::hooks;
 use crate::state::{Folder, Found, Status, open_cgroup, refused, wait_end};
 
@@ -31,6 +35,15 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<Vec<St
     if let Some(init) = &found.init {
         // ESRCH: it ended by itself meanwhile.
         let _ = process::send_signal(&init.pidfd, SIGKILL);
+        // With it end all processes of its pid namespace, and it says so at once; that a group is empty
+        // the kernel tells up to 10 ms later. A frozen one ends when the group is killed, below.
+        ended_within(
+            &init.pidfd,
+            Timespec {
+                tv_sec: 0,
+                tv_nsec: 100_000_000,
+            },
+        )?;
     }
     empty(&found.record.cgroup)?;
     if let Some(init) = &found.init {
@@ -47,6 +60,13 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<Vec<St
     };
     let document = found.record.document("stopped", 0);
     Ok(hooks::run_poststop(list, &document))
+}
+
+fn ended_within(pidfd: &OwnedFd, limit: Timespec) -> Result<(), Error> {
+    match poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&limit)) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(errno) => Err(failed("wait for", "init")(errno)),
+    }
 }
 
 /// Kills what is left in the group, also what a shared pid namespace has let live, and removes it.

@@ -33,6 +33,16 @@ pub(crate) struct Prepared {
     pub console: Option<OwnedFd>,
 }
 
+impl Prepared {
+    /// All of them, for who has no use for them any more.
+    pub fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
+        let single = [self.root, self.empty, self.console];
+        let binds = self.device_binds.into_iter().map(|(_, node)| node);
+        let mounts = self.mounts.into_iter().flat_map(Ready::into_fds);
+        single.into_iter().flatten().chain(binds).chain(mounts)
+    }
+}
+
 /// A mount on its way.
 #[derive(Debug)]
 pub(crate) enum Ready {
@@ -49,6 +59,16 @@ pub(crate) enum Ready {
 }
 
 impl Ready {
+    fn into_fds(self) -> impl Iterator<Item = OwnedFd> {
+        let (tree, children) = match self {
+            Self::Tree(tree) => (Some(tree), Vec::new()),
+            Self::Nested { tree, children } => (Some(tree), children),
+            Self::Link(_) | Self::ByInit => (None, Vec::new()),
+        };
+        tree.into_iter()
+            .chain(children.into_iter().map(|(_, child)| child))
+    }
+
     pub fn tree(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tree(tree) | Self::Nested { tree, .. } => Some(tree.as_fd()),

@@ -14,13 +14,9 @@ pub fn runtime() -> PathBuf {
     match std::env::var_os("CORTEN_TEST_RUNTIME") {
         Some(path) => path.into(),
         None => {
-            // Cargo builds examples along with tests: target/PROFILE/deps/it-HASH → ../examples.
+            // Cargo builds it along with the tests: target/PROFILE/deps/it-HASH → ../corten-oci.
             let exe = std::env::current_exe().unwrap();
-            exe.parent()
-                .unwrap()
-                .parent()
-                .unwrap()
-                .join("examples/corten-oci")
+            exe.parent().unwrap().parent().unwrap().join("corten-oci")
         }
     }
 }
