@@ -54,7 +54,7 @@ impl Cgroup {
     /// by it can still be killed, one frozen by v1's cannot.
     pub(crate) fn freezer(&self) -> Result<Freezer<'_>, Error> {
         if let Some(dir) = self.unified()
-            && dir.read_if(&self.path, "cgroup.freeze")?.is_some()
+            && (self.is_pure_v2() || dir.read_if(&self.path, "cgroup.freeze")?.is_some())
         {
             return Ok(Freezer::V2(dir));
         }

@@ -322,8 +322,10 @@ struct Stat {
 
 impl Stat {
     fn read(path: &Path) -> std::io::Result<Self> {
-        let text = std::fs::read(path)?;
-        Self::parse(&text).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
+        // One line; the kernel gives a file of procfs whole to a reader with room for it.
+        let mut text = [0; 1024];
+        let len = std::fs::File::open(path)?.read(&mut text)?;
+        Self::parse(&text[..len]).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
     }
 
     /// After the name in parentheses, which may hold anything: state, then fields up to 22.
