@@ -8,6 +8,7 @@
 mod bench;
 mod deny;
 mod failure;
+mod guest;
 mod layers;
 mod metadata;
 mod packages;
@@ -26,7 +27,12 @@ Tasks:
   layers                 crate direction, where `unsafe` may be, size of the dependency graphs
   deny                   licences, banned crates, crates present twice
   test [-- ARGS]         install what the tests need, build fixtures, run everything with nextest;
-                         ARGS go to `cargo nextest run`
+                         ARGS go to `cargo nextest run`; without ARGS that choose tests, the
+                         suite of the runtime runs in a User Mode Linux guest too
+  test --guest[=RIG] [-- NAME...]
+                         the runtime's and cgroups' tests on another kernel, where cgroup v2 is all
+                         there is; RIG: uml (default), qemu (all controllers), systemd, or all;
+                         NAME: parts of test names
   fixtures               build the test images and nothing else
   bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
   bench oci [OPTIONS]    the runtime beside crun, runc and the floor of bare system calls; --quick, --fifo,
@@ -52,12 +58,18 @@ fn dispatch(args: &[String]) -> Result<()> {
         "check" => steps::check(),
         "layers" => layers::check(&metadata::Graph::load()?),
         "deny" => deny::check(&metadata::Graph::load()?),
-        "test" => steps::test(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
+        "test" => match guest::Request::parse(rest)? {
+            Some(request) => guest::test(&request, guest::Scope::Packages),
+            None => steps::test(rest.strip_prefix(&["--".to_owned()]).unwrap_or(rest)),
+        },
         "fixtures" => steps::fixtures(),
         "bench" => bench::run(rest),
         // How bench calls itself inside namespaces; nobody types these.
         "bench-inside" => bench::inside(rest),
         "bench-agent" => bench::agent(),
+        // How guests call it: as their first process, and from there.
+        "guest-init" => guest::init(rest),
+        "guest-run" => guest::runner(rest),
         "bench-oci-inside" => bench::oci_inside(rest),
         "bench-oci-agent" => bench::oci_agent(rest),
         "" | "help" | "-h" | "--help" => {

@@ -24,6 +24,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),
     ("umoci", "/usr/bin/umoci"),
+    ("user-mode-linux", "/usr/bin/linux.uml"),
     ("zstd", "/usr/bin/zstd"),
 ];
 

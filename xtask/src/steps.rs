@@ -1,10 +1,11 @@
 //! `check` and `test`: the lists of steps that CI runs.
 
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::failure::{Context, Result, failure};
-use crate::{deny, layers, metadata, packages};
+use crate::{deny, guest, layers, metadata, packages};
 
 pub fn check() -> Result<()> {
     cargo("fmt", &["fmt", "--all", "--check"])?;
@@ -38,7 +39,31 @@ pub fn test(args: &[String]) -> Result<()> {
     build?;
     let mut run = vec!["nextest", "run", "--workspace", "--locked"];
     run.extend(args.iter().map(String::as_str));
-    cargo("nextest", &run)
+    let skipped = skipped()?;
+    let here = cargo_with("nextest", &run, Some(&skipped));
+    print_skipped(&skipped)?;
+    // A guest is for whole runs; it runs after a failure here when all results are wanted.
+    let all_results = args.iter().any(|arg| arg == "--no-fail-fast");
+    if args.iter().any(|arg| arg != "--no-fail-fast") || (here.is_err() && !all_results) {
+        return here;
+    }
+    let there = guest::test(&guest::Request::of_ci(), guest::Scope::Workspace);
+    here.and(there)
+}
+
+/// The file to which tests add why they are not done here (`corten_testkit::need`), empty.
+fn skipped() -> Result<PathBuf> {
+    let file = guest::folder("host")?.join("skipped");
+    std::fs::write(&file, "").context(file.display())?;
+    Ok(file)
+}
+
+fn print_skipped(file: &Path) -> Result<()> {
+    let text = std::fs::read_to_string(file).context(file.display())?;
+    for line in text.lines() {
+        println!("skipped {line}");
+    }
+    Ok(())
 }
 
 pub fn fixtures() -> Result<()> {
@@ -142,10 +167,15 @@ fn finish_fixtures(mut fixtures: Fixtures) -> Result<()> {
 }
 
 fn cargo(step: &str, args: &[&str]) -> Result<()> {
+    cargo_with(step, args, None)
+}
+
+fn cargo_with(step: &str, args: &[&str], skipped: Option<&Path>) -> Result<()> {
     let since = Instant::now();
     println!("step {step}: cargo {}", args.join(" "));
     let status = Command::new(env!("CARGO"))
         .args(args)
+        .envs(skipped.map(|file| ("CORTEN_SKIPPED", file)))
         .status()
         .context("cannot run cargo")?;
     if !status.success() {

@@ -279,6 +279,9 @@ impl Cgroup {
     }
 }
 
+/// How often a group is begun again whose parents others remove meanwhile.
+const TRIES: u32 = 32;
+
 #[derive(Clone, Copy, PartialEq)]
 enum Walk {
     Create,
@@ -307,7 +310,15 @@ fn descend(
         }
         Ok(at)
     };
-    match (go(), walk) {
+    let mut tries = 1;
+    let reached = loop {
+        match go() {
+            // A parent without other children may be removed at any step by who removed the last of them.
+            Err(Errno::NOENT | Errno::NODEV) if walk == Walk::Create && tries < TRIES => tries += 1,
+            end => break end,
+        }
+    };
+    match (reached, walk) {
         (Ok(fd), _) => Ok(Some(fd)),
         (Err(Errno::NOENT), Walk::Open) => Ok(None),
         (Err(source), Walk::Open) => Err(Error::Open {

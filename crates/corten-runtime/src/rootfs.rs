@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use corten_sys::mount::{Refused, new_filesystem};
 use rustix::fs::{CWD, Mode, OFlags, openat};
+use rustix::io::Errno;
 
 use crate::Error;
 use crate::error::{failed, invalid, unsupported};
@@ -26,6 +27,8 @@ pub struct Mount {
 
 /// The kernel takes strings of a file system's options up to this length (fsconfig(2)).
 const STRING_MAX: usize = 255;
+/// The option that adds one layer (Linux 6.7).
+const APPEND: &str = "lowerdir+";
 
 /// Makes one detached mount of `mounts`, the container's root. Nothing appears in the caller's
 /// mount namespace. Of several mounts, as they would be stacked on one target, only the last would be seen:
@@ -52,16 +55,37 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
         "overlay" => overlay(&options.rest, &mut held)?,
         _ => options.rest.clone(),
     };
+<<<<<<< HEAD
     let flags = options.superblock.iter().map(|flag| (*flag, None));
     let words: Vec<(&str, Option<&str>)> = words
+=======
+    let attributes = options.attributes.set | options.below.set;
+    let source = Some(mount.source.as_str()).filter(|s| !s.is_empty());
+    let borrowed: Vec<(&str, Option<&str>)> = words
+>>>>>>> main
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_deref()))
         .chain(flags)
         .collect();
-    let source = Some(mount.source.as_str()).filter(|s| !s.is_empty());
-    let attributes = options.attributes.set | options.below.set;
-    new_filesystem(mount.fstype.as_str(), source, &words, attributes)
-        .map_err(|refused| refuse(mount, refused))
+    let made = new_filesystem(mount.fstype.as_str(), source, &borrowed, attributes);
+    made.or_else(|refused| older_overlay(mount, &words, attributes, refused))
+}
+
+/// Once more for a kernel that does not know `lowerdir+`, if that may have been the reason.
+fn older_overlay(
+    mount: &Mount,
+    words: &[(String, Option<String>)],
+    attributes: u64,
+    refused: Refused,
+) -> Result<OwnedFd, Error> {
+    let (layers, others): (Vec<_>, Vec<_>) =
+        words.iter().cloned().partition(|(key, _)| key == APPEND);
+    if layers.is_empty() || refused.errno != Errno::INVAL {
+        return Err(refuse(mount, refused));
+    }
+    let layers: Vec<String> = layers.into_iter().filter_map(|(_, path)| path).collect();
+    corten_sys::overlay::of_layers(&layers, &others, attributes)
+        .map_err(failed("mount", &mount.fstype))
 }
 
 fn bind(mount: &Mount, options: &Options) -> Result<OwnedFd, Error> {
@@ -101,7 +125,7 @@ pub(crate) fn overlay(
         match (key.as_str(), value) {
             ("lowerdir", Some(list)) if list.len() > STRING_MAX => {
                 for layer in layers(list) {
-                    words.push(("lowerdir+".into(), Some(short(&layer, held)?)));
+                    words.push((APPEND.into(), Some(short(&layer, held)?)));
                 }
             }
             ("upperdir" | "workdir", Some(path)) => {

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod mount;
 pub mod namespace;
 pub mod netlink;
+pub mod overlay;
 pub mod process;
 pub mod pty;
 pub mod rooted;

@@ -10,6 +10,7 @@
 pub mod error;
 pub mod fixture;
 pub mod host;
+pub mod need;
 pub mod outcome;
 pub mod proxy;
 pub mod registry;

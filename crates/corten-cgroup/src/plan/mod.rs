@@ -150,12 +150,19 @@ fn rdma_line(device: &str, limit: &LinuxRdma) -> Result<String, Error> {
     if device.is_empty() || device.contains(char::is_whitespace) {
         return Err(invalid("rdma", device, "not a device name"));
     }
-    let text = |n: Option<u32>| n.map_or("max".into(), |n| n.to_string());
-    Ok(format!(
-        "{device} hca_handle={} hca_object={}",
-        text(limit.hca_handles()),
-        text(limit.hca_objects())
-    ))
+    let mut line = device.to_owned();
+    for (key, value) in [
+        ("hca_handle", limit.hca_handles()),
+        ("hca_object", limit.hca_objects()),
+    ] {
+        if let Some(value) = value {
+            line.push_str(&format!(" {key}={value}"));
+        }
+    }
+    match line == device {
+        true => Err(invalid("rdma", device, "it names no limit")),
+        false => Ok(line),
+    }
 }
 
 /// "-1" or a number, in v2's word.

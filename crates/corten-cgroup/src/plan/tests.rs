@@ -44,7 +44,7 @@ blkio: blkio.weight_device <- 8:0 10
 blkio: blkio.throttle.read_bps_device <- 8:0 7
 blkio: blkio.throttle.write_iops_device <- 8:0 0
 hugetlb: hugetlb.2MB.limit_in_bytes <- 9
-rdma: rdma.max <- mlx5_0 hca_handle=3 hca_object=max
+rdma: rdma.max <- mlx5_0 hca_handle=3
 "
     );
 }
@@ -68,7 +68,7 @@ io: io.weight <- 8:0 1
 io: io.max <- 8:0 rbps=7
 io: io.max <- 8:0 wiops=max
 hugetlb: hugetlb.2MB.max <- 9
-rdma: rdma.max <- mlx5_0 hca_handle=3 hca_object=max
+rdma: rdma.max <- mlx5_0 hca_handle=3
 "
     );
 }

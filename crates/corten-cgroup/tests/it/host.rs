@@ -6,14 +6,10 @@ use std::time::{Duration, Instant};
 
 use corten_cgroup::{Cgroup, Error, Layout};
 use corten_spec::Kind;
+use corten_testkit::need;
 use rustix::event::{PollFd, Timespec, poll};
 
 use super::Scratch;
-
-/// These read v1 files by name; a pure v2 host has its own tests.
-fn v1() -> bool {
-    !Layout::probe().unwrap().hierarchies().is_empty()
-}
 
 fn read(scratch: &Scratch, controller: &str, file: &str) -> String {
     let layout = Layout::probe().unwrap();
@@ -28,7 +24,7 @@ fn read(scratch: &Scratch, controller: &str, file: &str) -> String {
 
 #[test]
 fn limits_are_what_the_kernel_reads_back() {
-    if !v1() {
+    if !need::v1() {
         return;
     }
     let s = Scratch::new("limits");
@@ -55,7 +51,7 @@ fn limits_are_what_the_kernel_reads_back() {
 
 #[test]
 fn memory_and_swap_go_up_and_down_together() {
-    if !v1() {
+    if !need::v1() {
         return;
     }
     let s = Scratch::new("swap");
@@ -76,7 +72,7 @@ fn memory_and_swap_go_up_and_down_together() {
 
 #[test]
 fn a_refused_value_is_named_with_its_file_and_group() {
-    if !v1() {
+    if !need::v1() {
         return;
     }
     let s = Scratch::new("refused");
@@ -149,7 +145,7 @@ fn a_plain_signal_reaches_every_process() {
 
 #[test]
 fn an_oom_kill_wakes_the_watch_and_is_counted() {
-    if !v1() {
+    if !need::v1() {
         return;
     }
     let s = Scratch::new("oom");

@@ -11,3 +11,4 @@ mod mount_words;
 mod mounts;
 mod net_devices;
 mod process;
+mod unified;

@@ -1,5 +1,6 @@
 //! The file system, the namespaces, and what is hidden.
 
+use corten_testkit::need;
 use serde_json::json;
 
 use crate::harness::{Bundle, error, ours, stdout};
@@ -302,6 +303,9 @@ fn a_user_namespace_is_joined_with_new_others() {
 #[test]
 fn a_time_namespace_has_its_offsets() {
     if !ours() {
+        return;
+    }
+    if !need::file("/proc/self/ns/time") {
         return;
     }
     let mut bundle = Bundle::script("cat /proc/uptime");

@@ -1,0 +1,90 @@
+//! The test binaries that guests run, built here.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+use super::job::Binary;
+use crate::failure::{Context, Result, failure};
+
+/// Whose tests need a kernel of another sort.
+const PACKAGES: &[&str] = &["corten-cgroup", "corten-runtime"];
+
+/// What to build. Features are decided together, so binaries of the whole workspace are others than those
+/// of two packages: after a run of all tests the first costs nothing, in daily work the second is quicker.
+#[derive(Clone, Copy, Debug)]
+pub enum Scope {
+    Workspace,
+    Packages,
+}
+
+pub fn build(scope: Scope) -> Result<Vec<Binary>> {
+    let mut args = vec![
+        "test",
+        "--no-run",
+        "--locked",
+        "--message-format=json-render-diagnostics",
+    ];
+    match scope {
+        Scope::Workspace => args.push("--workspace"),
+        Scope::Packages => args.extend(PACKAGES.iter().flat_map(|name| ["-p", name])),
+    }
+    println!("step guest build: cargo {}", args.join(" "));
+    let out = Command::new(env!("CARGO"))
+        .args(&args)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("cannot run cargo")?;
+    if !out.status.success() {
+        return Err(failure("step guest build failed"));
+    }
+    let text = String::from_utf8_lossy(&out.stdout);
+    let binaries: Vec<Binary> = text.lines().filter_map(binary).collect();
+    match binaries.is_empty() {
+        true => Err(failure("cargo built no test binary of the runtime")),
+        false => Ok(binaries),
+    }
+}
+
+/// The test binary that a line of cargo's tells of, if it is one of ours.
+fn binary(line: &str) -> Option<Binary> {
+    let value: Value = serde_json::from_str(line).ok()?;
+    let path = value["executable"].as_str()?;
+    let folder = PathBuf::from(value["manifest_path"].as_str()?);
+    let folder = folder.parent()?;
+    let package = folder.file_name()?.to_str()?;
+    if !value["profile"]["test"].as_bool()? || !PACKAGES.contains(&package) {
+        return None;
+    }
+    let target = value["target"]["name"].as_str()?;
+    let name = match value["target"]["kind"][0].as_str()? {
+        "lib" => package.to_owned(),
+        "test" => format!("{package}::{target}"),
+        _ => return None,
+    };
+    Some(Binary {
+        name,
+        path: path.into(),
+        folder: folder.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"{"reason":"compiler-artifact","manifest_path":"/w/crates/corten-cgroup/Cargo.toml",
+        "target":{"kind":["test"],"name":"it"},"profile":{"test":true},"executable":"/w/target/deps/it-1"}"#;
+
+    #[test]
+    fn test_binaries_of_the_two_packages_are_taken() {
+        let found = binary(LINE).unwrap();
+        assert_eq!(found.name, "corten-cgroup::it");
+        assert_eq!(found.path.to_str(), Some("/w/target/deps/it-1"));
+        assert_eq!(found.folder.to_str(), Some("/w/crates/corten-cgroup"));
+        assert_eq!(binary(&LINE.replace("cgroup/", "store/")), None);
+        assert_eq!(binary(&LINE.replace("true", "false")), None);
+        assert_eq!(binary(r#"{"reason":"build-finished"}"#), None);
+    }
+}
