@@ -49,23 +49,29 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
     if options.copy_up || !options.propagation.is_empty() {
         return Err(invalid("rootfs", "has options that a root cannot have"));
     }
+    let mut words = options.rest.clone();
+    let flags = options.superblock.iter();
+    words.extend(flags.map(|flag| (String::from(*flag), None)));
+    let attributes = options.attributes.set | options.below.set;
+    file_system(mount, &words, attributes)
+}
+
+/// A new file system; `mount` has its type and source, and is what messages name.
+pub(crate) fn file_system(
+    mount: &Mount,
+    words: &[(String, Option<String>)],
+    attributes: u64,
+) -> Result<OwnedFd, Error> {
     // Long paths are named by a descriptor, which must live until the file system is made.
     let mut held = Vec::new();
     let words = match mount.fstype.as_str() {
-        "overlay" => overlay(&options.rest, &mut held)?,
-        _ => options.rest.clone(),
+        "overlay" => overlay(words, &mut held)?,
+        _ => words.to_vec(),
     };
-<<<<<<< HEAD
-    let flags = options.superblock.iter().map(|flag| (*flag, None));
-    let words: Vec<(&str, Option<&str>)> = words
-=======
-    let attributes = options.attributes.set | options.below.set;
     let source = Some(mount.source.as_str()).filter(|s| !s.is_empty());
     let borrowed: Vec<(&str, Option<&str>)> = words
->>>>>>> main
         .iter()
         .map(|(key, value)| (key.as_str(), value.as_deref()))
-        .chain(flags)
         .collect();
     let made = new_filesystem(mount.fstype.as_str(), source, &borrowed, attributes);
     made.or_else(|refused| older_overlay(mount, &words, attributes, refused))
@@ -116,7 +122,7 @@ fn refuse(mount: &Mount, refused: Refused) -> Error {
 
 /// Layers one by one (`lowerdir+`, Linux 6.7): as one string they would have to fit 255 bytes. A short list
 /// stays one string, which older kernels take as well.
-pub(crate) fn overlay(
+fn overlay(
     options: &[(String, Option<String>)],
     held: &mut Vec<OwnedFd>,
 ) -> Result<Vec<(String, Option<String>)>, Error> {

@@ -1,6 +1,5 @@
 //! What init needs and cannot make itself: its root, most of its mounts, a furnished `/dev`, its terminal.
 
-use std::borrow::Cow;
 use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -16,7 +15,7 @@ use super::users::Users;
 use super::{cgroups, dev, mounts};
 use crate::error::{Error, failed};
 use crate::plan::mounts::{Link, Plan as Mount, Source};
-use crate::plan::{Plan, c_string, mounts as planned};
+use crate::plan::{Plan, mounts as planned};
 use crate::request::Rootfs;
 
 /// Descriptors for init, in step with the plan.
@@ -166,9 +165,11 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
             attributes,
             ..
         } => {
-            let (options, _held) = long_paths(fstype, options)?;
-            let tree = mounts::new_filesystem(fstype, source, &options, *attributes)
-                .map_err(|refused| refuse(&target(mount), refused))?;
+            let tree = match fstype.as_c_str() == c"overlay" {
+                true => overlay(source, options, *attributes)?,
+                false => mounts::new_filesystem(fstype, source, options, *attributes)
+                    .map_err(|refused| refuse(&target(mount), refused))?,
+            };
             mounts::change_all(&tree, &mount.changes)
                 .map_err(failed("set the mount's attributes on", target(mount)))?;
             // The maker's root is nobody in there. What has files already keeps their owners.
@@ -181,29 +182,23 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
     }
 }
 
-type Words = Vec<(CString, Option<CString>)>;
-
-/// Options of an overlay whose paths are too long for fsconfig(2), with the descriptors that name them instead.
-fn long_paths<'a>(
-    fstype: &CStr,
-    options: &'a Words,
-) -> Result<(Cow<'a, Words>, Vec<OwnedFd>), Error> {
-    let mut held = Vec::new();
-    if fstype != c"overlay" {
-        return Ok((Cow::Borrowed(options), held));
-    }
-    let text = |c: &CString| c.to_string_lossy().into_owned();
+/// An overlay, whose paths may be too long for fsconfig(2).
+fn overlay(
+    source: &CStr,
+    options: &[(CString, Option<CString>)],
+    attributes: u64,
+) -> Result<OwnedFd, Error> {
+    let text = |c: &CStr| c.to_string_lossy().into_owned();
     let words: Vec<_> = options
         .iter()
-        .map(|(key, value)| (text(key), value.as_ref().map(text)))
+        .map(|(key, value)| (text(key), value.as_deref().map(text)))
         .collect();
-    let words = crate::rootfs::overlay(&words, &mut held)?;
-    let raw = |s: &str| c_string("mounts.options", s.as_bytes());
-    let words = words
-        .iter()
-        .map(|(key, value)| Ok((raw(key)?, value.as_deref().map(raw).transpose()?)))
-        .collect::<Result<_, Error>>()?;
-    Ok((Cow::Owned(words), held))
+    let mount = crate::rootfs::Mount {
+        fstype: "overlay".into(),
+        source: text(source),
+        options: Vec::new(),
+    };
+    crate::rootfs::file_system(&mount, &words, attributes)
 }
 
 fn refused_device((errno, name): dev::Refused<'_>) -> Error {
