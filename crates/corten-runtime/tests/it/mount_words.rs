@@ -353,3 +353,40 @@ fn the_unified_hierarchy_can_be_mounted_alone() {
     // CGROUP2_SUPER_MAGIC
     assert_eq!(stdout(&bundle), "63677270\n1\n");
 }
+
+#[test]
+fn images_are_mounted_by_their_type() {
+    let image_maker = std::process::Command::new("mkfs.erofs")
+        .arg("--help")
+        .output();
+    if !ours() || image_maker.is_err() {
+        return;
+    }
+    for user in [false, true] {
+        let mut bundle = Bundle::script("cat /image/f; touch /image/x || echo ro");
+        let folder = owned(&bundle, "folder", 0);
+        let image = bundle.dir.path().join("image");
+        let made = std::process::Command::new("mkfs.erofs")
+            .args([&image, &folder])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", text(&made.stderr));
+        bundle.mount(json!({"destination": "/image", "type": "erofs", "source": image, "options": ["ro", "nosuid"]}));
+        if user {
+            bundle.namespaces(|n| n.push(json!({"type": "user"})));
+            bundle
+                .set("/linux/uidMappings", ids(0, 200_000, 65_536))
+                .set("/linux/gidMappings", ids(0, 200_000, 65_536));
+            chown(bundle.root(), Some(200_000), Some(200_000)).unwrap();
+            let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(bundle.dir.path(), open).unwrap();
+        }
+        let output = bundle.run();
+        let message = text(&output.stderr);
+        // Linux 6.12 is the first that mounts a plain file.
+        if message.contains("block device required") {
+            return;
+        }
+        assert_eq!(text(&output.stdout), "xro\n", "{message}");
+    }
+}
