@@ -23,6 +23,8 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("podman", "/usr/bin/podman"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),
+    ("slirp4netns", "/usr/bin/slirp4netns"),
+    ("uidmap", "/usr/bin/newuidmap"),
     ("umoci", "/usr/bin/umoci"),
     ("user-mode-linux", "/usr/bin/linux.uml"),
     ("zstd", "/usr/bin/zstd"),

@@ -49,6 +49,71 @@ impl Rule {
     }
 }
 
+/// What a list lets pass, in a form without order.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Allowed {
+    /// All but what single rules deny.
+    Everything,
+    List(Vec<Entry>),
+}
+
+/// `None` is any.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub block: bool,
+    pub major: Option<u32>,
+    pub minor: Option<u32>,
+    pub access: String,
+}
+
+/// The permissions of a list, without the denials that are narrower than a permission. `None`: no rules.
+pub(crate) fn allowed(devices: &[LinuxDeviceCgroup]) -> Result<Option<Allowed>, Error> {
+    if devices.is_empty() {
+        return Ok(None);
+    }
+    let rules = devices.iter().map(checked).collect::<Result<Vec<_>, _>>()?;
+    let start = rules.iter().rposition(Rule::is_everything);
+    if start.is_some_and(|at| rules[at].allow) {
+        return Ok(Some(Allowed::Everything));
+    }
+    let mut entries: Vec<(u16, Rule)> = Vec::new();
+    for rule in &rules[start.map_or(0, |at| at + 1)..] {
+        let kinds: &[u16] = match rule.kind {
+            None => &[BLOCK, CHAR],
+            Some(BLOCK) => &[BLOCK],
+            Some(_) => &[CHAR],
+        };
+        for kind in kinds {
+            let known = |(k, r): &&mut (u16, Rule)| {
+                k == kind && r.major == rule.major && r.minor == rule.minor
+            };
+            match (entries.iter_mut().find(known), rule.allow) {
+                (Some((_, entry)), true) => entry.access |= rule.access,
+                (Some((_, entry)), false) => entry.access &= !rule.access,
+                (None, true) => entries.push((*kind, *rule)),
+                (None, false) => {}
+            }
+        }
+    }
+    let entries = entries.into_iter().filter(|(_, r)| r.access != 0);
+    Ok(Some(Allowed::List(
+        entries
+            .map(|(kind, rule)| Entry {
+                block: kind == BLOCK,
+                major: rule.major,
+                minor: rule.minor,
+                access: letters(rule.access),
+            })
+            .collect(),
+    )))
+}
+
+fn letters(access: u8) -> String {
+    let all = [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')];
+    let set = all.iter().filter(|(bit, _)| access & bit != 0);
+    set.map(|(_, letter)| letter).collect()
+}
+
 /// Applies the full list; an empty one leaves the group as it is.
 pub(crate) fn apply(group: &Cgroup, devices: &[LinuxDeviceCgroup]) -> Result<(), Error> {
     if devices.is_empty() {
@@ -144,12 +209,7 @@ fn v1_lines(rules: &[Rule]) -> Vec<(&'static str, String)> {
             Some(_) => &['c'],
         };
         let number = |n: Option<u32>| n.map_or("*".into(), |n| n.to_string());
-        let mut access = String::new();
-        for (bit, letter) in [(READ, 'r'), (WRITE, 'w'), (MKNOD, 'm')] {
-            if rule.access & bit != 0 {
-                access.push(letter);
-            }
-        }
+        let access = letters(rule.access);
         for kind in kinds {
             let line = format!(
                 "{kind} {}:{} {access}",

@@ -98,15 +98,63 @@ pub enum Error {
         hierarchy: PathBuf,
         source: Errno,
     },
+    #[error("systemd is not running: no {}", path.display())]
+    NoSystemd { path: PathBuf },
+    #[error("cannot {step} the bus at {address}")]
+    Bus {
+        step: &'static str,
+        address: String,
+        source: Errno,
+    },
+    #[error("no bus to reach systemd by: {problem}")]
+    NoBus { problem: &'static str },
+    #[error("the bus at {address} does not speak D-Bus: {problem}")]
+    Protocol {
+        address: String,
+        problem: &'static str,
+    },
+    #[error("systemd refused {method}: {message} ({name})")]
+    Refused {
+        method: &'static str,
+        /// D-Bus' name of the error, such as `org.freedesktop.systemd1.NoSuchUnit`.
+        name: String,
+        message: String,
+    },
+    #[error("systemd's job to {job} {unit} ended as {result:?}")]
+    Job {
+        job: &'static str,
+        unit: String,
+        result: String,
+    },
+    #[error("no answer of systemd's to {step} within {seconds} s")]
+    Silent { step: &'static str, seconds: u64 },
+    #[error("cannot {step} {}{status}", path.display())]
+    Resctrl {
+        step: &'static str,
+        path: PathBuf,
+        /// The kernel's reason, in parentheses, or nothing.
+        status: String,
+        source: Errno,
+    },
+    #[error("cannot {step} the process that holds {unit}")]
+    Holder {
+        step: &'static str,
+        unit: String,
+        source: Errno,
+    },
 }
 
 impl Error {
     /// The sort of failure, for exit codes and RPC statuses.
     pub fn kind(&self) -> Kind {
         match self {
-            Self::NotMounted { .. } | Self::NoController { .. } | Self::Unsupported { .. } => {
-                Kind::Unsupported
-            }
+            Self::NotMounted { .. }
+            | Self::NoController { .. }
+            | Self::Unsupported { .. }
+            | Self::NoSystemd { .. } => Kind::Unsupported,
+            Self::NoBus { .. } | Self::Silent { .. } => Kind::Unavailable,
+            Self::Protocol { .. } | Self::Job { .. } => Kind::Internal,
+            Self::Refused { name, .. } => refusal_kind(name),
             Self::Path { .. } | Self::Invalid { .. } => Kind::Invalid,
             Self::Populated { .. } => Kind::AlreadyExists,
             Self::NotFound { .. } => Kind::NotFound,
@@ -129,6 +177,9 @@ impl Error {
             | Self::Program { source, .. }
             | Self::Signal { source, .. }
             | Self::Wait { source, .. }
+            | Self::Bus { source, .. }
+            | Self::Holder { source, .. }
+            | Self::Resctrl { source, .. }
             | Self::Delete { source, .. } => errno_kind(*source),
         }
     }
@@ -144,9 +195,22 @@ impl Error {
             | Self::Program { source, .. }
             | Self::Signal { source, .. }
             | Self::Wait { source, .. }
+            | Self::Bus { source, .. }
+            | Self::Holder { source, .. }
+            | Self::Resctrl { source, .. }
             | Self::Delete { source, .. } => Some(*source),
             _ => None,
         }
+    }
+}
+
+fn refusal_kind(name: &str) -> Kind {
+    match name.rsplit('.').next() {
+        Some("NoSuchUnit") => Kind::NotFound,
+        Some("UnitExists") => Kind::AlreadyExists,
+        Some("AccessDenied" | "InteractiveAuthorizationRequired") => Kind::Denied,
+        Some("InvalidArgs" | "PropertyReadOnly" | "BadUnitSetting") => Kind::Invalid,
+        _ => Kind::Internal,
     }
 }
 

@@ -3,14 +3,14 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxMemory, LinuxResources};
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use crate::dir::{Dir, make_child, open_child, open_root, read_file, write_file};
 use crate::layout::{Hierarchy, Layout};
 use crate::plan::{self, Facts, Write};
-use crate::{Error, device};
+use crate::{Error, device, permit};
 
 /// What the container's groups of a pure v2 host should account for, even where nothing is limited.
 const V2_WANTED: [&str; 8] = [
@@ -51,6 +51,61 @@ impl Cgroup {
             });
         }
         Ok(group)
+    }
+
+    /// Opens a group that systemd has made, and makes it where systemd does not look (v1's freezer, hugetlb
+    /// and named hierarchies; controllers of v2 that it does not know).
+    pub(crate) fn adopt(layout: &Layout, path: &str) -> Result<Self, Error> {
+        Self::walk(layout, path, Walk::Create)
+    }
+
+    /// As [`create`](Self::create) for who has few rights: hierarchies where the caller may not make the group,
+    /// or may not move itself into it, are left out. The reason of the last refusal if all were.
+    pub fn create_where_permitted(layout: &Layout, path: &str) -> Result<Self, Error> {
+        let path = checked(path)?;
+        let one = |hierarchies: &[Hierarchy], unified: Option<&Path>| {
+            let part = match unified {
+                Some(root) if matches!(layout, Layout::V2 { .. }) => {
+                    Layout::V2 { root: root.into() }
+                }
+                Some(root) => Layout::Hybrid {
+                    hierarchies: Vec::new(),
+                    unified: root.into(),
+                },
+                None => Layout::V1 {
+                    hierarchies: hierarchies.to_vec(),
+                },
+            };
+            if let Some(root) = unified {
+                permit::crossing(root, &path)?;
+            }
+            let group = Self::create(&part, &path)?;
+            permit::entry(&group)?;
+            Ok(group)
+        };
+        let parts = layout.hierarchies().chunks(1).map(|h| one(h, None));
+        let unified = layout.unified().map(|root| one(&[], Some(root)));
+        let (mut dirs, mut last) = (Vec::new(), None);
+        for part in parts.chain(unified) {
+            match part {
+                Ok(group) => dirs.extend(group.dirs),
+                Err(error) if permit::is_refusal(&error) => last = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match (dirs.is_empty(), last) {
+            (true, Some(error)) => Err(error),
+            _ => Ok(Self {
+                path,
+                dirs,
+                pure_v2: matches!(layout, Layout::V2 { .. }),
+            }),
+        }
+    }
+
+    /// Has the hierarchy that is mounted at `root` this group?
+    pub fn is_in(&self, root: &Path) -> bool {
+        self.dirs.iter().any(|dir| dir.root == root)
     }
 
     /// Opens a group that exists; hierarchies where it is missing are left out.
@@ -135,7 +190,10 @@ impl Cgroup {
     }
 
     fn carry_out(&self, write: &Write) -> Result<(), Error> {
-        let dir = self.holder(&write.controller)?;
+        let dir = match write.unified {
+            true => self.unified_holder(&write.controller)?,
+            false => self.holder(&write.controller)?,
+        };
         let dir = dir.ok_or_else(|| Error::NoController {
             controller: write.controller.clone(),
             value: write.value.clone(),
@@ -150,6 +208,11 @@ impl Cgroup {
         if let Some(dir) = self.dirs.iter().find(|d| d.has(controller)) {
             return Ok(Some(dir));
         }
+        self.unified_holder(controller)
+    }
+
+    /// The folder where a controller's v2 files are.
+    fn unified_holder(&self, controller: &str) -> Result<Option<&Dir>, Error> {
         let Some(dir) = self.unified() else {
             return Ok(None);
         };
@@ -194,10 +257,10 @@ impl Cgroup {
     }
 
     /// The current values that decide the order of writes.
-    fn facts(&self, resources: &LinuxResources) -> Result<Facts, Error> {
+    pub(crate) fn facts(&self, resources: &LinuxResources) -> Result<Facts, Error> {
         let mut facts = Facts::default();
-        if resources.memory().is_some() && !self.pure_v2 {
-            facts.memory_and_swap = self.number("memory", "memory.memsw.limit_in_bytes")?;
+        if let Some(memory) = resources.memory() {
+            self.memory_facts(memory, &mut facts)?;
         }
         if resources
             .memory()
@@ -212,8 +275,16 @@ impl Cgroup {
         if resources.cpu().is_some() {
             self.cpu_facts(&mut facts)?;
         }
-        if resources.hugepage_limits().is_some() {
+        if let Some(limit) = resources.hugepage_limits().iter().flatten().next() {
             facts.hugetlb_unified = !self.dirs.iter().any(|d| d.has("hugetlb"));
+            let word = match facts.hugetlb_unified {
+                true => "max",
+                false => "limit_in_bytes",
+            };
+            let file = format!("hugetlb.{}.rsvd.{word}", plan::hugepage_size(limit)?);
+            if let Some(dir) = self.holder("hugetlb")? {
+                facts.hugetlb_reservations = dir.read_if(&self.path, &file)?.is_some();
+            }
         }
         if resources.block_io().is_some() {
             let (controller, file) = match self.pure_v2 {
@@ -226,6 +297,26 @@ impl Cgroup {
             };
         }
         Ok(facts)
+    }
+
+    fn memory_facts(&self, memory: &LinuxMemory, facts: &mut Facts) -> Result<(), Error> {
+        let swap_alone = memory.swap().is_some() && memory.limit().unwrap_or(0) == 0;
+        if self.pure_v2 {
+            if let Some(dir) = self.holder("memory")? {
+                facts.no_swap = dir.read_if(&self.path, "memory.swap.max")?.is_none();
+            }
+            if swap_alone {
+                facts.memory_limit = self.number("memory", "memory.max")?;
+            }
+            return Ok(());
+        }
+        facts.memory_and_swap = self.number("memory", "memory.memsw.limit_in_bytes")?;
+        if swap_alone {
+            // The kernel's "no limit" is a number close to the largest.
+            let limit = self.number("memory", "memory.limit_in_bytes")?;
+            facts.memory_limit = limit.filter(|l| *l < i64::MAX / 2);
+        }
+        Ok(())
     }
 
     fn cpu_facts(&self, facts: &mut Facts) -> Result<(), Error> {
@@ -244,6 +335,9 @@ impl Cgroup {
             .number("cpu", "cpu.cfs_period_us")?
             .and_then(|n| u64::try_from(n).ok());
         facts.cpu_quota = self.number("cpu", "cpu.cfs_quota_us")?;
+        facts.realtime_period = self
+            .number("cpu", "cpu.rt_period_us")?
+            .and_then(|n| u64::try_from(n).ok());
         Ok(())
     }
 
@@ -253,6 +347,15 @@ impl Cgroup {
         };
         let text = dir.read_if(&self.path, file)?;
         Ok(text.and_then(|t| t.trim().parse().ok()))
+    }
+
+    /// As [`entry`](Self::entry) for who has few rights, and is told before it tries.
+    pub fn entry_where_permitted(&self) -> Result<Entry, Error> {
+        permit::entry(self)?;
+        if let Some(dir) = self.unified() {
+            permit::crossing(&dir.root, &self.path)?;
+        }
+        self.entry()
     }
 
     /// How to put a new process into this group.

@@ -12,8 +12,12 @@
 //!                                                       └── delete (waits until it is empty)
 //! ```
 //!
+//! [`resctrl`] is Intel's way to share caches and memory bandwidth, which is no control group but is asked for
+//! like one.
+//!
 //! This crate keeps nothing on disk, starts no process, and skips no limit: what
-//! cannot be applied is refused by name. It does not speak to systemd.
+//! cannot be applied is refused by name. It speaks to systemd only if it is asked to
+//! ([`systemd`]).
 
 #![forbid(unsafe_code)]
 
@@ -25,12 +29,16 @@ mod group;
 mod kill;
 mod layout;
 mod oom;
+mod permit;
 pub mod plan;
 mod remove;
+pub mod resctrl;
 pub mod stats;
+pub mod systemd;
 
 pub use error::Error;
 pub use group::{Cgroup, Entry};
 pub use layout::{Hierarchy, Layout};
 pub use oom::OomWatch;
+pub use permit::{is_refusal, own_group};
 pub use stats::Stats;

@@ -51,6 +51,12 @@ pub enum Error {
         #[source]
         source: corten_cgroup::Error,
     },
+    /// A helper with rights that we do not have would not map the ids of a user namespace.
+    #[error("{program} {problem}")]
+    IdMap {
+        program: &'static str,
+        problem: String,
+    },
     /// A file of the state folder is damaged or of another version.
     #[error("state file {path:?} {problem}")]
     State { path: PathBuf, problem: String },
@@ -74,7 +80,7 @@ impl Error {
             Self::NotFound { .. } | Self::ExecutableNotFound { .. } => Kind::NotFound,
             Self::AlreadyExists { .. } => Kind::AlreadyExists,
             Self::Conflict { .. } => Kind::Conflict,
-            Self::ExecutableDenied { .. } => Kind::Denied,
+            Self::ExecutableDenied { .. } | Self::IdMap { .. } => Kind::Denied,
             Self::Cgroup { source, .. } => source.kind(),
             Self::Step { errno, .. } => match Errno::from_raw_os_error(*errno) {
                 Errno::PERM | Errno::ACCESS => Kind::Denied,
@@ -95,6 +101,7 @@ impl Error {
             Self::ExecutableNotFound { .. } | Self::ExecutableDenied { .. } => "execute",
             Self::Step { step, .. } | Self::Cgroup { step, .. } => step,
             Self::Hook { .. } => "run hook",
+            Self::IdMap { .. } => "map ids",
             Self::Died { .. } => "set up",
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   maker                                 init
-//!     │ ─── go ──────────────────────────▶ │  only with a user namespace: its ids are mapped
+//!     │ ◀── Mounted ────────────────────── │  only where init makes its user namespace itself
+//!     │ ─── go ──────────────────────────▶ │  only with a new user namespace: its ids are mapped
 //!     │ ─── mounts (shipment) ───────────▶ │  meanwhile init has made those of its own namespaces
 //!     │ ◀── Mounted ────────────────────── │  only where hooks wait for the mounts
 //!     │ ─── go ──────────────────────────▶ │
@@ -43,6 +44,12 @@ macro_rules! steps {
         impl Step {
             const ALL: &'static [Self] = &[$(Self::$step,)*];
 
+            /// The step that is told in these words.
+            pub fn named(text: &str) -> Self {
+                let named = Self::ALL.iter().find(|step| step.as_str() == text);
+                *named.unwrap_or(&Self::Prepare)
+            }
+
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$step => $text,)* }
             }
@@ -60,9 +67,16 @@ steps! {
     Propagation = "detach from the host's mounts",
     AttachRoot = "attach the root",
     OpenRoot = "open the root",
+    /// In a mount namespace of somebody else's.
+    ChangeRoot = "change the root to",
+    TimeOffsets = "set the clocks of the time namespace",
+    /// What the maker does where it has the rights.
+    Bind = "bind",
+    Owner = "set the owner of",
+    OpenTerminal = "open a terminal in",
+    Prepare = "prepare",
     Target = "make the mount point",
     Mount = "mount",
-    Bind = "bind",
     Attach = "attach the mount on",
     MountAttributes = "set the mount's attributes on",
     CopyUp = "copy into the tmpfs",
@@ -93,6 +107,7 @@ steps! {
     Stdio = "set up stdio",
     Terminal = "take the terminal",
     Bounding = "limit the bounding set of capabilities",
+    Groups = "set the supplementary groups",
     Identity = "become the user",
     Capabilities = "set the capabilities",
     NoNewPrivileges = "give up new privileges",

@@ -33,7 +33,8 @@ mod state;
 
 pub use error::Error;
 pub use lifecycle::{
-    cgroup, config, create, delete, exec, kill, list, pause, resume, run, start, state, update,
+    cgroup, config, create, delete, exec, kill, list, pause, pids, resume, run, start, state,
+    update,
 };
 pub use request::{Create, Created, Exec, Execed, Options, Rootfs, Stdio};
 pub use state::{State, Status};

@@ -57,6 +57,14 @@ pub struct Options {
     /// Init ends with the caller, as long as it has not been started. For callers that stay (a supervisor):
     /// an init that waits for somebody who is gone would hold the caller's descriptors open for ever.
     pub die_with_caller: bool,
+    /// The container's cgroup is a scope of systemd's, and `linux.cgroupsPath` is `SLICE:PREFIX:NAME`. For
+    /// `create` and `run`: all else finds it in the state.
+    pub systemd_cgroup: bool,
+    /// Whether control groups that the caller may not make are tolerated, where no limit is asked for. `None`:
+    /// if the caller is not the host's root.
+    pub rootless: Option<bool>,
+    /// The container stays in its caller's control group. Limits are refused then, and device rules not applied.
+    pub no_cgroup: bool,
 }
 
 /// A process to be added to a running container.

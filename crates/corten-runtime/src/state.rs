@@ -22,6 +22,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, failed, failed_io};
+use crate::parent::rdt::Resctrl;
 
 /// Where in its life a container is. Never stored: derived from init, which is known by process
 /// id and start time.
@@ -62,7 +63,7 @@ pub struct State {
     pub created: String,
     /// The user id that created it.
     pub owner: u32,
-    /// Path of the cgroup below each hierarchy's root.
+    /// Path of the cgroup below each hierarchy's root; empty if the container has none of its own.
     pub cgroup: String,
     pub annotations: BTreeMap<String, String>,
 }
@@ -89,6 +90,20 @@ pub(crate) struct Record {
     pub annotations: BTreeMap<String, String>,
     #[serde(default)]
     pub init: Option<Init>,
+    /// The unit whose the cgroup is, if systemd made it. Records of before systemd have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resctrl: Option<Resctrl>,
+}
+
+/// A unit of systemd's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Unit {
+    /// `corten-web.scope`.
+    pub name: String,
+    /// Of the calling user's manager, not the host's.
+    pub user: bool,
 }
 
 /// A process that no other can be mistaken for until the next boot.
@@ -113,6 +128,8 @@ impl Record {
             hooks: false,
             annotations: BTreeMap::new(),
             init: None,
+            unit: None,
+            resctrl: None,
         }
     }
 
@@ -388,7 +405,7 @@ impl Found {
         })
     }
 
-    /// `None`: it is gone already.
+    /// `None`: it is gone already, or there never was one.
     pub fn cgroup(&self) -> Result<Option<Cgroup>, Error> {
         open_cgroup(&self.record.cgroup)
     }
@@ -419,6 +436,10 @@ impl Found {
 }
 
 pub(crate) fn open_cgroup(path: &str) -> Result<Option<Cgroup>, Error> {
+    // One that has none of its own: made without root.
+    if path.is_empty() {
+        return Ok(None);
+    }
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
     match Cgroup::open(&layout, path) {
         Ok(cgroup) => Ok(Some(cgroup)),
@@ -480,6 +501,28 @@ mod tests {
         assert_eq!(rfc3339(951_782_399, 5), "2000-02-28T23:59:59.000000005Z");
         assert_eq!(rfc3339(951_868_799, 0), "2000-02-29T23:59:59.000000000Z");
         assert_eq!(rfc3339(1_795_444_800, 0), "2026-11-23T14:40:00.000000000Z");
+    }
+
+    #[test]
+    fn a_record_of_before_systemd_is_read() {
+        let old = r#"{"version":1,"id":"web","bundle":"/b","rootfs":"/b/r","created":"","owner":0,
+            "cgroup":"/corten/web","program":"sh","hooks":false,"init":{"pid":7,"start_time":9}}"#;
+        let record: Record = serde_json::from_str(old).unwrap();
+        assert_eq!((record.unit, record.resctrl), (None, None));
+        let mut new = Record::new(
+            &"web".parse().unwrap(),
+            Path::new("/b"),
+            "/b/r".into(),
+            "/s/u",
+        );
+        // Without the two, a record is as it always was.
+        assert!(!serde_json::to_string(&new).unwrap().contains("unit"));
+        new.unit = Some(Unit {
+            name: "corten-web.scope".into(),
+            user: true,
+        });
+        let again: Record = serde_json::from_str(&serde_json::to_string(&new).unwrap()).unwrap();
+        assert_eq!(again.unit, new.unit);
     }
 
     #[test]

@@ -107,10 +107,20 @@ pub fn set_no_new_privileges() -> Result<(), Errno> {
 }
 
 /// Sets user, group and supplementary groups of the calling thread, in the one order that works.
-/// By raw calls: the C library would tell other threads, of which a fresh process has none.
 pub fn set_identity(uid: u32, gid: u32, groups: &[u32]) -> Result<(), Errno> {
+    set_groups(groups)?;
+    set_user(uid, gid)
+}
+
+/// Sets the supplementary groups of the calling thread. By raw calls, this and the next: the C library
+/// would tell other threads, of which a fresh process has none.
+pub fn set_groups(groups: &[u32]) -> Result<(), Errno> {
     // SAFETY: pointer and count describe `groups`, which the kernel only reads.
-    checked(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) })?;
+    checked(unsafe { libc::syscall(libc::SYS_setgroups, groups.len(), groups.as_ptr()) }).map(drop)
+}
+
+/// Sets group and user of the calling thread; supplementary groups stay.
+pub fn set_user(uid: u32, gid: u32) -> Result<(), Errno> {
     // SAFETY: integers only.
     checked(unsafe { libc::syscall(libc::SYS_setresgid, gid, gid, gid) })?;
     // SAFETY: integers only.

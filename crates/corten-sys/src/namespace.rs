@@ -1,6 +1,6 @@
 //! Namespaces: sets of them, joining, unsharing, names of the host.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Setter, ioctl};
@@ -50,6 +50,27 @@ impl Namespaces {
 pub fn enter(fd: impl AsFd, kinds: Namespaces) -> Result<(), Errno> {
     // SAFETY: setns takes a descriptor and an integer; it touches no memory of ours.
     checked(unsafe { libc::setns(fd.as_fd().as_raw_fd(), kinds.0 as i32) }.into()).map(drop)
+}
+
+/// `_IO(NSIO, n)` of `linux/nsfs.h`; the same number on every architecture that we build for.
+const NS_GET_USERNS: libc::Ioctl = 0xb701;
+const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+
+/// Which kind of namespace a file is of (Linux 4.11). `ENOTTY`: of none.
+pub fn kind_of(fd: impl AsFd) -> Result<Namespaces, Errno> {
+    // SAFETY: the call takes no argument and returns a CLONE_NEW* number.
+    let kind = checked(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), NS_GET_NSTYPE) }.into())?;
+    u32::try_from(kind)
+        .map(Namespaces)
+        .map_err(|_| Errno::OVERFLOW)
+}
+
+/// The user namespace that owns another namespace. `EPERM`: it is not below our own.
+pub fn owner_of(fd: impl AsFd) -> Result<OwnedFd, Errno> {
+    // SAFETY: the call takes no argument and returns a descriptor.
+    let owner = checked(unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), NS_GET_USERNS) }.into())?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(owner as i32) })
 }
 
 /// Gives the calling thread new namespaces of `kinds`.

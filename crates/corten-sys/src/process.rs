@@ -231,3 +231,9 @@ pub fn inherit(fd: impl AsFd) -> Result<(), Errno> {
 pub fn set_undumpable() -> Result<(), Errno> {
     rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)
 }
+
+/// The opposite of [`set_undumpable`]: whoever has the same ids may look. Where ids are mapped by
+/// `newuidmap`, that program wants to see its caller own the process.
+pub fn set_dumpable() -> Result<(), Errno> {
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::Dumpable)
+}

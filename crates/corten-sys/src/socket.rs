@@ -70,6 +70,13 @@ pub fn receive_fds(
     Ok(received.bytes)
 }
 
+/// Receives one descriptor. `None`: the other side closed, or sent something else.
+pub fn receive_fd(socket: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
+    let mut fds = Vec::new();
+    receive_fds(socket, &mut [0; 64], &mut fds)?;
+    Ok(fds.pop())
+}
+
 /// `/proc/self/fd/N`: a path for a descriptor, where an interface has room for a path only, such as
 /// the 108 bytes of a Unix socket's address.
 pub fn path_of(fd: impl AsFd) -> String {

@@ -18,6 +18,8 @@ pub struct Write {
     pub controller: String,
     pub file: String,
     pub value: String,
+    /// A file of the unified tree by the caller's own word, so of no v1 hierarchy.
+    pub unified: bool,
 }
 
 /// What was read from the group before deciding. `None`: not there, or not needed.
@@ -25,16 +27,24 @@ pub struct Write {
 pub struct Facts {
     /// v1 `memory.memsw.limit_in_bytes`.
     pub memory_and_swap: Option<i64>,
+    /// Bytes; -1 is no limit. Read where swap is to be limited and memory is not mentioned.
+    pub memory_limit: Option<i64>,
+    /// v2: this kernel has no `memory.swap.max`, as it was told not to account swap.
+    pub no_swap: bool,
     /// Bytes in use; read for `checkBeforeUpdate` only.
     pub memory_usage: Option<i64>,
     /// Microseconds; -1 is no limit.
     pub cpu_quota: Option<i64>,
     /// Microseconds.
     pub cpu_period: Option<u64>,
+    /// v1 `cpu.rt_period_us`.
+    pub realtime_period: Option<u64>,
     /// Whether weights belong to the BFQ scheduler's files.
     pub bfq: bool,
     /// Whether hugetlb is one of a hybrid host's leftovers in the unified tree.
     pub hugetlb_unified: bool,
+    /// Whether reservations can be limited (Linux 5.7), not page faults alone.
+    pub hugetlb_reservations: bool,
 }
 
 /// A value that is set and is not the field's "not set".
@@ -50,7 +60,32 @@ impl Writes {
             controller: controller.into(),
             file: file.into(),
             value: value.to_string(),
+            unified: false,
         });
+    }
+
+    /// One entry of `unified`: a file of the group, one write a line.
+    fn unified(&mut self, file: &str, value: &str) -> Result<(), Error> {
+        let Some((controller, rest)) = file.split_once('.') else {
+            let reason = "a file name looks like memory.high";
+            return Err(invalid("unified", file, reason));
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        if controller.is_empty() || rest.is_empty() || !file.chars().all(plain) {
+            return Err(invalid("unified", file, "not a file of a group"));
+        }
+        // The core's other files move, freeze and kill processes, the runtime's own among them.
+        const CORE: [&str; 3] = ["max.depth", "max.descendants", "pressure"];
+        if controller == "cgroup" && !CORE.contains(&rest) {
+            return Err(invalid("unified", file, "it is no limit"));
+        }
+        for line in value.lines().filter(|l| !l.trim().is_empty()) {
+            self.push(controller, file, line);
+            if let Some(last) = self.0.last_mut() {
+                last.unified = true;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -75,7 +110,8 @@ fn memory_pair(
     memory: &oci_spec::runtime::LinuxMemory,
     facts: &Facts,
 ) -> Result<(Option<i64>, Option<i64>), Error> {
-    let (limit, swap) = (set(memory.limit()), set(memory.swap()));
+    let (mut limit, swap) = (set(memory.limit()), set(memory.swap()));
+    let unlimited = |l: Option<i64>| l.filter(|l| *l != -1);
     for (name, value) in [
         ("memory.limit", limit),
         ("memory.swap", swap),
@@ -84,6 +120,10 @@ fn memory_pair(
         if let Some(value) = value.filter(|v| *v < -1) {
             return Err(invalid(name, value, "it is below -1"));
         }
+    }
+    // An update of swap alone is about the memory that the group has.
+    if limit.is_none() && swap.is_some_and(|s| s != -1) {
+        limit = unlimited(facts.memory_limit);
     }
     if let (Some(limit), Some(swap)) = (limit, swap)
         && swap != -1
@@ -129,7 +169,50 @@ fn period_first(cpu: &LinuxCpu, facts: &Facts) -> bool {
     }
 }
 
-fn hugepage_size(limit: &LinuxHugepageLimit) -> Result<&str, Error> {
+/// The writes for one page size: what is reserved, where the kernel counts that, and what is faulted in.
+fn hugepages(
+    limit: &LinuxHugepageLimit,
+    facts: &Facts,
+    v2: bool,
+    writes: &mut Writes,
+) -> Result<(), Error> {
+    let size = hugepage_size(limit)?;
+    let (word, value) = match (v2, limit.limit()) {
+        (_, n) if n < -1 => return Err(invalid("hugepageLimits.limit", n, "it is below -1")),
+        (true, n) => ("max", max_or(n)),
+        (false, n) => ("limit_in_bytes", n.to_string()),
+    };
+    writes.push("hugetlb", format!("hugetlb.{size}.{word}"), &value);
+    if facts.hugetlb_reservations {
+        writes.push("hugetlb", format!("hugetlb.{size}.rsvd.{word}"), &value);
+    }
+    Ok(())
+}
+
+/// The weight of a group against its neighbours. The kernel refuses shares for an idle group, so an idle
+/// one is woken first, and one that is to be idle gets its shares before.
+fn idle_and_weight(
+    cpu: &LinuxCpu,
+    weight: Option<(&str, u64)>,
+    writes: &mut Writes,
+) -> Result<(), Error> {
+    let idle = match cpu.idle() {
+        None | Some(0 | 1) => cpu.idle(),
+        Some(n) => return Err(invalid("cpu.idle", n, "it is neither 0 nor 1")),
+    };
+    if idle == Some(0) {
+        writes.push("cpu", "cpu.idle", 0);
+    }
+    if let Some((file, weight)) = weight {
+        writes.push("cpu", file, weight);
+    }
+    if idle == Some(1) {
+        writes.push("cpu", "cpu.idle", 1);
+    }
+    Ok(())
+}
+
+pub(crate) fn hugepage_size(limit: &LinuxHugepageLimit) -> Result<&str, Error> {
     let size = limit.page_size().as_str();
     let digits = size.trim_end_matches(|c: char| c.is_ascii_uppercase());
     let unit = &size[digits.len()..];

@@ -5,7 +5,10 @@ use oci_spec::runtime::LinuxResources;
 use super::*;
 
 fn lines(plan: Result<Vec<Write>, Error>) -> String {
-    let line = |w: Write| format!("{}: {} <- {}\n", w.controller, w.file, w.value);
+    let line = |w: Write| {
+        let tree = if w.unified { "unified " } else { "" };
+        format!("{tree}{}: {} <- {}\n", w.controller, w.file, w.value)
+    };
     plan.unwrap().into_iter().map(line).collect()
 }
 
@@ -163,7 +166,24 @@ fn what_cannot_be_applied_is_refused_by_name() {
             "blockIO.leafWeight",
         ),
         (r#"{"network":{"classID":5}}"#, false, "network"),
+        (r#"{"cpu":{"idle":2}}"#, true, "cpu.idle"),
+        (r#"{"rdma":{"mlx5_0":{}}}"#, true, "rdma"),
+        (
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":-2}]}"#,
+            true,
+            "hugepageLimits.limit",
+        ),
         (r#"{"unified":{"../x":"1"}}"#, true, "unified"),
+        (r#"{"unified":{"..":"1"}}"#, true, "unified"),
+        (r#"{"unified":{"memory.":"1"}}"#, true, "unified"),
+        (r#"{"unified":{"memory.high/../x":"1"}}"#, true, "unified"),
+        (r#"{"unified":{"cgroup.procs":"0"}}"#, true, "cgroup.procs"),
+        (r#"{"unified":{"cgroup.kill":"1"}}"#, true, "cgroup.kill"),
+        (
+            r#"{"unified":{"cgroup.subtree_control":"-memory"}}"#,
+            true,
+            "cgroup.subtree_control",
+        ),
         (r#"{"unified":{"memory":"1"}}"#, true, "unified"),
         (
             r#"{"hugepageLimits":[{"pageSize":"3XB","limit":9}]}"#,
@@ -178,6 +198,150 @@ fn what_cannot_be_applied_is_refused_by_name() {
             v1::plan(&resources(json), &facts).is_err(),
             v1_refuses,
             "{json}"
+        );
+    }
+}
+
+#[test]
+fn swap_alone_is_about_the_memory_that_the_group_has() {
+    let swap = resources(r#"{"memory":{"swap":1500}}"#);
+    let facts = Facts {
+        memory_limit: Some(1000),
+        memory_and_swap: Some(1200),
+        ..Facts::default()
+    };
+    assert_eq!(
+        lines(v2::plan(&swap, &facts)),
+        "memory: memory.swap.max <- 500\n"
+    );
+    assert_eq!(
+        lines(v1::plan(&swap, &facts)),
+        "memory: memory.memsw.limit_in_bytes <- 1500\n"
+    );
+    let less = resources(r#"{"memory":{"swap":900}}"#);
+    assert!(v1::plan(&less, &facts).is_err() && v2::plan(&less, &facts).is_err());
+}
+
+#[test]
+fn without_swap_in_the_kernel_none_and_no_limit_are_both_so() {
+    let facts = Facts {
+        no_swap: true,
+        ..Facts::default()
+    };
+    let none = resources(r#"{"memory":{"limit":1000,"swap":1000}}"#);
+    assert_eq!(
+        lines(v2::plan(&none, &facts)),
+        "memory: memory.max <- 1000\n"
+    );
+    // What cannot be had is asked for, and the kernel's refusal told.
+    let some = resources(r#"{"memory":{"limit":1000,"swap":1500}}"#);
+    assert!(lines(v2::plan(&some, &facts)).contains("memory.swap.max <- 500"));
+}
+
+#[test]
+fn an_idle_group_is_woken_before_its_weight_is_set() {
+    let woken = resources(r#"{"cpu":{"idle":0,"shares":1024}}"#);
+    assert_eq!(
+        lines(v2::plan(&woken, &Facts::default())),
+        "cpu: cpu.idle <- 0\ncpu: cpu.weight <- 100\n"
+    );
+    let idle = resources(r#"{"cpu":{"idle":1,"shares":1024}}"#);
+    assert_eq!(
+        lines(v1::plan(&idle, &Facts::default())),
+        "cpu: cpu.shares <- 1024\ncpu: cpu.idle <- 1\n"
+    );
+}
+
+#[test]
+fn a_shorter_realtime_period_comes_after_its_budget() {
+    let cpu = resources(r#"{"cpu":{"realtimeRuntime":1000,"realtimePeriod":10000}}"#);
+    let facts = Facts {
+        realtime_period: Some(1_000_000),
+        ..Facts::default()
+    };
+    assert_eq!(
+        lines(v1::plan(&cpu, &facts)),
+        "cpu: cpu.rt_runtime_us <- 1000\ncpu: cpu.rt_period_us <- 10000\n"
+    );
+    let first = lines(v1::plan(&cpu, &Facts::default()));
+    assert!(first.starts_with("cpu: cpu.rt_period_us"), "{first}");
+}
+
+#[test]
+fn huge_pages_are_limited_as_they_are_reserved() {
+    let limit = resources(r#"{"hugepageLimits":[{"pageSize":"2MB","limit":-1}]}"#);
+    let facts = Facts {
+        hugetlb_reservations: true,
+        ..Facts::default()
+    };
+    assert_eq!(
+        lines(v2::plan(&limit, &facts)),
+        "hugetlb: hugetlb.2MB.max <- max\nhugetlb: hugetlb.2MB.rsvd.max <- max\n"
+    );
+    assert_eq!(
+        lines(v1::plan(&limit, &facts)),
+        "hugetlb: hugetlb.2MB.limit_in_bytes <- -1\nhugetlb: hugetlb.2MB.rsvd.limit_in_bytes <- -1\n"
+    );
+}
+
+#[test]
+fn what_v1_alone_has() {
+    let only = resources(
+        r#"{"memory":{"swappiness":10,"disableOOMKiller":true,"kernelTCP":7,"useHierarchy":true},
+            "cpu":{"realtimeRuntime":5},
+            "blockIO":{"leafWeight":50,"weightDevice":[{"major":8,"minor":0,"leafWeight":20}]},
+            "network":{"classID":1048577,"priorities":[{"name":"eth0","priority":3}]}}"#,
+    );
+    assert_eq!(
+        lines(v1::plan(&only, &Facts::default())),
+        "memory: memory.kmem.tcp.limit_in_bytes <- 7
+memory: memory.swappiness <- 10
+memory: memory.oom_control <- 1
+cpu: cpu.rt_runtime_us <- 5
+blkio: blkio.leaf_weight <- 50
+blkio: blkio.leaf_weight_device <- 8:0 20
+net_cls: net_cls.classid <- 1048577
+net_prio: net_prio.ifpriomap <- eth0 3
+"
+    );
+}
+
+#[test]
+fn weights_have_the_files_of_the_scheduler_that_is_there() {
+    let io = resources(
+        r#"{"blockIO":{"weight":300,"weightDevice":[{"major":8,"minor":0,"weight":20}]}}"#,
+    );
+    let bfq = Facts {
+        bfq: true,
+        ..Facts::default()
+    };
+    assert_eq!(
+        lines(v2::plan(&io, &bfq)),
+        "io: io.bfq.weight <- 300\nio: io.bfq.weight <- 8:0 20\n"
+    );
+    assert_eq!(
+        lines(v1::plan(&io, &bfq)),
+        "blkio: blkio.bfq.weight <- 300\nblkio: blkio.bfq.weight_device <- 8:0 20\n"
+    );
+}
+
+#[test]
+fn unified_goes_to_the_unified_tree_line_by_line() {
+    let own = resources(
+        r#"{"pids":{"limit":-1},"unified":{"io.max":"8:0 rbps=1\n8:16 rbps=2\n","cgroup.max.depth":"3"}}"#,
+    );
+    for plan in [v1::plan, v2::plan] {
+        let text = lines(plan(&own, &Facts::default()));
+        let mut sorted: Vec<&str> = text.lines().collect();
+        sorted.sort();
+        assert_eq!(
+            sorted,
+            [
+                "pids: pids.max <- max",
+                "unified cgroup: cgroup.max.depth <- 3",
+                "unified io: io.max <- 8:0 rbps=1",
+                "unified io: io.max <- 8:16 rbps=2",
+            ]
         );
     }
 }

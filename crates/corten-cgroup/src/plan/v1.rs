@@ -3,7 +3,8 @@
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxThrottleDevice};
 
 use super::{
-    Facts, Write, Writes, hugepage_size, invalid, memory_pair, period_first, rdma_line, set,
+    Facts, Write, Writes, hugepages, idle_and_weight, invalid, memory_pair, period_first,
+    rdma_line, set,
 };
 use crate::Error;
 
@@ -14,7 +15,7 @@ pub fn plan(resources: &LinuxResources, facts: &Facts) -> Result<Vec<Write>, Err
         memory(r, facts, &mut writes)?;
     }
     if let Some(r) = resources.cpu() {
-        cpu(r, facts, &mut writes);
+        cpu(r, facts, &mut writes)?;
     }
     if let Some(r) = resources.pids() {
         pids(r.limit(), &mut writes)?;
@@ -23,12 +24,7 @@ pub fn plan(resources: &LinuxResources, facts: &Facts) -> Result<Vec<Write>, Err
         block_io(r, facts, &mut writes)?;
     }
     for limit in resources.hugepage_limits().iter().flatten() {
-        let size = hugepage_size(limit)?;
-        let file = match facts.hugetlb_unified {
-            true => format!("hugetlb.{size}.max"),
-            false => format!("hugetlb.{size}.limit_in_bytes"),
-        };
-        writes.push("hugetlb", file, limit.limit());
+        hugepages(limit, facts, facts.hugetlb_unified, &mut writes)?;
     }
     if let Some(r) = resources.network() {
         if let Some(class) = set(r.class_id()) {
@@ -46,7 +42,7 @@ pub fn plan(resources: &LinuxResources, facts: &Facts) -> Result<Vec<Write>, Err
         writes.push("rdma", "rdma.max", rdma_line(device, limit)?);
     }
     for (file, value) in resources.unified().iter().flatten() {
-        super::v2::unified(file, value, &mut writes)?;
+        writes.unified(file, value)?;
     }
     Ok(writes.0)
 }
@@ -74,6 +70,8 @@ fn memory(memory: &LinuxMemory, facts: &Facts, writes: &mut Writes) -> Result<()
         _ => false,
     };
     let both = swap.map(|s| (BOTH, s));
+    // A limit that was only read to check swap against is not written again.
+    let limit = limit.filter(|_| set(memory.limit()).is_some());
     let limit = limit.map(|l| (LIMIT, l));
     let order = if raising {
         [both, limit]
@@ -105,13 +103,9 @@ fn memory(memory: &LinuxMemory, facts: &Facts, writes: &mut Writes) -> Result<()
     Ok(())
 }
 
-fn cpu(cpu: &LinuxCpu, facts: &Facts, writes: &mut Writes) {
-    if let Some(shares) = set(cpu.shares()) {
-        writes.push("cpu", "cpu.shares", shares);
-    }
-    if let Some(idle) = cpu.idle() {
-        writes.push("cpu", "cpu.idle", idle);
-    }
+fn cpu(cpu: &LinuxCpu, facts: &Facts, writes: &mut Writes) -> Result<(), Error> {
+    let shares = set(cpu.shares()).map(|n| ("cpu.shares", n));
+    idle_and_weight(cpu, shares, writes)?;
     let period = set(cpu.period()).map(|p| ("cpu.cfs_period_us", p.to_string()));
     let quota = set(cpu.quota()).map(|q| ("cpu.cfs_quota_us", q.to_string()));
     let order = match period_first(cpu, facts) {
@@ -124,13 +118,24 @@ fn cpu(cpu: &LinuxCpu, facts: &Facts, writes: &mut Writes) {
     if let Some(burst) = cpu.burst() {
         writes.push("cpu", "cpu.cfs_burst_us", burst);
     }
-    if let Some(period) = set(cpu.realtime_period()) {
-        writes.push("cpu", "cpu.rt_period_us", period);
-    }
-    if let Some(runtime) = set(cpu.realtime_runtime()) {
-        writes.push("cpu", "cpu.rt_runtime_us", runtime);
-    }
+    realtime(cpu, facts, writes);
     cpuset(cpu, writes);
+    Ok(())
+}
+
+/// The budget may never exceed its period, so a shorter period comes last.
+fn realtime(cpu: &LinuxCpu, facts: &Facts, writes: &mut Writes) {
+    let period = set(cpu.realtime_period());
+    let shorter = period.is_some_and(|new| facts.realtime_period.is_some_and(|old| new < old));
+    let period = period.map(|p| ("cpu.rt_period_us", p.to_string()));
+    let runtime = set(cpu.realtime_runtime()).map(|r| ("cpu.rt_runtime_us", r.to_string()));
+    let order = match shorter {
+        true => [runtime, period],
+        false => [period, runtime],
+    };
+    for (file, value) in order.into_iter().flatten() {
+        writes.push("cpu", file, value);
+    }
 }
 
 pub(super) fn cpuset(cpu: &LinuxCpu, writes: &mut Writes) {

@@ -4,8 +4,8 @@ use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources};
 
 use super::v1::{checked_weight, cpuset, pids};
 use super::{
-    Facts, Write, Writes, hugepage_size, invalid, io_weight_from_blkio, max_or, memory_pair,
-    period_first, rdma_line, set, unsupported, weight_from_shares,
+    Facts, Write, Writes, hugepages, idle_and_weight, invalid, io_weight_from_blkio, max_or,
+    memory_pair, period_first, rdma_line, set, unsupported, weight_from_shares,
 };
 use crate::Error;
 
@@ -25,8 +25,7 @@ pub fn plan(resources: &LinuxResources, facts: &Facts) -> Result<Vec<Write>, Err
         block_io(r, facts, &mut writes)?;
     }
     for limit in resources.hugepage_limits().iter().flatten() {
-        let size = hugepage_size(limit)?;
-        writes.push("hugetlb", format!("hugetlb.{size}.max"), limit.limit());
+        hugepages(limit, facts, true, &mut writes)?;
     }
     if let Some(r) = resources.network() {
         let priorities = r.priorities().iter().flatten().count();
@@ -41,27 +40,9 @@ pub fn plan(resources: &LinuxResources, facts: &Facts) -> Result<Vec<Write>, Err
         writes.push("rdma", "rdma.max", rdma_line(device, limit)?);
     }
     for (file, value) in resources.unified().iter().flatten() {
-        unified(file, value, &mut writes)?;
+        writes.unified(file, value)?;
     }
     Ok(writes.0)
-}
-
-/// One entry of `unified`: a file of the group, one write a line.
-pub(super) fn unified(file: &str, value: &str, writes: &mut Writes) -> Result<(), Error> {
-    let Some((controller, _)) = file.split_once('.') else {
-        return Err(invalid(
-            "unified",
-            file,
-            "a file name looks like memory.high",
-        ));
-    };
-    if controller.is_empty() || file.contains(['/', '\0']) {
-        return Err(invalid("unified", file, "not a file of a group"));
-    }
-    for line in value.lines().filter(|l| !l.trim().is_empty()) {
-        writes.push(controller, file, line);
-    }
-    Ok(())
 }
 
 fn memory(memory: &LinuxMemory, facts: &Facts, writes: &mut Writes) -> Result<(), Error> {
@@ -80,10 +61,11 @@ fn memory(memory: &LinuxMemory, facts: &Facts, writes: &mut Writes) -> Result<()
             ));
         }
     };
-    if let Some(limit) = limit {
+    if let Some(limit) = limit.filter(|_| set(memory.limit()).is_some()) {
         writes.push("memory", "memory.max", max_or(limit));
     }
-    if let Some(swap) = swap {
+    // A kernel that accounts no swap gives none to a group, and limits none: both are as asked for.
+    if let Some(swap) = swap.filter(|s| !(facts.no_swap && matches!(s, 0 | -1))) {
         writes.push("memory", "memory.swap.max", max_or(swap));
     }
     if let Some(low) = set(memory.reservation()) {
@@ -111,12 +93,8 @@ fn memory(memory: &LinuxMemory, facts: &Facts, writes: &mut Writes) -> Result<()
 }
 
 fn cpu(cpu: &LinuxCpu, facts: &Facts, writes: &mut Writes) -> Result<(), Error> {
-    if let Some(shares) = set(cpu.shares()) {
-        writes.push("cpu", "cpu.weight", weight_from_shares(shares));
-    }
-    if let Some(idle) = cpu.idle() {
-        writes.push("cpu", "cpu.idle", idle);
-    }
+    let weight = set(cpu.shares()).map(|n| ("cpu.weight", weight_from_shares(n)));
+    idle_and_weight(cpu, weight, writes)?;
     cpu_max(cpu, facts, writes);
     if set(cpu.realtime_period()).is_some() || set(cpu.realtime_runtime()).is_some() {
         return Err(unsupported(

@@ -4,6 +4,7 @@
 
 mod host;
 mod limits;
+mod systemd;
 mod unified;
 
 use std::process::{Child, Command, Stdio};

@@ -54,11 +54,14 @@ fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
     })
 }
 
-fn choices(parsed: &Parsed) -> Result<Options, Failure> {
+fn choices(parsed: &Parsed, context: &Context) -> Result<Options, Failure> {
     Ok(Options {
         no_pivot: parsed.has("no-pivot"),
         no_new_keyring: parsed.has("no-new-keyring"),
         die_with_caller: false,
+        systemd_cgroup: context.systemd_cgroup,
+        rootless: context.rootless,
+        no_cgroup: context.no_cgroup,
         preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
     })
 }
@@ -86,7 +89,7 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
         state_root: &context.root,
         rootfs: Rootfs::Bundle,
         stdio: stdio(console, process),
-        options: choices(&parsed)?,
+        options: choices(&parsed, context)?,
     })?;
     created.warnings.iter().for_each(|w| context.log.warning(w));
     context.log.debug(&format!(
@@ -131,7 +134,7 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
         state_root: &context.root,
         rootfs: Rootfs::Bundle,
         stdio: stdio(console, process),
-        options: choices(&parsed)?,
+        options: choices(&parsed, context)?,
     };
     let has_start_hooks = bundle
         .spec

@@ -66,6 +66,7 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
         options: Options {
             preserve_fds: parsed.number("preserve-fds")?.unwrap_or(0),
             no_new_keyring: parsed.has("no-new-keyring"),
+            rootless: context.rootless,
             ..Options::default()
         },
     })?;

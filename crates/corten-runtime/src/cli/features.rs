@@ -23,7 +23,7 @@ pub(super) fn features(args: Vec<OsString>) -> Result<u8, Failure> {
         "linux": {
             "namespaces": ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"],
             "capabilities": capabilities,
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": [
@@ -44,7 +44,7 @@ pub(super) fn features(args: Vec<OsString>) -> Result<u8, Failure> {
             },
             "apparmor": enabled(true),
             "selinux": enabled(true),
-            "intelRdt": enabled(false),
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
             "mountExtensions": {"idmap": enabled(true)},
             "netDevices": enabled(true),
         },

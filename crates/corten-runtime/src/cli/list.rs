@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 use super::options::{End, Parsed, flag, parse, value};
 use super::{Context, Failure, UsageError, first_id, id};
-use crate::state::refused;
 use crate::{State, Status};
 
 pub(super) fn state(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
@@ -117,8 +116,7 @@ pub(super) fn ps(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> 
     if state.status == Status::Stopped {
         return Err(Failure::Refused("container not running"));
     }
-    let cgroup = crate::cgroup(&context.root, &id)?;
-    let mut pids = cgroup.pids().map_err(refused("list the processes"))?;
+    let mut pids = crate::pids(&context.root, &id)?;
     pids.sort_unstable();
     if json {
         println!("{}", json!(pids));

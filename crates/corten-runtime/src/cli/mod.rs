@@ -28,8 +28,8 @@ use options::{End, Known, Parsed, UsageError, flag, parse, value};
 /// Where state is kept unless `--root` says otherwise.
 const ROOT: &str = "/run/corten/oci";
 
-const USAGE: &str =
-    "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug] COMMAND
+const USAGE: &str = "usage: corten-oci [--root DIR] [--log FILE] [--log-format text|json] [--debug]
+                  [--systemd-cgroup] [--rootless true|false|auto] COMMAND
 
 commands:
   create, run     make a container from a bundle (run: start it and wait)
@@ -86,6 +86,12 @@ impl Failure {
 /// What every command gets.
 struct Context {
     root: PathBuf,
+    /// Containers are scopes of systemd's.
+    systemd_cgroup: bool,
+    /// `None`: to be found out.
+    rootless: Option<bool>,
+    /// crun's `--cgroup-manager disabled`, which podman sends for `--cgroups=disabled`.
+    no_cgroup: bool,
     log: Log,
 }
 
@@ -132,7 +138,12 @@ pub fn run(args: Vec<OsString>) -> u8 {
         }
     };
     let context = Context {
-        root: global.get("root").unwrap_or(ROOT).into(),
+        root: root(&global),
+        // crun's name for it, which podman does not use but people do.
+        systemd_cgroup: global.has("systemd-cgroup")
+            || global.get("cgroup-manager") == Some("systemd"),
+        rootless: global.get("rootless").and_then(truth),
+        no_cgroup: global.get("cgroup-manager") == Some("disabled"),
         log,
     };
     let command = command.to_string_lossy().into_owned();
@@ -148,21 +159,51 @@ pub fn run(args: Vec<OsString>) -> u8 {
 
 /// Settings of others that would mean something else here.
 fn check(global: &Parsed) -> Result<(), Failure> {
-    if global.has("systemd-cgroup") {
+    if !matches!(
+        global.get("cgroup-manager"),
+        None | Some("cgroupfs" | "systemd" | "disabled")
+    ) {
         return Err(Failure::Refused(
-            "--systemd-cgroup is not supported: use the cgroupfs cgroup manager",
-        ));
-    }
-    if !matches!(global.get("cgroup-manager"), None | Some("cgroupfs")) {
-        return Err(Failure::Refused(
-            "--cgroup-manager: only cgroupfs is supported",
+            "--cgroup-manager: only cgroupfs, systemd and disabled are supported",
         ));
     }
     match global.get("rootless") {
-        None | Some("auto" | "false") => Ok(()),
-        Some(_) => Err(Failure::Refused(
-            "--rootless: only false and auto are supported",
-        )),
+        Some(other) if other != "auto" && truth(other).is_none() => {
+            Err(Failure::Usage(UsageError::Bad {
+                name: "rootless",
+                text: other.into(),
+                must: "true, false or auto",
+            }))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// As Go's `strconv.ParseBool`, which runc's callers write for.
+fn truth(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// The state folder: of the user, where that is not the host's root (runc has the same rule).
+fn root(global: &Parsed) -> PathBuf {
+    let own = || {
+        let folder = std::env::var_os("XDG_RUNTIME_DIR").filter(|f| !f.is_empty())?;
+        let user = std::env::var_os("USER");
+        let is_root = rustix::process::geteuid().is_root();
+        // Root of a user namespace counts as the user, unless it says that it is not. Where that cannot be
+        // told, /proc is missing, and every command will say so.
+        let honour = !is_root
+            || (user.is_none_or(|u| u != "root")
+                && crate::parent::place::in_user_namespace().unwrap_or(false));
+        honour.then(|| PathBuf::from(folder).join("corten-oci"))
+    };
+    match global.get("root") {
+        Some(root) => root.into(),
+        None => own().unwrap_or_else(|| ROOT.into()),
     }
 }
 

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 
 use super::program::Parts;
 use crate::handshake::{Failure, Step};
-use crate::plan::process::Plan;
+use crate::plan::process::{GroupRule, Plan};
 
 const SYS_ADMIN: u64 = 1 << 21;
 
@@ -162,8 +162,8 @@ fn become_user(plan: &Plan, available: u64) -> Result<(), Failure<'_>> {
     if plan.uid != 0 {
         capability::keep(true).map_err(Failure::at(Step::Identity, b""))?;
     }
-    capability::set_identity(plan.uid, plan.gid, &plan.groups)
-        .map_err(Failure::at(Step::Identity, b""))?;
+    set_groups(plan.group_rule, &plan.groups).map_err(Failure::at(Step::Groups, b""))?;
+    capability::set_user(plan.uid, plan.gid).map_err(Failure::at(Step::Identity, b""))?;
     if let Some(umask) = plan.umask {
         rustix::process::umask(Mode::from_raw_mode(umask & 0o777));
     }
@@ -188,4 +188,21 @@ fn become_user(plan: &Plan, available: u64) -> Result<(), Failure<'_>> {
         capability::set_no_new_privileges().map_err(at)?;
     }
     Ok(())
+}
+
+/// The root of a user namespace that was just entered. It has every capability there, so nothing but the
+/// namespace itself can deny it to drop groups.
+pub(crate) fn become_root<'a>(rule: GroupRule) -> Result<(), Failure<'a>> {
+    set_groups(rule, &[]).map_err(Failure::at(Step::BecomeRoot, b""))?;
+    capability::set_user(0, 0).map_err(Failure::at(Step::BecomeRoot, b""))
+}
+
+fn set_groups(rule: GroupRule, groups: &[u32]) -> Result<(), Errno> {
+    if rule == GroupRule::Keep {
+        return Ok(());
+    }
+    match capability::set_groups(groups) {
+        Err(Errno::PERM) if rule == GroupRule::SetUnlessDenied && groups.is_empty() => Ok(()),
+        other => other,
+    }
 }

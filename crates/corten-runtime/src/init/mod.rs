@@ -5,17 +5,20 @@
 //! reported and ends it.
 
 pub(crate) mod copy_up;
+pub(crate) mod guest;
 pub(crate) mod identity;
+pub(crate) mod inside;
 pub(crate) mod mounts;
 pub(crate) mod program;
 pub(crate) mod root;
+mod shared;
 
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::process::{self, Clone};
-use corten_sys::{capability, keyring, signal};
+use corten_sys::{keyring, signal};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
@@ -40,6 +43,8 @@ pub(crate) enum Start {
 #[derive(Debug)]
 pub(crate) struct Init<'a> {
     pub plan: &'a Plan,
+    /// What the maker has no right to prepare.
+    pub inside: Option<inside::Inside>,
     pub parts: Parts,
     /// The way into the cgroups that have no other.
     pub tasks: Vec<OwnedFd>,
@@ -47,6 +52,10 @@ pub(crate) struct Init<'a> {
     pub join: Vec<(Namespaces, OwnedFd)>,
     /// Namespaces to make here; others came with the clone.
     pub unshare: Namespaces,
+    /// The user namespace as well, first; the maker is told when its ids can be mapped.
+    pub makes_user: bool,
+    /// The time namespace with its offsets, last.
+    pub offsets: bool,
     pub keyring: Option<CString>,
     pub socket: OwnedFd,
     pub start: Start,
@@ -134,12 +143,19 @@ impl<'a> Init<'a> {
         }
         rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
         self.names()?;
+        let joined = plan.namespaces.joined(Namespaces::MOUNT);
         let mut prepared = self.prepared()?;
-        let root = mounts::assemble(plan, &mut prepared, &self.root_at)?;
+        let root = match joined {
+            true => guest::assemble(plan, &mut prepared)?,
+            false => mounts::assemble(plan, &mut prepared, &self.root_at)?,
+        };
         if self.hooks {
             self.ask()?;
         }
-        root::pivot(plan, &root, self.no_pivot)?;
+        match joined {
+            true => guest::change_root(&root)?,
+            false => root::pivot(plan, &root, self.no_pivot)?,
+        }
         root::finish(plan, &mut prepared)?;
         prepared.into_fds().for_each(let_go);
         if plan.process.arguments.is_empty() {
@@ -160,21 +176,28 @@ impl<'a> Init<'a> {
             let told = handshake::send_mounted(&self.socket);
             told.map_err(Failure::at(Step::Handshake, b""))?;
         }
-        let received = shipment::receive(&self.socket);
-        let received = received.map_err(Failure::at(Step::Handshake, b""))?;
-        if let Some(network) = received.network {
-            namespace::enter(&network, Namespaces::NETWORK)
-                .map_err(Failure::at(Step::JoinNamespace, b"net"))?;
-        }
-        let mut prepared = received.prepared;
+        let mut prepared = match self.inside.take() {
+            Some(inside) => inside.prepare(self.plan, &mut self.parts)?,
+            None => {
+                let received = shipment::receive(&self.socket);
+                let received = received.map_err(Failure::at(Step::Handshake, b""))?;
+                if let Some(network) = received.network {
+                    namespace::enter(&network, Namespaces::NETWORK)
+                        .map_err(Failure::at(Step::JoinNamespace, b"net"))?;
+                }
+                self.parts.terminal = received.terminal;
+                received.prepared
+            }
+        };
         mounts::make(self.plan, rest..all, &mut own)?;
-        mounts::detach()?;
+        if !self.plan.namespaces.joined(Namespaces::MOUNT) {
+            mounts::detach()?;
+        }
         for (index, ready) in own.mounts {
             let slot = prepared.mounts.get_mut(index);
             *slot.ok_or(Failure::new(Step::Handshake, Errno::PROTO, b""))? = ready;
         }
         prepared.device_binds.extend(own.device_binds);
-        self.parts.terminal = received.terminal;
         Ok(prepared)
     }
 
@@ -188,19 +211,31 @@ impl<'a> Init<'a> {
         for tasks in self.tasks.drain(..) {
             rustix::io::write(&tasks, b"0").map_err(Failure::at(Step::EnterCgroup, b""))?;
         }
+        let rule = self.plan.process.group_rule;
         for (kind, fd) in self.join.drain(..) {
             namespace::enter(&fd, kind).map_err(Failure::at(Step::JoinNamespace, b""))?;
             if kind == Namespaces::USER {
-                become_root()?;
+                identity::become_root(rule)?;
             }
         }
-        if self.plan.namespaces.user.is_some() {
-            // The maker writes the maps, and says when.
+        if self.makes_user {
+            let seen = || -> Result<(), Errno> {
+                namespace::unshare(Namespaces::USER)?;
+                handshake::send_mounted(&self.socket)
+            };
+            seen().map_err(Failure::at(Step::NewNamespace, b"user"))?;
+        }
+        if self.plan.namespaces.makes_user() {
+            // The maker writes the maps, and says when. Until then `newuidmap` had to see us.
             handshake::wait_go(&self.socket).map_err(Failure::at(Step::Handshake, b""))?;
-            become_root()?;
+            process::set_undumpable().map_err(Failure::at(Step::Session, b""))?;
+            identity::become_root(rule)?;
         }
         if !self.unshare.is_empty() {
             namespace::unshare(self.unshare).map_err(Failure::at(Step::NewNamespace, b""))?;
+        }
+        if let (true, Some(offsets)) = (self.offsets, &self.plan.namespaces.time_offsets) {
+            inside::time_offsets(offsets)?;
         }
         Ok(())
     }
@@ -223,9 +258,20 @@ impl<'a> Init<'a> {
     }
 
     fn ask(&self) -> Result<(), Failure<'a>> {
-        handshake::send_mounted(&self.socket)
-            .and_then(|()| handshake::wait_go(&self.socket))
-            .map_err(Failure::at(Step::Handshake, b""))
+        let seen = self.plan.namespaces.inside;
+        let ask = || -> Result<(), Errno> {
+            // A maker without rights can join only who may be looked at.
+            if seen {
+                process::set_dumpable()?;
+            }
+            handshake::send_mounted(&self.socket)?;
+            handshake::wait_go(&self.socket)?;
+            if seen {
+                process::set_undumpable()?;
+            }
+            Ok(())
+        };
+        ask().map_err(Failure::at(Step::Handshake, b""))
     }
 
     /// Waits for the start. Returns where a failure of it goes.
@@ -271,8 +317,4 @@ pub(crate) fn let_go(fd: OwnedFd) {
     if fd.as_raw_fd() < MANY {
         let _ = fd.into_raw_fd();
     }
-}
-
-fn become_root<'a>() -> Result<(), Failure<'a>> {
-    capability::set_identity(0, 0, &[]).map_err(Failure::at(Step::BecomeRoot, b""))
 }

@@ -11,7 +11,7 @@ use corten_sys::rooted::{self, Make};
 use rustix::fs::{FileType, Mode, OFlags, fchmod, fstat, mknodat, symlinkat};
 use rustix::io::Errno;
 
-use super::copy_up;
+use super::{copy_up, shared};
 use crate::handshake::{Failure, Step};
 use crate::parent::dev;
 use crate::parent::prepare::{Prepared, Ready};
@@ -61,7 +61,7 @@ pub(crate) fn make<'a>(
                 ..
             } => bind(path, *recursive, *link, mount)
                 .map_err(Failure::at(Step::Bind, path.as_os_str().as_bytes()))?,
-            Source::New { .. } => Ready::Tree(create(mount)?),
+            Source::New { .. } => Ready::Tree(create(plan, mount)?),
             Source::Cgroup { .. } | Source::Remount { .. } => continue,
         };
         if let (Ready::Tree(tree), true) = (&ready, plan.devices.tmpfs == Some(index)) {
@@ -95,12 +95,21 @@ pub(crate) fn assemble<'a>(
         .take()
         .ok_or(Failure::new(Step::AttachRoot, Errno::BADF, b""))?;
     attach(&root, rustix::fs::CWD, root_at).map_err(Failure::at(Step::AttachRoot, b""))?;
-    for index in 0..plan.mounts.len() {
-        place(plan, prepared, &root, index)?;
-    }
-    devices(plan, prepared, &root)?;
-    console(plan, prepared, &root)?;
+    fill(plan, prepared, &root)?;
     Ok(root)
+}
+
+/// All mounts below the root, and what else is in its `/dev`.
+pub(crate) fn fill<'a>(
+    plan: &'a Plan,
+    prepared: &mut Prepared,
+    root: &OwnedFd,
+) -> Result<(), Failure<'a>> {
+    for index in 0..plan.mounts.len() {
+        place(plan, prepared, root, index)?;
+    }
+    devices(plan, prepared, root)?;
+    console(plan, prepared, root)
 }
 
 fn place<'a>(
@@ -202,7 +211,7 @@ fn link(root: &OwnedFd, mount: &Mount, to: &CStr) -> Result<(), Errno> {
 }
 
 /// A file system of init's own namespaces.
-fn create(mount: &Mount) -> Result<OwnedFd, Failure<'_>> {
+fn create<'a>(plan: &Plan, mount: &'a Mount) -> Result<OwnedFd, Failure<'a>> {
     let path = mount.target.as_bytes();
     let Source::New {
         fstype,
@@ -214,7 +223,15 @@ fn create(mount: &Mount) -> Result<OwnedFd, Failure<'_>> {
     else {
         return Err(Failure::new(Step::Mount, Errno::INVAL, path));
     };
-    new(fstype, source, options, *attributes, &mount.changes, path)
+    match new(fstype, source, options, *attributes, &mount.changes, path) {
+        Err(refused) if refused.errno == Errno::PERM => {
+            match shared::bind(plan, fstype, *attributes).map_err(Failure::at(Step::Bind, path))? {
+                Some(tree) => Ok(tree),
+                None => Err(refused),
+            }
+        }
+        other => other,
+    }
 }
 
 /// Options as a mount plan holds them.
@@ -351,6 +368,8 @@ fn make_node(root: &OwnedFd, node: &Node) -> Result<(), Errno> {
     );
     rustix::process::umask(old);
     match made {
+        // No CAP_MKNOD in the host's user namespace.
+        Err(Errno::PERM) => shared::bind_node(&folder, name, node),
         // What is there already must be that very device: an image could bring a look-alike.
         Err(Errno::EXIST) => {
             let flags = rustix::fs::AtFlags::SYMLINK_NOFOLLOW;

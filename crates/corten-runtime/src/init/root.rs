@@ -81,12 +81,21 @@ fn settings(plan: &Plan) -> Result<(), Failure<'_>> {
     Ok(())
 }
 
-/// A procfs of the current pid namespace, detached.
+/// A procfs of the current pid namespace, detached. Root of a user namespace may make none if the pid namespace is the
+/// host's; then the container's `/proc`, which a mount of ours has just put there, if it is the root of one.
 pub(crate) fn procfs() -> Result<OwnedFd, Errno> {
+    const PROC_ROOT_INO: u64 = 1;
     let options: [(&std::ffi::CStr, Option<&std::ffi::CStr>); 0] = [];
-    let procfs = mount::new_filesystem(c"proc", None, &options, 0).map_err(|r| r.errno)?;
+    let procfs = match mount::new_filesystem(c"proc", None, &options, 0) {
+        Err(refused) if refused.errno == Errno::PERM => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            openat(CWD, c"/proc", flags, Mode::empty())?
+        }
+        other => other.map_err(|r| r.errno)?,
+    };
+    let is_root = fstat(&procfs)?.st_ino == PROC_ROOT_INO;
     match fstatfs(&procfs)?.f_type as i64 {
-        PROC_SUPER_MAGIC => Ok(procfs),
+        PROC_SUPER_MAGIC if is_root => Ok(procfs),
         _ => Err(Errno::NODEV),
     }
 }

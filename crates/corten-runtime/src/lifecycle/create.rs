@@ -3,10 +3,11 @@
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 
-use corten_cgroup::{Cgroup, Layout};
+use corten_cgroup::Cgroup;
 use corten_sys::ahead::NewNetwork;
 use corten_sys::namespace::Namespaces;
 use corten_sys::process::Child;
+use corten_sys::socket::receive_fd;
 use corten_sys::{capability, process};
 use oci_spec::runtime::{Hook, Spec};
 use rustix::io::Errno;
@@ -17,12 +18,16 @@ use rustix::net::{
 use super::start::Gate;
 use crate::error::{Error, failed};
 use crate::handshake::{self, Message};
+use crate::init::inside::Inside;
 use crate::init::{Init, Start};
+use crate::parent::driver::{self, Driver};
+use crate::parent::group::View;
 use crate::parent::hooks::{self, Moment};
-use crate::parent::launch;
 use crate::parent::net_devices;
+use crate::parent::place::Place;
 use crate::parent::prepare::prepare;
-use crate::parent::shipment;
+use crate::parent::rdt::Resctrl;
+use crate::parent::{group, idmap, launch, shipment};
 use crate::plan::{self, Facts, Plan};
 use crate::request::{Create, Created, Execed, Rootfs, Stdio};
 use crate::state::{self, Folder, Record, refused};
@@ -64,6 +69,8 @@ struct Made {
 struct Undo {
     folder: Option<Folder>,
     cgroup: Option<Cgroup>,
+    unit: Option<state::Unit>,
+    resctrl: Option<Resctrl>,
     child: Option<OwnedFd>,
     /// What `poststop` hooks are told.
     stopped: Option<String>,
@@ -84,7 +91,9 @@ impl Undo {
             }),
             None => Ok(()),
         };
-        if let (Ok(()), Some(folder)) = (emptied, self.folder) {
+        let stopped = self.unit.map_or(Ok(()), |unit| driver::stop(&unit));
+        let left = self.resctrl.map_or(Ok(()), |resctrl| resctrl.remove());
+        if let (Ok(()), Ok(()), Ok(()), Some(folder)) = (emptied, stopped, left, self.folder) {
             let _ = folder.remove();
         }
     }
@@ -121,19 +130,28 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         options,
     } = create;
     let held = capability::get().map_err(failed("read the capabilities of", "the runtime"))?;
+    let mut place = Place::look(spec, held.effective)?;
     let size = match stdio {
         Stdio::Terminal { rows, cols } => Some((rows, cols)),
         _ => None,
     };
+    let mut driver = Driver::choose(options.systemd_cgroup)?;
     let facts = Facts {
         id: id.as_str(),
         bundle,
         terminal: size.is_some(),
         capabilities: held.permitted,
         detached_root: matches!(rootfs, Rootfs::Mount(_)),
+        systemd: driver.home(),
+        around: place.around.clone(),
     };
     let mut plan = plan::plan(spec, &facts)?;
     check_labels(&plan)?;
+    let rootless = options.rootless.unwrap_or(place.rootless);
+    let named = group::is_named(spec);
+    if rootless && !named {
+        group::beside_own(&mut plan, id.as_str())?;
+    }
 
     // Nothing on disk or in a folder: a crash leaves none of it.
     let network = match plan.namespaces.network_ahead() {
@@ -145,18 +163,24 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     folder.make()?;
     undo.folder = Some(folder.clone());
     let mut record = record(spec, &plan, id, bundle);
+    record.resctrl = plan.resctrl.as_ref().map(Resctrl::of).transpose()?;
     folder.write(&record, true)?;
     undo.stopped = record.hooks.then(|| record.document("stopped", 0));
 
-    let layout = Layout::probe().map_err(refused("find the control groups"))?;
-    let cgroup =
-        Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
-    let cgroup = undo.cgroup.insert(cgroup);
-    cgroup
-        .apply_limits(&plan.resources)
-        .map_err(refused("apply the resources"))?;
-    let entry = cgroup.entry().map_err(refused("enter the control group"))?;
+    let systemd = options.systemd_cgroup;
+    let group::Made { entry, view } = match (options.no_cgroup, rootless && !systemd) {
+        (true, _) => group::none(&mut plan)?,
+        (false, true) => group::make_rootless(&mut plan, named, &mut undo.cgroup)?,
+        (false, false) => group::make(&plan, &mut driver, &mut undo.cgroup)?,
+    };
+    undo.unit.clone_from(&record.unit);
+    record.cgroup.clone_from(&plan.cgroup_path);
 
+    let (rest, remote) = Rest::split(rootfs, view, size, place.around.inside)?;
+    let (inside, outside) = match rest {
+        Rest::Inside(inside) => (Some(inside), None),
+        Rest::Outside(rootfs, view) => (None, Some((rootfs, view))),
+    };
     let capabilities = match plan.namespaces.own(Namespaces::USER) {
         true => u64::MAX,
         false => held.permitted,
@@ -168,7 +192,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         options.preserve_fds,
         capabilities,
     )?;
-    let mut route = launch::route(&plan.namespaces, !entry.v1_tasks.is_empty())?;
+    let mut route = launch::route(&plan.namespaces, &mut place, !entry.v1_tasks.is_empty())?;
     let (ours, theirs) = launch::pair()?;
     let start = match gate {
         true => Start::Gate(listener(&folder)?),
@@ -178,10 +202,13 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let waits = hooked || !plan.net_devices.is_empty();
     let init = Init {
         plan: &plan,
+        inside,
         parts,
         tasks: entry.v1_tasks,
         join: std::mem::take(&mut route.joined_by_init),
         unshare: route.unshared_by_init,
+        makes_user: route.user_by_init,
+        offsets: route.offsets_by_init,
         keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
         socket: theirs,
         start,
@@ -194,46 +221,68 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
             false => None,
         },
     };
-    let mut child = route.clone(entry.v2.as_ref(), &ours, move || init.run())?;
+    let first = route.clone(entry.v2.as_ref(), &ours, move || init.run())?;
     let copy = |child: &Child| {
         rustix::io::fcntl_dupfd_cloexec(&child.pidfd, 3).map_err(failed("copy", "a pidfd"))
     };
-    undo.child = Some(copy(&child)?);
-    if route.forks {
-        child = launch::adopt(&child, &ours, launch::program_name(&plan.process))?;
-        undo.child = Some(copy(&child)?);
-    }
+    undo.child = Some(copy(&first)?);
     let maker = Maker {
         spec,
         plan: &plan,
-        child: &child,
+        child: &first,
         socket: &ours,
         gate,
     };
+    maker.furnish(route.user_by_init, place.maps)?;
+    let second = match route.forks {
+        true => {
+            let second = launch::adopt(&first, &ours, launch::program_name(&plan.process))?;
+            undo.child = Some(copy(&second)?);
+            Some(second)
+        }
+        false => None,
+    };
+    let maker = Maker {
+        child: second.as_ref().unwrap_or(&first),
+        ..maker
+    };
     // All of this while init is at work.
-    let console = maker.supply(rootfs, &layout, size, network)?;
-    cgroup
-        .apply_devices(&plan.resources)
-        .map_err(refused("apply the rules for devices"))?;
-    if let Some(score) = plan.process.oom_score_adj {
-        launch::oom_score(child.pid, score)?;
+    let console = match outside {
+        Some((rootfs, view)) => maker.supply(rootfs, &view, size, network)?,
+        None => None,
+    };
+    if let (false, Some(cgroup)) = (rootless, &undo.cgroup) {
+        cgroup
+            .apply_devices(&plan.resources)
+            .map_err(refused("apply the rules for devices"))?;
+    }
+    if let Some(cgroup) = &undo.cgroup {
+        driver.settle(cgroup)?;
+    }
+    if let (Some(resctrl), Some(wanted)) = (&record.resctrl, &plan.resctrl) {
+        undo.resctrl = Some(resctrl.clone());
+        resctrl.apply(wanted, maker.child.pid)?;
     }
     if !gate && !waits {
         maker.go()?;
     }
     folder.write_config(spec)?;
     // It stays in /proc until we reap it, however short its life.
-    record.init = Some(state::Init::of(child.pid)?);
+    record.init = Some(state::Init::of(maker.child.pid)?);
     if !gate {
         folder.write(&record, false)?;
     }
     maker.attend(&record)?;
+    let console = match remote {
+        Some(remote) => Some(remote_terminal(&remote)?),
+        None => console,
+    };
     if gate {
         // Only now is it created.
         folder.write(&record, false)?;
     }
     Ok(Made {
-        child,
+        child: second.unwrap_or(first),
         console,
         warnings: std::mem::take(&mut plan.warnings),
         folder,
@@ -250,6 +299,42 @@ fn own_pidfd() -> Result<OwnedFd, Error> {
     pidfd.map_err(failed("open a handle on", "this process"))
 }
 
+/// The rest of what init needs: made by the maker if it may, by init if only that may.
+enum Rest {
+    Outside(Rootfs, View),
+    Inside(Inside),
+}
+
+impl Rest {
+    /// With our end of a way for the terminal, where init opens it.
+    fn split(
+        rootfs: Rootfs,
+        view: View,
+        size: Option<(u16, u16)>,
+        inside: bool,
+    ) -> Result<(Self, Option<OwnedFd>), Error> {
+        if !inside {
+            return Ok((Self::Outside(rootfs, view), None));
+        }
+        let (ours, theirs) = launch::pair()?;
+        let inside = Inside {
+            rootfs,
+            view,
+            size,
+            console: theirs,
+        };
+        Ok((Self::Inside(inside), size.map(|_| ours)))
+    }
+}
+
+/// The master of the terminal that init has opened.
+fn remote_terminal(socket: &OwnedFd) -> Result<OwnedFd, Error> {
+    let lost = || failed("receive the terminal of", "init");
+    receive_fd(socket)
+        .map_err(lost())?
+        .ok_or_else(|| lost()(Errno::PIPE))
+}
+
 /// The maker, while init is on its way.
 struct Maker<'a> {
     spec: &'a Spec,
@@ -260,25 +345,41 @@ struct Maker<'a> {
 }
 
 impl Maker<'_> {
-    /// Gives init its ids, its mounts and its network. Returns the terminal's master.
+    /// What only others can do for a process that has just been made. Before it hides, and before it forks.
+    /// `told`: it makes its user namespace itself, and says when.
+    fn furnish(&self, told: bool, maps: bool) -> Result<(), Error> {
+        if let Some(score) = self.plan.process.oom_score_adj {
+            launch::oom_score(self.child.pid, score)?;
+        }
+        let ids = self.plan.namespaces.user.as_ref();
+        let Some(ids) = ids.filter(|_| self.plan.namespaces.makes_user()) else {
+            return Ok(());
+        };
+        if told {
+            match handshake::receive(self.socket)? {
+                Message::Mounted => {}
+                other => return Err(self.reap(other)),
+            }
+        }
+        idmap::map(self.child.pid, ids, maps)?;
+        self.go()
+    }
+
+    /// Gives init its mounts and its network. Returns the terminal's master.
     fn supply(
         &self,
         rootfs: Rootfs,
-        layout: &Layout,
+        view: &View,
         size: Option<(u16, u16)>,
         network: Option<NewNetwork>,
     ) -> Result<Option<OwnedFd>, Error> {
-        if let Some(mappings) = &self.plan.namespaces.user {
-            launch::map_ids(self.child.pid, mappings)?;
-            self.go()?;
-        }
         if self.plan.first_of_maker().is_some() {
             match handshake::receive(self.socket)? {
                 Message::Mounted => {}
                 other => return Err(self.reap(other)),
             }
         }
-        let (prepared, terminal) = prepare(self.plan, rootfs, layout, size)?;
+        let (prepared, terminal) = prepare(self.plan, rootfs, view, size)?;
         let (console, slave) = match terminal {
             Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
             None => (None, None),
@@ -369,6 +470,8 @@ fn has_mount_hooks(spec: &Spec) -> bool {
 }
 
 fn mount_hooks(spec: &Spec, plan: &Plan, child: &Child, record: &Record) -> Result<(), Error> {
+    // The host's root stays who it is, and may join also where it is already. Nobody else may.
+    let nested = plan.namespaces.inside || crate::parent::place::in_user_namespace()?;
     let kinds = [
         Namespaces::MOUNT,
         Namespaces::NETWORK,
@@ -379,10 +482,15 @@ fn mount_hooks(spec: &Spec, plan: &Plan, child: &Child, record: &Record) -> Resu
         Namespaces::USER,
         Namespaces::TIME,
     ];
-    let own = kinds.into_iter().filter(|kind| plan.namespaces.own(*kind));
+    let wanted = kinds.into_iter().filter(|kind| match (nested, *kind) {
+        (false, Namespaces::PID | Namespaces::USER | Namespaces::TIME) | (true, _) => {
+            plan.namespaces.own(*kind)
+        }
+        _ => true,
+    });
     let inside = hooks::Inside {
         init: &child.pidfd,
-        kinds: own.fold(Namespaces::NONE, Namespaces::with),
+        kinds: wanted.fold(Namespaces::NONE, Namespaces::with),
     };
     for (moment, list) in hook_lists(spec) {
         let Some(list) = list else { continue };
@@ -410,6 +518,10 @@ fn record(
     record.program = launch::program_name(&plan.process)
         .to_string_lossy()
         .into_owned();
+    record.unit = plan.unit.as_ref().map(|unit| state::Unit {
+        name: unit.scope.unit.clone(),
+        user: unit.user,
+    });
     record.annotations = spec
         .annotations()
         .iter()

@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use crate::Error;
 use crate::error::failed;
+use crate::parent::driver;
 use crate::parent::hooks;
 use crate::state::{Folder, Found, Status, open_cgroup, refused, wait_end};
 
@@ -46,6 +47,12 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<Vec<St
         )?;
     }
     empty(&found.record.cgroup)?;
+    if let Some(unit) = &found.record.unit {
+        driver::stop(unit)?;
+    }
+    if let Some(resctrl) = &found.record.resctrl {
+        resctrl.remove()?;
+    }
     if let Some(init) = &found.init {
         wait_end(&init.pidfd)?;
     }
@@ -97,5 +104,11 @@ fn clean(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
         _ => format!("/corten/{id}"),
     };
     empty(&path)?;
+    // Nothing says which driver it was, and a unit that systemd does not know is stopped without harm.
+    if let Some((path, unit)) = linux.and_then(|l| crate::plan::cgroup::host_scope(l, id.as_str()))
+    {
+        empty(&path)?;
+        driver::stop(&unit)?;
+    }
     folder.remove()
 }

@@ -9,19 +9,19 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use corten_sys::namespace::{self, Namespaces};
-use corten_sys::process::Child;
+use corten_sys::process::{Child, Clone};
 use corten_sys::{capability, keyring, signal};
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
+use super::way::{Way, enter_group};
 use crate::error::{Error, failed};
 use crate::handshake::{self, Failure, Message, Step};
-use crate::init::{Parts, identity, program};
-use crate::parent::launch::{self, Route};
+use crate::init::{self, Parts, guest, inside, program};
+use crate::parent::launch::{self, Lent, Route};
 use crate::parent::prepare::own_terminal;
-use crate::plan::c_string;
-use crate::plan::namespaces::{Map, kind};
 use crate::plan::process::{self, Plan};
+use crate::plan::{c_string, identity};
 use crate::request::{Exec, Execed, Stdio};
 use crate::state::{Found, Status, refused};
 
@@ -44,34 +44,53 @@ pub(super) fn add(exec: Exec<'_>, path: Option<&Path>) -> Result<Execed, Error> 
         let status = found.status()?;
         return Err(found.conflict("exec in", status));
     };
-    let cgroup = found
-        .cgroup()?
-        .ok_or_else(|| found.conflict("exec in", Status::Stopped))?;
-    if cgroup.is_frozen().map_err(refused("read the freezer"))? {
-        return Err(found.conflict("exec in", Status::Paused));
+    let cgroup = found.cgroup()?;
+    match &cgroup {
+        Some(cgroup) if cgroup.is_frozen().map_err(refused("read the freezer"))? => {
+            return Err(found.conflict("exec in", Status::Paused));
+        }
+        None if !found.record.cgroup.is_empty() => {
+            return Err(found.conflict("exec in", Status::Stopped));
+        }
+        _ => {}
     }
     let spec = found.folder.read_config()?;
-    let kinds = joined(&spec);
     let held = capability::get().map_err(failed("read the capabilities of", "the runtime"))?;
-    let capabilities = match kinds.contains(Namespaces::USER) {
+    let way = Way::find(init.pid, &spec, held.effective)?;
+    let capabilities = match way.ids.is_some() {
         true => u64::MAX,
         false => held.permitted,
     };
-    let (mut plan, warnings) = decide(&spec, process, &stdio, capabilities)?;
+    let (mut plan, mut warnings) = decide(&spec, process, &stdio, capabilities, &way)?;
     if let Some(path) = path {
         plan.paths = vec![c_string("path", path.as_os_str().as_encoded_bytes())?];
     }
-    let terminal = match stdio {
-        Stdio::Terminal { rows, cols } => Some(terminal(init.pid, &spec, &plan, rows, cols)?),
+    let size = match stdio {
+        Stdio::Terminal { rows, cols } => Some((rows, cols)),
         _ => None,
     };
-    let (console, slave) = match terminal {
+    let terminal = match size.filter(|_| !way.inside) {
+        Some(size) => Some(terminal(init.pid, &plan, &way, size)?),
+        None => None,
+    };
+    let (mut console, slave) = match terminal {
         Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
         None => (None, None),
     };
     let parts = launch::parts(&plan, stdio, slave, options.preserve_fds, capabilities)?;
-    let entry = cgroup.entry().map_err(refused("enter the control group"))?;
+    let entry = enter_group(
+        cgroup.as_ref(),
+        (options.rootless, way.nested),
+        &mut warnings,
+    )?;
     let (ours, theirs) = launch::pair()?;
+    let (remote, theirs_too) = match size.filter(|_| way.inside) {
+        Some(size) => {
+            let (ours, theirs) = launch::pair()?;
+            (Some(ours), Some((theirs, size)))
+        }
+        None => (None, None),
+    };
     let copy =
         || rustix::io::fcntl_dupfd_cloexec(&init.pidfd, 3).map_err(failed("copy", "a pidfd"));
     let added = Added {
@@ -79,25 +98,52 @@ pub(super) fn add(exec: Exec<'_>, path: Option<&Path>) -> Result<Execed, Error> 
         parts,
         tasks: entry.v1_tasks,
         init: copy()?,
-        kinds,
+        kinds: way.kinds,
+        user: way.ids.is_some(),
+        root: way.root,
+        forks: way.forks,
+        terminal: theirs_too,
         keyring: launch::keyring_name(id.as_str()).filter(|_| !options.no_new_keyring),
         socket: theirs,
     };
-    let child = Route::into_pid(copy()?)?.clone(entry.v2.as_ref(), &ours, move || added.run())?;
+    let route = match way.forks {
+        true => Route::default(),
+        false => Route::into_pid(copy()?)?,
+    };
+    let score = plan.oom_score_adj;
+    let lent = match score.filter(|_| way.inside) {
+        Some(score) => Some(Lent::score(score)?),
+        None => None,
+    };
+    let mut child = route.clone(entry.v2.as_ref(), &ours, move || added.run())?;
+    drop(lent);
+    if way.forks {
+        child = launch::adopt(&child, &ours, launch::program_name(&plan))?;
+    }
     let attend = || -> Result<Message, Error> {
-        if let Some(score) = plan.oom_score_adj {
+        if let Some(resctrl) = &found.record.resctrl {
+            resctrl.join(child.pid)?;
+        }
+        if let Some(score) = score.filter(|_| !way.inside) {
             launch::oom_score(child.pid, score)?;
         }
         heed(&ours, &child)?;
         handshake::receive(&ours)
     };
     match attend() {
-        Ok(Message::End) => Ok(Execed {
-            pid: child.pid,
-            pidfd: child.pidfd,
-            console,
-            warnings,
-        }),
+        Ok(Message::End) => {
+            if let Some(remote) = remote {
+                let lost = || failed("receive the terminal of", "the new process");
+                let master = corten_sys::socket::receive_fd(&remote).map_err(lost())?;
+                console = Some(master.ok_or_else(|| lost()(Errno::PIPE))?);
+            }
+            Ok(Execed {
+                pid: child.pid,
+                pidfd: child.pidfd,
+                console,
+                warnings,
+            })
+        }
         Ok(message) => Err(launch::reap(&child, message, launch::program_name(&plan))),
         Err(error) => {
             // It must not run without what was asked for.
@@ -150,7 +196,9 @@ fn decide(
     process: &Process,
     stdio: &Stdio,
     capabilities: u64,
+    way: &Way,
 ) -> Result<(Plan, Vec<String>), Error> {
+    identity::check_user(process.user(), way.ids.as_ref(), way.groups_denied)?;
     let mut own = process.clone();
     let container = spec.process().as_ref();
     if own.capabilities().is_none() {
@@ -162,7 +210,7 @@ fn decide(
     }
     let linux = spec.linux().as_ref();
     let mut warnings = Vec::new();
-    let plan = process::plan(
+    let mut plan = process::plan(
         &own,
         &process::Facts {
             capabilities,
@@ -173,52 +221,26 @@ fn decide(
         },
         &mut warnings,
     )?;
+    // With root in a user namespace as with any: a group that cannot be dropped there was never a wall.
+    let nested = way.ids.is_some() || way.nested;
+    plan.group_rule = identity::group_rule(spec.annotations(), nested);
     Ok((plan, warnings))
-}
-
-/// The namespaces to follow init into. Its user and time namespaces only if they differ from ours: joining
-/// one's own user namespace is an error.
-fn joined(spec: &Spec) -> Namespaces {
-    let always = [
-        Namespaces::MOUNT,
-        Namespaces::UTS,
-        Namespaces::IPC,
-        Namespaces::NETWORK,
-        Namespaces::CGROUP,
-    ];
-    let mut kinds = always.into_iter().fold(Namespaces::NONE, Namespaces::with);
-    let listed = spec.linux().as_ref().and_then(|l| l.namespaces().as_ref());
-    for namespace in listed.into_iter().flatten() {
-        if matches!(
-            namespace.typ(),
-            LinuxNamespaceType::User | LinuxNamespaceType::Time
-        ) {
-            kinds = kinds.with(kind(namespace.typ()));
-        }
-    }
-    kinds
 }
 
 /// A terminal of the container's devpts, opened from here through init's root.
 fn terminal(
     pid: u32,
-    spec: &Spec,
     plan: &Plan,
-    rows: u16,
-    cols: u16,
+    way: &Way,
+    (rows, cols): (u16, u16),
 ) -> Result<corten_sys::pty::Terminal, Error> {
     let at = || failed("open a terminal in", "/dev/pts");
     let root = Path::new("/proc").join(pid.to_string()).join("root");
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, &root, flags, Mode::empty()).map_err(at())?;
     let terminal = corten_sys::pty::open_in_root(&root).map_err(at())?;
-    let mappings = spec.linux().as_ref().and_then(|l| l.uid_mappings().clone());
-    let uid = match mappings {
-        Some(mappings) if !mappings.is_empty() => {
-            Map::new("linux.uidMappings", &Some(mappings))?.host(plan.uid)
-        }
-        _ => Some(plan.uid),
-    };
+    let ids = way.ids.as_ref();
+    let uid = ids.map_or(Some(plan.uid), |ids| ids.uid.host(plan.uid));
     own_terminal(&terminal, uid)?;
     if (rows, cols) != (0, 0) {
         corten_sys::pty::resize(&terminal.master, rows, cols).map_err(at())?;
@@ -233,12 +255,44 @@ struct Added<'a> {
     tasks: Vec<OwnedFd>,
     init: OwnedFd,
     kinds: Namespaces,
+    /// A user namespace is among them.
+    user: bool,
+    root: Option<OwnedFd>,
+    /// The pid namespace is joined here, so only a process more is in it.
+    forks: bool,
+    /// Where the master of a terminal goes that is opened here, and its size.
+    terminal: Option<(OwnedFd, (u16, u16))>,
     keyring: Option<std::ffi::CString>,
     socket: OwnedFd,
 }
 
 impl<'a> Added<'a> {
     fn run(mut self) -> i32 {
+        if let Err(failure) = self.enter() {
+            // The maker has no other way to learn of it; if it is gone, nobody cares.
+            let _ = handshake::send_failure(&self.socket, &failure);
+            return 1;
+        }
+        match self.forks {
+            true => self.fork(),
+            false => self.go_on(),
+        }
+    }
+
+    /// Hands over to a sibling, which like us is the maker's child.
+    fn fork(self) -> i32 {
+        let request = Clone {
+            sibling: true,
+            ..Clone::default()
+        };
+        let told = rustix::io::fcntl_dupfd_cloexec(&self.socket, 3).and_then(|socket| {
+            let child = corten_sys::process::clone(&request, move || self.go_on())?;
+            handshake::send_forked(&socket, child.pid)
+        });
+        i32::from(told.is_err())
+    }
+
+    fn go_on(mut self) -> i32 {
         let failure = match self.set_up() {
             Ok(()) => {
                 let Self {
@@ -258,7 +312,8 @@ impl<'a> Added<'a> {
         1
     }
 
-    fn set_up(&mut self) -> Result<(), Failure<'a>> {
+    /// Control groups and namespaces.
+    fn enter(&mut self) -> Result<(), Failure<'a>> {
         signal::reset_ignored();
         signal::Mask::empty()
             .install()
@@ -271,15 +326,24 @@ impl<'a> Added<'a> {
             rustix::io::write(&tasks, b"0").map_err(Failure::at(Step::EnterCgroup, b""))?;
         }
         namespace::enter(&self.init, self.kinds).map_err(Failure::at(Step::JoinNamespace, b""))?;
-        if self.kinds.contains(Namespaces::USER) {
-            let at = Failure::at(Step::BecomeRoot, b"");
-            capability::set_identity(0, 0, &[]).map_err(at)?;
+        if let Some(root) = &self.root {
+            guest::change_root(root)?;
         }
+        match self.user {
+            true => init::identity::become_root(self.plan.group_rule),
+            false => Ok(()),
+        }
+    }
+
+    fn set_up(&mut self) -> Result<(), Failure<'a>> {
         if let Some(name) = &self.keyring {
             keyring::new_session(name).map_err(Failure::at(Step::Keyring, b""))?;
         }
         rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
-        identity::apply(self.plan, &mut self.parts)?;
+        if let Some((console, size)) = self.terminal.take() {
+            self.parts.terminal = Some(inside::terminal(&console, size, self.plan.uid)?);
+        }
+        init::identity::apply(self.plan, &mut self.parts)?;
         program::find(self.plan, &mut self.parts)
     }
 }

@@ -12,8 +12,10 @@
 mod create;
 mod delete;
 mod exec;
+pub(crate) mod members;
 mod signal;
 mod start;
+mod way;
 
 use std::path::Path;
 
@@ -21,6 +23,8 @@ use corten_cgroup::Cgroup;
 use corten_spec::ContainerId;
 use oci_spec::runtime::{LinuxResources, Spec};
 
+use crate::error::unsupported;
+use crate::parent::driver;
 use crate::state::{Folder, Found, refused};
 use crate::{Error, State, Status};
 
@@ -111,9 +115,7 @@ pub fn update(
     let found = Found::open(state_root, id)?;
     match found.status()? {
         status @ (Status::Stopped | Status::Creating) => Err(found.conflict("update", status)),
-        _ => group(&found)?
-            .apply(resources)
-            .map_err(refused("update the limits")),
+        _ => driver::update(found.record.unit.as_ref(), &group(&found)?, resources),
     }
 }
 
@@ -122,7 +124,22 @@ pub fn cgroup(state_root: &Path, id: &ContainerId) -> Result<Cgroup, Error> {
     group(&Found::open(state_root, id)?)
 }
 
+/// The ids of all its processes.
+pub fn pids(state_root: &Path, id: &ContainerId) -> Result<Vec<i32>, Error> {
+    let found = Found::open(state_root, id)?;
+    match found.cgroup()? {
+        Some(cgroup) => cgroup.pids().map_err(refused("list the processes")),
+        None => members::pids(&found),
+    }
+}
+
 fn group(found: &Found) -> Result<Cgroup, Error> {
+    if found.record.cgroup.is_empty() {
+        return Err(unsupported(format!(
+            "container {} has no control group of its own, and this without one",
+            found.record.id
+        )));
+    }
     found
         .cgroup()?
         .ok_or_else(|| found.conflict("find the cgroup of", Status::Stopped))

@@ -22,6 +22,7 @@ pub fn kill(state_root: &Path, id: &ContainerId, signal: i32, all: bool) -> Resu
         // Also of a stopped container: processes of a shared pid namespace outlive their init.
         return match found.cgroup()? {
             Some(cgroup) => cgroup.kill(signal).map_err(refused("kill all processes")),
+            None if found.record.cgroup.is_empty() => super::members::signal(&found, signal),
             None => Ok(()),
         };
     }

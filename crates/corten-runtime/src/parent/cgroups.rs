@@ -16,48 +16,50 @@ use corten_sys::namespace::Namespaces;
 use rustix::fs::{CWD, Mode, mkdirat, symlinkat};
 use rustix::io::Errno;
 
+use super::group::View;
 use super::prepare::Ready;
 use crate::plan::Plan;
 
 /// The mount for `/sys/fs/cgroup` with `attributes`; of the unified hierarchy alone if so asked.
 pub(crate) fn mount(
-    layout: &Layout,
+    view: &View,
     plan: &Plan,
     attributes: u64,
     unified: bool,
 ) -> Result<Ready, Errno> {
-    let group = plan.cgroup_path.trim_start_matches('/');
-    let mut change = Change {
-        propagation: Some(Propagation::Private),
-        ..Change::default()
-    };
-    change.attributes.add(attributes);
-    if let Layout::V2 { root } = layout {
-        let folder = match plan.namespaces.own(Namespaces::CGROUP) {
-            true => root.join(group),
-            false => root.clone(),
+    let layout = view.layout.as_ref().ok_or(Errno::NODEV)?;
+    let group = |root: &Path| {
+        let foreign = view.foreign.iter().find(|(at, _)| at == root);
+        // What is not the container's own is not its to change, whoever it may be there.
+        let (path, attributes) = match foreign {
+            Some((_, path)) => (path, attributes | Attributes::READ_ONLY),
+            None => (&plan.cgroup_path, attributes),
         };
-        return Ok(Ready::Tree(clone_tree(
-            CWD,
-            folder.as_path(),
-            false,
-            &change,
-        )?));
+        let mut change = Change {
+            propagation: Some(Propagation::Private),
+            ..Change::default()
+        };
+        change.attributes.add(attributes);
+        let folder = match (layout, plan.namespaces.own(Namespaces::CGROUP)) {
+            (Layout::V2 { .. }, false) => root.to_owned(),
+            _ => root.join(path.trim_start_matches('/')),
+        };
+        clone_tree(CWD, folder.as_path(), false, &change)
+    };
+    if let Layout::V2 { root } = layout {
+        return group(root).map(Ready::Tree);
     }
     if unified {
         // A host of version 1 alone has no such file system mounted.
         let root = layout.unified().ok_or(Errno::NODEV)?;
-        let folder = root.join(group);
-        let tree = clone_tree(CWD, folder.as_path(), false, &change)?;
-        return Ok(Ready::Tree(tree));
+        return group(root).map(Ready::Tree);
     }
     let tree = tmpfs(attributes & !Attributes::READ_ONLY)?;
     let hierarchies = layout.hierarchies().iter().map(|h| h.root.as_path());
     let mut children = Vec::new();
     for root in hierarchies.chain(layout.unified()) {
         if let Some(name) = folder(&tree, root)? {
-            let group = root.join(group);
-            children.push((name, clone_tree(CWD, group.as_path(), false, &change)?));
+            children.push((name, group(root)?));
         }
     }
     if attributes & Attributes::READ_ONLY != 0 {

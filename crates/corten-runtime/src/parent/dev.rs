@@ -4,6 +4,7 @@
 use std::ffi::{CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use corten_sys::mount::{Change, clone_tree};
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, mkdirat, mknodat, symlinkat};
@@ -38,11 +39,10 @@ fn furnish_open<'a>(
     index: usize,
     dev: BorrowedFd<'_>,
 ) -> Result<Vec<Bound>, Refused<'a>> {
-    let owner = plan
-        .namespaces
-        .user
-        .as_ref()
-        .map(|ids| (ids.uid.host(0).unwrap_or(0), ids.gid.host(0).unwrap_or(0)));
+    let owner = plan.namespaces.user.as_ref().map(|_| {
+        let ids = &plan.namespaces;
+        (ids.host_uid(0).unwrap_or(0), ids.host_gid(0).unwrap_or(0))
+    });
     let own = |name: &OsStr| match owner {
         Some((uid, gid)) => chownat(
             dev,
@@ -124,12 +124,23 @@ fn make(
         }
         Err(Errno::PERM) if node.kind != FileType::Fifo => {
             mknodat(dev, name, FileType::RegularFile, mode, 0)?;
-            let host = [b"/", node.path.as_bytes()].concat();
-            let tree = clone_tree(CWD, host.as_slice(), false, &Change::default())?;
+            let tree = host_node(node)?;
             let name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
             binds.push((name, tree));
             Ok(())
         }
         Err(errno) => Err(errno),
+    }
+}
+
+/// The host's node of the same path, detached: if it is the device that is asked for.
+pub(crate) fn host_node(node: &Node) -> Result<OwnedFd, Errno> {
+    let host = Path::new("/").join(OsStr::from_bytes(node.path.as_bytes()));
+    let tree = clone_tree(CWD, host.as_path(), false, &Change::default())?;
+    let found = rustix::fs::fstat(&tree)?;
+    let device = rustix::fs::makedev(node.major, node.minor);
+    match FileType::from_raw_mode(found.st_mode) == node.kind && found.st_rdev == device {
+        true => Ok(tree),
+        false => Err(Errno::NODEV),
     }
 }

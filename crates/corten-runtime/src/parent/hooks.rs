@@ -210,7 +210,14 @@ fn forerun(inside: Inside<'_>, program: &Program, stdin: &OwnedFd, socket: &Owne
         namespace::enter(inside.init, inside.kinds)
             .map_err(Failure::at(Step::JoinNamespace, b""))?;
         if inside.kinds.contains(Namespaces::USER) {
-            capability::set_identity(0, 0, &[]).map_err(Failure::at(Step::BecomeRoot, b""))?;
+            let groups = match capability::set_groups(&[]) {
+                // The user namespace denies it to everybody (user_namespaces(7), `setgroups`).
+                Err(Errno::PERM) => Ok(()),
+                other => other,
+            };
+            groups
+                .and_then(|()| capability::set_user(0, 0))
+                .map_err(Failure::at(Step::BecomeRoot, b""))?;
         }
         let request = Clone {
             sibling: true,

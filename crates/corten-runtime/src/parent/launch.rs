@@ -15,10 +15,11 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::place::{self, Place};
 use crate::error::{Error, failed, unsupported};
 use crate::handshake::{self, Message};
 use crate::init::Parts;
-use crate::plan::namespaces::{Mappings, Plan};
+use crate::plan::namespaces::Plan;
 use crate::plan::process::Plan as ProcessPlan;
 use crate::request::Stdio;
 
@@ -107,8 +108,14 @@ pub(crate) struct Route {
     pub by_clone: Namespaces,
     pub unshared_by_init: Namespaces,
     pub joined_by_init: Vec<(Namespaces, OwnedFd)>,
+    /// The new user namespace, after those are joined.
+    pub user_by_init: bool,
+    /// The new time namespace with its offsets.
+    pub offsets_by_init: bool,
     /// Init unshares the pid namespace, so it takes a process more to be in it.
     pub forks: bool,
+    /// `newuidmap` must be able to see the new process.
+    pub seen: bool,
     /// Joined or made by the maker around the clone, with the way back.
     around: Vec<Around>,
     time_offsets: Option<String>,
@@ -127,9 +134,14 @@ struct Around {
 /// A new user namespace owns the others that come with the same clone; what existed before belongs to
 /// somebody else, and init, once inside, may not join it. So then the maker does, for the moment of
 /// the clone. A pid namespace can only be joined for children, so that one is always joined here.
-pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
+///
+/// A maker without rights joins nothing; all of it is init's then, the user namespace first, since there it has
+/// them. A maker that is root of a user namespace has the rights, but no way back: then init joins first, and makes
+/// its user namespace after.
+pub(crate) fn route(plan: &Plan, place: &mut Place, cgroup_by_init: bool) -> Result<Route, Error> {
     let mut route = Route {
         by_clone: plan.new,
+        seen: plan.makes_user() && !place.maps,
         ..Route::default()
     };
     if plan.network_ahead() {
@@ -145,7 +157,7 @@ pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
             Namespaces::NONE
         };
     }
-    if plan.user.is_some() {
+    if plan.makes_user() {
         // What these make at birth (the root of mqueue, network devices in sysfs) belongs to the user
         // namespace's root, who is nobody until the ids are mapped: so after that.
         for kind in [Namespaces::IPC, Namespaces::NETWORK] {
@@ -155,31 +167,57 @@ pub(crate) fn route(plan: &Plan, cgroup_by_init: bool) -> Result<Route, Error> {
             }
         }
     }
-    let mut joined: Vec<&(Namespaces, std::path::PathBuf)> = plan.join.iter().collect();
-    // The user namespace first: it gives the right to join what it owns.
-    joined.sort_by_key(|(kind, _)| *kind != Namespaces::USER);
+    // In a user namespace, what we would return to is not ours to join.
+    let returns = !plan.inside && place.around.ids.is_none();
+    let mut joined = std::mem::take(&mut place.joined);
+    // The user namespace last, while the maker's rights are more than those that it gives; or first.
+    joined.sort_by_key(|(kind, _)| (*kind == Namespaces::USER) != plan.inside);
     let joins_user = plan.joined(Namespaces::USER);
-    for (kind, path) in joined {
-        let fd = open_namespace(path)?;
-        let around = *kind == Namespaces::PID || plan.user.is_some();
-        match around {
+    for (kind, fd) in joined {
+        let around = returns && (kind == Namespaces::PID || plan.makes_user());
+        // It takes the root along, and there is no way back.
+        match around && kind != Namespaces::MOUNT {
             true => route.around.push(Around {
-                kind: *kind,
+                kind,
                 to: Some(fd),
-                back: own(*kind)?,
+                back: own(kind)?,
             }),
-            false => route.joined_by_init.push((*kind, fd)),
+            false => {
+                route.forks |= kind == Namespaces::PID;
+                route.joined_by_init.push((kind, fd));
+            }
         }
+    }
+    if plan.makes_user() && !route.joined_by_init.is_empty() {
+        // They are to be joined before the new user namespace takes away the right to.
+        route.user_by_init = true;
+        route.unshared_by_init = route
+            .unshared_by_init
+            .with(route.by_clone.without(Namespaces::USER));
+        route.by_clone = Namespaces::NONE;
+        route.forks |= plan.new.contains(Namespaces::PID) || plan.new.contains(Namespaces::TIME);
     }
     if joins_user {
         // New ones must belong to the joined user namespace.
         route.unshared_by_init = route.unshared_by_init.with(route.by_clone);
         route.by_clone = Namespaces::NONE;
-        route.forks = plan.new.contains(Namespaces::PID);
+        // Both are for children only.
+        route.forks |= plan.new.contains(Namespaces::PID) || plan.new.contains(Namespaces::TIME);
     }
     if let Some(offsets) = &plan.time_offsets {
         // Offsets can be written only while nobody is in it yet (time_namespaces(7)).
         route.by_clone = route.by_clone.without(Namespaces::TIME);
+        route.unshared_by_init = route.unshared_by_init.without(Namespaces::TIME);
+        if !returns {
+            route.offsets_by_init = true;
+            route.forks = true;
+            // Init of a pid namespace cannot hand over to a sibling (clone(2), CLONE_PARENT).
+            if route.by_clone.contains(Namespaces::PID) {
+                route.by_clone = route.by_clone.without(Namespaces::PID);
+                route.unshared_by_init = route.unshared_by_init.with(Namespaces::PID);
+            }
+            return Ok(route);
+        }
         route.time_offsets = Some(offsets.clone());
         route.around.push(Around {
             kind: Namespaces::TIME,
@@ -196,17 +234,7 @@ fn open_namespace(path: &Path) -> Result<OwnedFd, Error> {
 }
 
 fn own(kind: Namespaces) -> Result<OwnedFd, Error> {
-    let name = match kind {
-        Namespaces::CGROUP => "cgroup",
-        Namespaces::UTS => "uts",
-        Namespaces::IPC => "ipc",
-        Namespaces::USER => "user",
-        Namespaces::PID => "pid",
-        Namespaces::NETWORK => "net",
-        Namespaces::TIME => "time",
-        _ => "mnt",
-    };
-    open_namespace(&Path::new("/proc/self/ns").join(name))
+    open_namespace(&Path::new("/proc/self/ns").join(place::name(kind)))
 }
 
 impl Route {
@@ -231,7 +259,11 @@ impl Route {
         child: impl FnOnce() -> i32,
     ) -> Result<Child, Error> {
         // The maker's memory is the child's too: neither may be looked at from inside a container.
-        process::set_undumpable().map_err(failed("protect the process's memory", ""))?;
+        match self.seen {
+            true => process::set_dumpable(),
+            false => process::set_undumpable(),
+        }
+        .map_err(failed("protect the process's memory", ""))?;
         let mut entered = 0;
         let born = self.there(&mut entered).and_then(|()| {
             let request = Clone {
@@ -242,6 +274,10 @@ impl Route {
             };
             process::clone(&request, child).map_err(failed("start a process", ""))
         });
+        if self.seen {
+            // Init hides itself when its ids are mapped.
+            process::set_undumpable().map_err(failed("protect the process's memory", ""))?;
+        }
         for around in self.around[..entered].iter().rev() {
             if let Err(errno) = namespace::enter(&around.back, around.kind) {
                 // Nobody would own it.
@@ -289,13 +325,6 @@ pub(crate) fn adopt(first: &Child, socket: &OwnedFd, program: &OsStr) -> Result<
     }
 }
 
-/// Gives a new user namespace its ids. Written by the maker, who may map any.
-pub(crate) fn map_ids(pid: u32, mappings: &Mappings) -> Result<(), Error> {
-    let folder = Path::new("/proc").join(pid.to_string());
-    write_file(&folder.join("uid_map"), &mappings.uid.text())?;
-    write_file(&folder.join("gid_map"), &mappings.gid.text())
-}
-
 /// Asks for an OOM score. Lowering it takes CAP_SYS_RESOURCE; without, our own is the lowest there is, as
 /// containerd's `restrict_oom_score_adj` has it.
 pub(crate) fn oom_score(pid: u32, score: i32) -> Result<(), Error> {
@@ -313,7 +342,39 @@ pub(crate) fn oom_score(pid: u32, score: i32) -> Result<(), Error> {
     }
 }
 
-fn write_file(path: &Path, text: &str) -> Result<(), Error> {
+/// Our own OOM score, lent to a process that we are about to make: without root we cannot write to one that hides
+/// from us. Given back on drop.
+#[derive(Debug)]
+pub(crate) struct Lent {
+    file: OwnedFd,
+    own: String,
+}
+
+impl Lent {
+    /// To be called before this process hides itself.
+    pub fn score(score: i32) -> Result<Self, Error> {
+        const PATH: &str = "/proc/self/oom_score_adj";
+        let at = || failed("write", PATH);
+        process::set_dumpable().map_err(at())?;
+        let own = std::fs::read_to_string(PATH).map_err(crate::error::failed_io("read", PATH))?;
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let file = openat(CWD, PATH, flags, Mode::empty()).map_err(at())?;
+        // Lower than our own we may not go: then it stays, as in `oom_score`.
+        match rustix::io::write(&file, score.to_string().as_bytes()) {
+            Ok(_) | Err(Errno::ACCESS) => Ok(Self { file, own }),
+            Err(errno) => Err(at()(errno)),
+        }
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // What it stays at otherwise is no more than this process asked for, and it is about to end.
+        let _ = rustix::io::write(&self.file, self.own.trim().as_bytes());
+    }
+}
+
+pub(crate) fn write_file(path: &Path, text: &str) -> Result<(), Error> {
     let write = || -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC;
         let file = openat(CWD, path, flags, Mode::empty())?;

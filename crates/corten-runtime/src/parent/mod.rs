@@ -3,10 +3,15 @@
 
 pub(crate) mod cgroups;
 pub(crate) mod dev;
+pub(crate) mod driver;
+pub(crate) mod group;
 pub(crate) mod hooks;
+pub(crate) mod idmap;
 pub(crate) mod launch;
 pub(crate) mod mounts;
 pub(crate) mod net_devices;
+pub(crate) mod place;
 pub(crate) mod prepare;
+pub(crate) mod rdt;
 pub(crate) mod shipment;
 pub(crate) mod users;

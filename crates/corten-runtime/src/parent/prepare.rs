@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use corten_cgroup::Layout;
 use corten_sys::mount::{Attributes, Propagation, new_filesystem};
+use corten_sys::namespace::Namespaces;
 use corten_sys::pty;
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat};
 use rustix::io::Errno;
 
+use super::group::View;
 use super::users::Users;
 use super::{cgroups, dev, mounts};
 use crate::error::{Error, failed};
@@ -80,14 +81,18 @@ impl Ready {
 pub(crate) fn prepare(
     plan: &Plan,
     rootfs: Rootfs,
-    layout: &Layout,
+    view: &View,
     size: Option<(u16, u16)>,
 ) -> Result<(Prepared, Option<pty::Terminal>), Error> {
-    let root = root(plan, rootfs)?;
+    let root = match plan.namespaces.joined(Namespaces::MOUNT) {
+        // It is looked for there.
+        true => None,
+        false => Some(root(plan, rootfs)?),
+    };
     let mut users = Users::default();
     let mut ready = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in plan.mounts.iter().enumerate() {
-        let made = one(plan, layout, index, mount)?;
+        let made = one(plan, view, index, mount)?;
         if let (Some(idmap), Some(tree)) = (&mount.idmap, made.tree()) {
             users.map(tree, idmap, &target(mount))?;
         }
@@ -109,7 +114,7 @@ pub(crate) fn prepare(
         None => None,
     };
     let prepared = Prepared {
-        root: Some(root),
+        root,
         mounts: ready,
         device_binds,
         empty: empty(plan)?,
@@ -140,7 +145,7 @@ fn target(mount: &Mount) -> PathBuf {
     PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()))
 }
 
-fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Ready, Error> {
+fn one(plan: &Plan, view: &View, index: usize, mount: &Mount) -> Result<Ready, Error> {
     if plan.by_init(index) {
         return Ok(Ready::ByInit);
     }
@@ -156,7 +161,7 @@ fn one(plan: &Plan, layout: &Layout, index: usize, mount: &Mount) -> Result<Read
         Source::Cgroup {
             attributes,
             unified,
-        } => cgroups::mount(layout, plan, *attributes, *unified)
+        } => cgroups::mount(view, plan, *attributes, *unified)
             .map_err(failed("mount", target(mount))),
         Source::New {
             fstype,

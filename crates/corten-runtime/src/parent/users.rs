@@ -9,7 +9,7 @@ use corten_sys::process::{self, Clone};
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
-use super::launch::map_ids;
+use super::idmap::map;
 use crate::error::{Error, failed};
 use crate::plan::idmap::{IdMap, Ids};
 use crate::plan::namespaces::Mappings;
@@ -64,7 +64,7 @@ fn made(
         1
     })
     .map_err(failed("make the namespace", "user"))?;
-    let opened = map_ids(child.pid, mappings).and_then(|()| {
+    let opened = map(child.pid, mappings, true).and_then(|()| {
         of(&Path::new("/proc")
             .join(child.pid.to_string())
             .join("ns/user"))

@@ -1,14 +1,94 @@
 //! The container's place among the control groups, and its device rules.
 
+use corten_cgroup::resctrl;
+use corten_cgroup::systemd::{self, Property, Scope};
 use oci_spec::runtime::{
-    Linux, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources,
+    Linux, LinuxDeviceCgroup, LinuxDeviceCgroupBuilder, LinuxDeviceType, LinuxResources, Spec,
 };
 
 use crate::error::{Error, invalid, unsupported};
 
-/// The path below each hierarchy's root.
+/// The systemd that makes the group.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Home<'a> {
+    /// Its own group, `""` for the host's.
+    pub root: &'a str,
+    pub user: bool,
+}
+
+/// A unit of systemd's, to be.
+#[derive(Debug)]
+pub(crate) struct Unit {
+    pub scope: Scope,
+    /// What the annotations ask for.
+    pub properties: Vec<Property>,
+    pub user: bool,
+}
+
+/// The path below each hierarchy's root, and the unit whose it is if systemd makes the group.
+pub(crate) fn place(
+    spec: &Spec,
+    linux: &Linux,
+    id: &str,
+    home: Option<Home<'_>>,
+) -> Result<(String, Option<Unit>), Error> {
+    let Some(home) = home else {
+        return Ok((path(linux, id)?, None));
+    };
+    let given = linux.cgroups_path().clone().unwrap_or_default();
+    let text = given
+        .to_str()
+        .ok_or_else(|| invalid(FIELD, "is not UTF-8"))?;
+    let wrong = |error: corten_cgroup::Error| match error {
+        corten_cgroup::Error::Path { path, reason } => {
+            invalid(FIELD, format!("is {path:?}, but {reason}"))
+        }
+        other => invalid("annotations", format!("have a {other}")),
+    };
+    let scope = Scope::parse(text, id, home.user).map_err(wrong)?;
+    let group = scope.path(home.root).map_err(wrong)?;
+    let annotations = spec.annotations().iter().flatten();
+    let properties = systemd::annotated(annotations).map_err(wrong)?;
+    let unit = Unit {
+        scope,
+        properties,
+        user: home.user,
+    };
+    Ok((group, Some(unit)))
+}
+
+/// The scope of the host's systemd that a spec could have been made with.
+pub(crate) fn host_scope(linux: &Linux, id: &str) -> Option<(String, crate::state::Unit)> {
+    let text = linux.cgroups_path().as_ref().and_then(|p| p.to_str());
+    let scope = Scope::parse(text.unwrap_or_default(), id, false).ok()?;
+    let path = scope.path("").ok()?;
+    let unit = crate::state::Unit {
+        name: scope.unit,
+        user: false,
+    };
+    Some((path, unit))
+}
+
+/// Where the spec has nothing about RDT, nothing of it may be touched.
+pub(crate) fn resctrl(linux: &Linux, id: &str) -> Result<Option<resctrl::Plan>, Error> {
+    let plan = linux.intel_rdt().as_ref().map(|r| resctrl::plan(r, id));
+    plan.transpose().map_err(|error| match error {
+        corten_cgroup::Error::Invalid {
+            setting,
+            value,
+            reason,
+        } => invalid(
+            format!("linux.{setting}"),
+            format!("is {value:?}, but {reason}"),
+        ),
+        other => invalid("linux.intelRdt", other.to_string()),
+    })
+}
+
+const FIELD: &str = "linux.cgroupsPath";
+
+/// The path below each hierarchy's root, where this process makes the group.
 pub(crate) fn path(linux: &Linux, id: &str) -> Result<String, Error> {
-    const FIELD: &str = "linux.cgroupsPath";
     let Some(path) = linux
         .cgroups_path()
         .as_ref()
@@ -21,7 +101,7 @@ pub(crate) fn path(linux: &Linux, id: &str) -> Result<String, Error> {
         .ok_or_else(|| invalid(FIELD, "is not UTF-8"))?;
     if !text.starts_with('/') && text.split(':').count() == 3 {
         return Err(unsupported(format!(
-            "{FIELD} {text:?} in systemd's form SLICE:PREFIX:NAME (use the cgroupfs manager)"
+            "{FIELD} {text:?} in systemd's form SLICE:PREFIX:NAME without --systemd-cgroup"
         )));
     }
     if text.split('/').any(|part| part == "..") {

@@ -4,18 +4,19 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use corten_sys::namespace::Namespaces;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType};
 use rustix::fs::FileType;
 
 use super::{c_string, mounts, namespaces};
-use crate::error::{Error, invalid};
+use crate::error::{Error, invalid, unsupported};
 
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The mount that is the container's `/dev`, if it is a fresh tmpfs: then it is furnished before it
     /// is attached.
     pub tmpfs: Option<usize>,
-    /// Is `/dev` the host's, by a bind mount? Then nothing is made in it.
+    /// Is `/dev` somebody else's, by a bind mount or by joining? Then nothing is made in it.
     pub host: bool,
     pub nodes: Vec<Node>,
     /// A place to bind the terminal on.
@@ -73,7 +74,14 @@ pub(crate) fn plan(
 ) -> Result<Plan, Error> {
     let dev = mounts.iter().rposition(|m| m.target.as_bytes() == b"dev");
     let tmpfs = dev.filter(|i| mounts[*i].is_tmpfs());
-    let host = dev.is_some() && tmpfs.is_none();
+    // In a mount namespace that is joined, what is found is left as it is, unless the spec mounts over it.
+    let found = dev.is_none() && namespaces.joined(Namespaces::MOUNT);
+    if found && linux.devices().as_ref().is_some_and(|d| !d.is_empty()) {
+        return Err(unsupported(
+            "linux.devices in a mount namespace that is joined, without a mount on /dev",
+        ));
+    }
+    let host = found || (dev.is_some() && tmpfs.is_none());
     let mut nodes: Vec<Node> = Vec::new();
     for device in linux.devices().iter().flatten() {
         let node = node(device, namespaces)?;

@@ -7,6 +7,7 @@
 pub(crate) mod cgroup;
 pub(crate) mod devices;
 pub(crate) mod hooks;
+pub(crate) mod identity;
 pub(crate) mod idmap;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
@@ -37,6 +38,10 @@ pub(crate) struct Facts<'a> {
     pub capabilities: u64,
     /// Is the root given as a detached mount?
     pub detached_root: bool,
+    /// The systemd that is to make the control group.
+    pub systemd: Option<cgroup::Home<'a>>,
+    /// The maker's own namespaces, and those to be joined.
+    pub around: namespaces::Around,
 }
 
 /// All that will be done to make a container.
@@ -56,6 +61,10 @@ pub(crate) struct Plan {
     pub domainname: Option<String>,
     pub process: process::Plan,
     pub cgroup_path: String,
+    /// Whose that group is, with the systemd driver.
+    pub unit: Option<cgroup::Unit>,
+    /// Intel's shares of caches and memory bandwidth.
+    pub resctrl: Option<corten_cgroup::resctrl::Plan>,
     pub resources: LinuxResources,
     pub warnings: Vec<String>,
 }
@@ -82,7 +91,8 @@ impl Plan {
             let new = matches!(self.mounts[*index].source, mounts::Source::New { .. });
             new && !self.by_init(*index)
         };
-        let own = self.namespaces.own(Namespaces::USER);
+        // One without rights makes nothing: init does, in its place.
+        let own = self.namespaces.own(Namespaces::USER) && !self.namespaces.inside;
         own.then(|| (0..self.mounts.len()).find(made)).flatten()
     }
 
@@ -111,9 +121,9 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         .linux()
         .as_ref()
         .ok_or_else(|| invalid("linux", "is missing"))?;
-    refuse_unsupported(spec, linux)?;
+    refuse_unsupported(spec)?;
     hooks::check(spec)?;
-    let namespaces = namespaces::plan(linux)?;
+    let namespaces = namespaces::plan(linux, &facts.around)?;
     // Without one there is a container, and nothing to start in it (config.md, "Process").
     let nothing = spec
         .process()
@@ -135,6 +145,12 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         Some(_) => u64::MAX,
         None => facts.capabilities,
     };
+    identity::check(
+        process.user(),
+        spec.annotations(),
+        &namespaces,
+        &facts.around,
+    )?;
     let mut process = process::plan(
         process,
         &process::Facts {
@@ -151,8 +167,12 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
     }
     // For processes that are added: what is said of it here is what they have by default.
     process.affinity = (None, None);
+    let nested = namespaces.user.is_some() || facts.around.ids.is_some();
+    process.group_rule = identity::group_rule(spec.annotations(), nested);
+    joined_mounts(linux, &namespaces, facts)?;
     let mounts = mounts::plan(spec, &namespaces, facts, &mut warnings)?;
     let devices = devices::plan(linux, &mounts, &namespaces, facts.terminal)?;
+    let (cgroup_path, unit) = cgroup::place(spec, linux, facts.id, facts.systemd)?;
     let (hostname, domainname) = names(spec, &namespaces)?;
     Ok(Plan {
         root: root(spec, linux, facts)?,
@@ -161,7 +181,9 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         sysctls: sysctl::plan(linux, &namespaces)?,
         net_devices: net_devices::plan(linux, &namespaces)?,
         mount_label: linux.mount_label().clone().filter(|l| !l.is_empty()),
-        cgroup_path: cgroup::path(linux, facts.id)?,
+        cgroup_path,
+        unit,
+        resctrl: cgroup::resctrl(linux, facts.id)?,
         resources: cgroup::resources(linux),
         hostname,
         domainname,
@@ -202,13 +224,9 @@ fn check_annotations(spec: &Spec) -> Result<(), Error> {
     }
 }
 
-fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
-    let refused = [
-        (linux.intel_rdt().is_some(), "linux.intelRdt"),
-        (spec.vm().is_some(), "vm"),
-    ];
-    match refused.iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(unsupported(*what)),
+fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
+    match spec.vm() {
+        Some(_) => Err(unsupported("vm")),
         None => Ok(()),
     }
 }
@@ -234,6 +252,30 @@ fn root(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Root, Error> {
         read_only: root.and_then(|r| r.readonly()).unwrap_or(false),
         propagation,
     })
+}
+
+/// In a mount namespace of somebody else's the root must be there already, and its propagation is not ours
+/// to change.
+fn joined_mounts(
+    linux: &Linux,
+    namespaces: &namespaces::Plan,
+    facts: &Facts<'_>,
+) -> Result<(), Error> {
+    if !namespaces.joined(Namespaces::MOUNT) {
+        return Ok(());
+    }
+    if facts.detached_root {
+        return Err(unsupported(
+            "a detached root in a mount namespace that is joined",
+        ));
+    }
+    match linux.rootfs_propagation().as_deref() {
+        None | Some("") => Ok(()),
+        Some(_) => Err(invalid(
+            "linux.rootfsPropagation",
+            "is set, but the mount namespace is joined by path",
+        )),
+    }
 }
 
 fn names(

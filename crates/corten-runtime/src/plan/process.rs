@@ -37,6 +37,7 @@ pub(crate) struct Plan {
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
+    pub group_rule: GroupRule,
     pub umask: Option<u32>,
     pub capabilities: Capabilities,
     pub no_new_privileges: bool,
@@ -53,6 +54,17 @@ pub(crate) struct Plan {
     pub memory_policy: Option<(u32, Vec<u64>)>,
     /// CPUs before and after the change of cgroup, for added processes.
     pub affinity: Affinity,
+}
+
+/// What becomes of supplementary groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum GroupRule {
+    Set,
+    /// An empty list need not be set where the user namespace denies `setgroups(2)`: who starts a process there
+    /// could not drop groups before either.
+    SetUnlessDenied,
+    /// The maker's stay.
+    Keep,
 }
 
 /// Masks of CPUs, the first before and the second after the change of cgroup.
@@ -113,6 +125,7 @@ pub(crate) fn plan(
         uid: user.uid(),
         gid: user.gid(),
         groups: user.additional_gids().clone().unwrap_or_default(),
+        group_rule: GroupRule::Set,
         umask: user.umask(),
         capabilities: capabilities(
             process.capabilities().as_ref(),

@@ -22,6 +22,8 @@ fn facts() -> Facts<'static> {
         // All 41 but CAP_SYS_RESOURCE.
         capabilities: 0x1ff_feff_ffff,
         detached_root: false,
+        systemd: None,
+        around: Default::default(),
     }
 }
 
@@ -111,6 +113,14 @@ fn contradictions_are_named() {
             "process.args of the spec holds a null byte",
         ),
         (
+            refused(|s| s["linux"]["cgroupsPath"] = json!("a.slice:b:c")),
+            "linux.cgroupsPath \"a.slice:b:c\" in systemd's form SLICE:PREFIX:NAME without --systemd-cgroup is not supported",
+        ),
+        (
+            refused(|s| s["linux"]["intelRdt"] = json!({"closID": "a/b"})),
+            "linux.intelRdt.closID of the spec is \"a/b\", but it is no name of a class",
+        ),
+        (
             refused(|s| s["linux"]["cgroupsPath"] = json!("/")),
             "linux.cgroupsPath of the spec is the root group",
         ),
@@ -118,6 +128,36 @@ fn contradictions_are_named() {
     for (message, expected) in cases {
         assert_eq!(message, expected);
     }
+}
+
+#[test]
+fn systemds_scope_is_planned_where_systemd_lives() {
+    let with = |user, root, path: &str| {
+        let mut facts = facts();
+        facts.systemd = Some(cgroup::Home { root, user });
+        let document = spec(|s| {
+            s["linux"]["cgroupsPath"] = json!(path);
+            s["annotations"] =
+                json!({"org.systemd.property.TimeoutStopSec": "7", "other": "'unread"});
+        });
+        plan(&document, &facts)
+    };
+    let own = with(false, "", "machine.slice:libpod:1f").unwrap();
+    assert_eq!(own.cgroup_path, "/machine.slice/libpod-1f.scope");
+    let unit = own.unit.unwrap();
+    assert_eq!(unit.scope.unit, "libpod-1f.scope");
+    let properties: Vec<String> = unit.properties.iter().map(|p| p.to_string()).collect();
+    assert_eq!(properties, ["TimeoutStopUSec = uint64 7000000"]);
+    let home = "/user.slice/user-7.slice/user@7.service";
+    let users = with(true, home, "").unwrap();
+    assert_eq!(
+        users.cgroup_path,
+        format!("{home}/user.slice/corten-web-1.scope")
+    );
+    assert_eq!(
+        with(false, "", "/corten/web-1").unwrap_err().to_string(),
+        "linux.cgroupsPath of the spec is \"/corten/web-1\", but with the systemd cgroup driver it must be SLICE:PREFIX:NAME"
+    );
 }
 
 #[test]

@@ -110,6 +110,19 @@ impl Bundle {
         self
     }
 
+    /// Gives all of it to a user, who may be root of a container.
+    pub fn give(&self, id: u32) -> &Self {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(self.dir.path(), mode).unwrap();
+        let owner = format!("{id}:{id}");
+        let done = Command::new("chown")
+            .args(["-hR", &owner])
+            .arg(self.dir.path())
+            .status();
+        assert!(done.unwrap().success());
+        self
+    }
+
     pub fn write(&self) {
         let text = serde_json::to_vec_pretty(&self.config).unwrap();
         std::fs::write(self.dir.path().join("config.json"), text).unwrap();

@@ -271,6 +271,22 @@ fn limits_are_applied_and_updated() {
 }
 
 #[test]
+fn intel_rdt_is_refused_where_there_is_none() {
+    if std::path::Path::new("/sys/fs/resctrl/schemata").exists() || !ours() {
+        println!("skipped: resctrl is mounted here");
+        return;
+    }
+    let mut bundle = Bundle::new(&["true"]);
+    bundle.set("/linux/intelRdt", json!({"closID": "gold"}));
+    let (code, log) = bundle.create();
+    assert_eq!(code, 1);
+    assert!(
+        log.contains("cannot use Intel RDT: cannot apply linux.intelRdt: this host has no resctrl"),
+        "{log}"
+    );
+}
+
+#[test]
 fn hooks_run_in_their_order_and_places() {
     let mut bundle = Bundle::script("echo main >> /order");
     let order = bundle.root().join("order");
@@ -411,8 +427,8 @@ fn errors_are_told_to_callers() {
     };
     assert_eq!(call(&["state", "none"]), "container none does not exist");
     assert_eq!(
-        call(&["--systemd-cgroup", "start", "x"]),
-        "--systemd-cgroup is not supported: use the cgroupfs cgroup manager"
+        call(&["--cgroup-manager", "disabled", "start", "x"]),
+        "--cgroup-manager: only cgroupfs and systemd are supported"
     );
     assert_eq!(call(&["create", "--nope", "x"]), "unknown option --nope");
     assert_eq!(call(&["frob"]), "unknown command \"frob\"");
