@@ -14,7 +14,7 @@ use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Process, Spec};
 use crate::cli;
 use crate::handshake::{self, Message};
 use crate::init::program;
-use crate::plan::{self, Facts, mounts, process, seccomp};
+use crate::plan::{self, Facts, process, seccomp};
 use crate::state;
 
 /// An entrance, by the name of its corpus.
@@ -164,7 +164,7 @@ pub fn text(bytes: &[u8]) {
     #[cfg(fuzzing)]
     corten_cgroup::stats::fuzz(text);
     let words: Vec<String> = text.split(',').map(String::from).collect();
-    let _ = mounts::sort(&words, Path::new("/mnt"));
+    let _ = crate::plan::words::sort(&words, Path::new("/mnt"));
     crate::rootfs::fuzz(text);
     if let Ok(id) = text.parse::<corten_spec::ContainerId>() {
         let path = Path::new("/run").join(id.as_str());

@@ -19,6 +19,7 @@
 
 pub mod cli;
 mod criu;
+pub mod document;
 mod error;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
@@ -48,4 +49,4 @@ pub use request::{
 pub use state::{State, Status};
 
 /// The newest version of the runtime specification whose words this library knows.
-pub const OCI_VERSION: &str = "1.2.1";
+pub const OCI_VERSION: &str = "1.3.0";

@@ -12,7 +12,8 @@ use rustix::io::Errno;
 use crate::Error;
 use crate::error::{failed, invalid, unsupported};
 use crate::parent::mounts;
-use crate::plan::mounts::{Options, bind_changes, sort};
+use crate::plan::mounts::{Link, bind_changes};
+use crate::plan::words::{Options, sort};
 
 /// A mount as containerd and the snapshotters describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,19 +39,35 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
     };
     let what = Path::new(&mount.source);
     let options = sort(&mount.options, what)?;
+    let ours = options.remount || options.idmap.is_some() || options.versions;
+    if ours || options.copy_link || options.bind_link || options.cover_link {
+        return Err(invalid("rootfs", "has options that a root cannot have"));
+    }
     if options.bind || mount.fstype == "bind" {
         return bind(mount, &options);
     }
     if options.copy_up || !options.propagation.is_empty() {
         return Err(invalid("rootfs", "has options that a root cannot have"));
     }
+    let mut words = options.rest.clone();
+    let flags = options.superblock.iter();
+    words.extend(flags.map(|flag| (String::from(*flag), None)));
+    let attributes = options.attributes.set | options.below.set;
+    file_system(mount, &words, attributes)
+}
+
+/// A new file system; `mount` has its type and source, and is what messages name.
+pub(crate) fn file_system(
+    mount: &Mount,
+    words: &[(String, Option<String>)],
+    attributes: u64,
+) -> Result<OwnedFd, Error> {
     // Long paths are named by a descriptor, which must live until the file system is made.
     let mut held = Vec::new();
     let words = match mount.fstype.as_str() {
-        "overlay" => overlay(&options, &mut held)?,
-        _ => options.rest.clone(),
+        "overlay" => overlay(words, &mut held)?,
+        _ => words.to_vec(),
     };
-    let attributes = options.attributes.set | options.below.set;
     let source = Some(mount.source.as_str()).filter(|s| !s.is_empty());
     let borrowed: Vec<(&str, Option<&str>)> = words
         .iter()
@@ -78,14 +95,20 @@ fn older_overlay(
 }
 
 fn bind(mount: &Mount, options: &Options) -> Result<OwnedFd, Error> {
-    if let Some((word, _)) = options.rest.first() {
+    let flag = options.superblock.first().copied();
+    if let Some(word) = flag.or(options.rest.first().map(|(word, _)| word.as_str())) {
         let problem = format!("has the option {word:?}, which a bind mount cannot have");
         return Err(invalid("rootfs", problem));
     }
     let private = Some(corten_sys::mount::Propagation::Private);
     let changes = bind_changes(options, private);
-    mounts::bind(Path::new(&mount.source), options.recursive, &changes)
-        .map_err(failed("bind", &mount.source))
+    mounts::bind(
+        Path::new(&mount.source),
+        options.recursive,
+        Link::Follow,
+        &changes,
+    )
+    .map_err(failed("bind", &mount.source))
 }
 
 fn refuse(mount: &Mount, refused: Refused) -> Error {
@@ -100,11 +123,11 @@ fn refuse(mount: &Mount, refused: Refused) -> Error {
 /// Layers one by one (`lowerdir+`, Linux 6.7): as one string they would have to fit 255 bytes. A short list
 /// stays one string, which older kernels take as well.
 fn overlay(
-    options: &Options,
+    options: &[(String, Option<String>)],
     held: &mut Vec<OwnedFd>,
 ) -> Result<Vec<(String, Option<String>)>, Error> {
     let mut words = Vec::new();
-    for (key, value) in &options.rest {
+    for (key, value) in options {
         match (key.as_str(), value) {
             ("lowerdir", Some(list)) if list.len() > STRING_MAX => {
                 for layer in layers(list) {

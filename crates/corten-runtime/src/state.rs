@@ -429,6 +429,15 @@ pub(crate) fn doing(pid: u32) -> Option<u8> {
     stat.ok().map(|stat| stat.state)
 }
 
+/// A process's id in the innermost pid namespace that it is in (proc_pid_status(5), `NSpid`).
+pub(crate) fn pid_inside(pid: u32) -> Result<u32, Error> {
+    let path = PathBuf::from(format!("/proc/{pid}/status"));
+    let status = std::fs::read_to_string(&path).map_err(failed_io("read", &path))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    let last = line.and_then(|line| line.split_whitespace().next_back()?.parse().ok());
+    Ok(last.unwrap_or(pid))
+}
+
 struct Stat {
     state: u8,
     start_time: u64,

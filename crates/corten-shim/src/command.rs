@@ -179,7 +179,7 @@ fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
     let written = std::fs::read_to_string(flags.bundle()?.join(STATE_ROOT_FILE));
     let state_root = written.map_or_else(|_| flags.state_root.clone(), PathBuf::from);
     match corten_runtime::delete(&state_root, &id, true) {
-        Ok(()) => {}
+        Ok(warnings) => warnings.iter().for_each(|w| eprintln!("warning: {w}")),
         Err(e) if e.kind() == Kind::NotFound => {}
         Err(source) => {
             return Err(Error::Cleanup {

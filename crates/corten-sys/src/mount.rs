@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, FsPickFlags, MountAttrFlags, MoveMountFlags, OpenTreeFlags,
+    fsconfig_create, fsconfig_reconfigure, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen,
+    fspick, move_mount, open_tree,
 };
 use rustix::path::Arg;
 
@@ -115,8 +116,24 @@ const SYS_OPEN_TREE_ATTR: libc::c_long = 467;
 
 /// Applies `change` to the mount whose root is `fd`.
 pub fn change(fd: impl AsFd, change: &Change) -> Result<(), Errno> {
-    let attributes = change.raw();
-    let flags = AT_EMPTY_PATH | if change.recursive { AT_RECURSIVE } else { 0 };
+    set(fd, &change.raw(), change.recursive)
+}
+
+/// Maps the ids of a detached mount, and of those below it if `recursive`, as the user namespace `users` maps
+/// them: a file of its user 0 belongs to whoever that user is outside (Linux 5.12). Done once, for good.
+pub fn idmap(fd: impl AsFd, users: impl AsFd, recursive: bool) -> Result<(), Errno> {
+    const MOUNT_ATTR_IDMAP: u64 = 0x0010_0000;
+    let attributes = MountAttr {
+        attr_set: MOUNT_ATTR_IDMAP,
+        attr_clr: 0,
+        propagation: 0,
+        userns_fd: users.as_fd().as_raw_fd() as u64,
+    };
+    set(fd, &attributes, recursive)
+}
+
+fn set(fd: impl AsFd, attributes: &MountAttr, recursive: bool) -> Result<(), Errno> {
+    let flags = AT_EMPTY_PATH | if recursive { AT_RECURSIVE } else { 0 };
     // SAFETY: the path is an empty C string, and the size is that of the struct, which is only read.
     checked(unsafe {
         libc::syscall(
@@ -124,7 +141,7 @@ pub fn change(fd: impl AsFd, change: &Change) -> Result<(), Errno> {
             fd.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const attributes,
+            std::ptr::from_ref(attributes),
             std::mem::size_of::<MountAttr>(),
         )
     })
@@ -198,12 +215,7 @@ pub fn new_filesystem<'a, K: Arg + Copy + 'a>(
         if let Some(source) = source {
             fsconfig_set_string(&context, c"source", source)?;
         }
-        for (key, value) in options {
-            match value {
-                Some(value) => fsconfig_set_string(&context, *key, *value)?,
-                None => fsconfig_set_flag(&context, *key)?,
-            }
-        }
+        configure(&context, options)?;
         fsconfig_create(&context)
     };
     build().map_err(|errno| Refused {
@@ -216,6 +228,34 @@ pub fn new_filesystem<'a, K: Arg + Copy + 'a>(
         FsMountFlags::FSMOUNT_CLOEXEC,
         attributes,
     )?)
+}
+
+/// Changes the options of the file system that is mounted at `fd`, for all its mounts.
+pub fn reconfigure<'a, K: Arg + Copy + 'a>(
+    fd: impl AsFd,
+    options: impl IntoIterator<Item = &'a (K, Option<K>)>,
+) -> Result<(), Refused> {
+    let flags = FsPickFlags::FSPICK_CLOEXEC | FsPickFlags::FSPICK_EMPTY_PATH;
+    let context = fspick(fd, c"", flags)?;
+    configure(&context, options)
+        .and_then(|()| fsconfig_reconfigure(&context))
+        .map_err(|errno| Refused {
+            errno,
+            log: log_of(&context),
+        })
+}
+
+fn configure<'a, K: Arg + Copy + 'a>(
+    context: &OwnedFd,
+    options: impl IntoIterator<Item = &'a (K, Option<K>)>,
+) -> Result<(), Errno> {
+    for (key, value) in options {
+        match value {
+            Some(value) => fsconfig_set_string(context, *key, *value)?,
+            None => fsconfig_set_flag(context, *key)?,
+        }
+    }
+    Ok(())
 }
 
 /// A file system that the kernel would not make, and what it said in the context's log.

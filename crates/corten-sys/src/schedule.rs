@@ -5,7 +5,7 @@ use rustix::io::Errno;
 
 use crate::call::checked;
 
-/// `struct sched_attr`, version 0 (sched_setattr(2)).
+/// `struct sched_attr`, version 1 (sched_setattr(2), Linux 5.3).
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scheduler {
@@ -17,6 +17,9 @@ pub struct Scheduler {
     pub runtime: u64,
     pub deadline: u64,
     pub period: u64,
+    /// Of utilisation, from 0 to 1024; looked at with the flags 0x20 and 0x40.
+    pub clamp_min: u32,
+    pub clamp_max: u32,
 }
 
 /// Applies to the calling thread.

@@ -39,6 +39,7 @@ pub(super) const RUN: [Known; 10] = [
 pub(super) struct Bundle {
     pub path: PathBuf,
     pub spec: Spec,
+    pub warnings: Vec<String>,
 }
 
 pub(super) fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
@@ -48,9 +49,13 @@ pub(super) fn bundle(parsed: &Parsed) -> Result<Bundle, Failure> {
         path: given,
         source,
     })?;
-    let mut spec = document(&path.join("config.json"))?;
+    let (mut spec, warnings) = document(&path.join("config.json"))?;
     passing::announce(&mut spec)?;
-    Ok(Bundle { path, spec })
+    Ok(Bundle {
+        path,
+        spec,
+        warnings,
+    })
 }
 
 fn choices(parsed: &Parsed, context: &Context) -> Result<Options, Failure> {
@@ -76,7 +81,10 @@ pub(super) fn create(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
     let parsed = parse(args, &CREATE, End::Never)?;
     let id = id(&parsed)?;
     let bundle = bundle(&parsed)?;
-    let process = process(&bundle.spec)?;
+    bundle.warnings.iter().for_each(|w| context.log.warning(w));
+    // A container without a process can be created, and has nothing on any terminal.
+    let nothing = crate::plan::process::nothing()?;
+    let process = bundle.spec.process().as_ref().unwrap_or(&nothing);
     let console = console(process, parsed.get("console-socket"), true)?;
     let socket = socket(console)?;
     let receiver = Receiver::dial(&parsed, Some(&bundle.spec))?;
@@ -117,6 +125,7 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
     let parsed = parse(args, &RUN, End::Never)?;
     let id = id(&parsed)?;
     let bundle = bundle(&parsed)?;
+    bundle.warnings.iter().for_each(|w| context.log.warning(w));
     let process = process(&bundle.spec)?;
     let detached = parsed.has("detach");
     let console = console(process, parsed.get("console-socket"), detached)?;
@@ -161,7 +170,8 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
     };
     let status = follow();
     if (!detached && !parsed.has("keep")) || status.is_err() {
-        crate::delete(&context.root, &id, true)?;
+        let warnings = crate::delete(&context.root, &id, true)?;
+        warnings.iter().for_each(|w| context.log.warning(w));
     }
     status
 }

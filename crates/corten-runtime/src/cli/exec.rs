@@ -43,7 +43,11 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
         .chain(std::mem::take(&mut parsed.rest))
         .collect();
     let process = match parsed.get("process") {
-        Some(path) => document(Path::new(path))?,
+        Some(path) => {
+            let (process, warnings) = document(Path::new(path))?;
+            warnings.iter().for_each(|w| context.log.warning(w));
+            process
+        }
         None => {
             let spec = crate::config(&context.root, &id)?;
             build(&parsed, command, &spec)?

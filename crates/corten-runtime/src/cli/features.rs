@@ -16,8 +16,8 @@ use crate::plan::process::NAMES;
 /// Honoured, or refused by name so far.
 const SYSTEMD: bool = true;
 const INTEL_RDT: bool = true;
-const ID_MAPPED_MOUNTS: bool = false;
-const NET_DEVICES: bool = false;
+const ID_MAPPED_MOUNTS: bool = true;
+const NET_DEVICES: bool = true;
 
 const HOOKS: [&str; 6] = [
     "prestart",
@@ -104,7 +104,7 @@ fn document() -> Value {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": crate::OCI_VERSION,
         "hooks": HOOKS,
-        "mountOptions": crate::plan::mounts::words(),
+        "mountOptions": crate::plan::words::all(),
         "linux": {
             "namespaces": NAMESPACES,
             "capabilities": capabilities,

@@ -15,8 +15,8 @@ use crate::Stdio;
 /// Larger documents are no configurations.
 const SIZE_MAX: u64 = 16 << 20;
 
-/// Reads a JSON document; `-` is stdin.
-pub(super) fn document<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
+/// Reads a JSON document, with warnings about it; `-` is stdin.
+pub(super) fn document<T: DeserializeOwned>(path: &Path) -> Result<(T, Vec<String>), Failure> {
     let mut bytes = Vec::with_capacity(16 << 10);
     let read = match path.as_os_str() == "-" {
         true => std::io::stdin()
@@ -30,7 +30,7 @@ pub(super) fn document<T: DeserializeOwned>(path: &Path) -> Result<T, Failure> {
         path: path.into(),
         source,
     })?;
-    serde_json::from_slice(&bytes).map_err(|source| Failure::Json {
+    crate::document::read(&bytes).map_err(|source| Failure::Json {
         path: path.into(),
         source,
     })

@@ -31,7 +31,8 @@ pub(super) fn resume(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
 
 pub(super) fn delete(args: Vec<OsString>, context: &Context) -> Result<u8, Failure> {
     let parsed = parse(args, &[flag("force").or('f')], End::Never)?;
-    crate::delete(&context.root, &id(&parsed)?, parsed.has("force"))?;
+    let warnings = crate::delete(&context.root, &id(&parsed)?, parsed.has("force"))?;
+    warnings.iter().for_each(|w| context.log.warning(w));
     Ok(0)
 }
 

@@ -36,7 +36,7 @@ pub(super) fn update(args: Vec<OsString>, context: &Context) -> Result<u8, Failu
     let id = id(&parsed)?;
     cache_and_bandwidth(&parsed)?;
     let mut resources = match parsed.get("resources") {
-        Some(path) => document(Path::new(path))?,
+        Some(path) => document(Path::new(path))?.0,
         None => from_options(&parsed)?,
     };
     let kernel = ["kernel-memory", "kernel-memory-tcp"];

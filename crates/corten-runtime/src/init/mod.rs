@@ -25,7 +25,7 @@ use rustix::net::{SocketFlags, accept_with};
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::handshake::{self, Failure, Step};
-use crate::parent::prepare::{Prepared, Ready};
+use crate::parent::prepare::Prepared;
 use crate::parent::shipment;
 use crate::plan::Plan;
 pub(crate) use program::Parts;
@@ -144,9 +144,6 @@ impl<'a> Init<'a> {
         rustix::process::setsid().map_err(Failure::at(Step::Session, b""))?;
         self.names()?;
         let joined = plan.namespaces.joined(Namespaces::MOUNT);
-        if !joined {
-            mounts::detach()?;
-        }
         let mut prepared = self.prepared()?;
         let root = match joined {
             true => guest::assemble(plan, &mut prepared)?,
@@ -161,13 +158,24 @@ impl<'a> Init<'a> {
         }
         root::finish(plan, &mut prepared)?;
         prepared.into_fds().for_each(let_go);
+        if plan.process.arguments.is_empty() {
+            // Nobody will start it: there is no process in the spec.
+            return Ok(());
+        }
         identity::apply(&plan.process, &mut self.parts)?;
         program::find(&plan.process, &mut self.parts)
     }
 
     /// What we make ourselves and what the maker sends, which it makes meanwhile.
     fn prepared(&mut self) -> Result<Prepared, Failure<'a>> {
-        let early = mounts::own(self.plan, false).collect::<Result<Vec<_>, _>>()?;
+        let (all, maker) = (self.plan.mounts.len(), self.plan.first_of_maker());
+        let rest = self.plan.first_of_network().min(maker.unwrap_or(all));
+        let mut own = mounts::Own::default();
+        mounts::make(self.plan, 0..rest, &mut own)?;
+        if maker.is_some() {
+            let told = handshake::send_mounted(&self.socket);
+            told.map_err(Failure::at(Step::Handshake, b""))?;
+        }
         let mut prepared = match self.inside.take() {
             Some(inside) => inside.prepare(self.plan, &mut self.parts)?,
             None => {
@@ -181,12 +189,15 @@ impl<'a> Init<'a> {
                 received.prepared
             }
         };
-        let own = early.into_iter().map(Ok);
-        for made in own.chain(mounts::own(self.plan, true)) {
-            let (index, tree) = made?;
-            let slot = prepared.mounts.get_mut(index);
-            *slot.ok_or(Failure::new(Step::Handshake, Errno::PROTO, b""))? = Ready::Tree(tree);
+        mounts::make(self.plan, rest..all, &mut own)?;
+        if !self.plan.namespaces.joined(Namespaces::MOUNT) {
+            mounts::detach()?;
         }
+        for (index, ready) in own.mounts {
+            let slot = prepared.mounts.get_mut(index);
+            *slot.ok_or(Failure::new(Step::Handshake, Errno::PROTO, b""))? = ready;
+        }
+        prepared.device_binds.extend(own.device_binds);
         Ok(prepared)
     }
 

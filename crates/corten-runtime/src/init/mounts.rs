@@ -1,8 +1,10 @@
 //! The container's mounts, put together below its root before anything can see it.
 
 use std::ffi::{CStr, OsStr};
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use corten_sys::mount::{self, Change, Propagation, attach, clone_tree};
 use corten_sys::rooted::{self, Make};
@@ -12,10 +14,11 @@ use rustix::io::Errno;
 
 use super::{copy_up, shared};
 use crate::handshake::{Failure, Step};
+use crate::parent::dev;
 use crate::parent::prepare::{Prepared, Ready};
 use crate::plan::Plan;
 use crate::plan::devices::{LINKS, Node};
-use crate::plan::mounts::{Anchor, Plan as Mount, Source};
+use crate::plan::mounts::{Anchor, Link, Plan as Mount, Source};
 
 /// Cuts the way back to the host for what will be mounted here.
 pub(crate) fn detach<'a>() -> Result<(), Failure<'a>> {
@@ -35,17 +38,51 @@ pub(crate) fn detach<'a>() -> Result<(), Failure<'a>> {
     mount::change(&host, &slave).map_err(Failure::at(Step::Propagation, b"/"))
 }
 
-/// The file systems of init's own namespaces, by their place in the plan: those that show the network, or all
-/// others.
-pub(crate) fn own(
-    plan: &Plan,
-    show_network: bool,
-) -> impl Iterator<Item = Result<(usize, OwnedFd), Failure<'_>>> {
-    let ours = move |index: &usize| {
-        plan.by_init(*index) && plan.mounts[*index].shows_network() == show_network
-    };
-    let indices = (0..plan.mounts.len()).filter(ours);
-    indices.map(|index| create(plan, &plan.mounts[index]).map(|tree| (index, tree)))
+/// What init makes itself, by its place in the plan, and nodes for its `/dev` that it could not make.
+#[derive(Default)]
+pub(crate) struct Own {
+    pub mounts: Vec<(usize, Ready)>,
+    pub device_binds: Vec<dev::Bound>,
+}
+
+/// Makes those in `range` that the maker leaves to us, in the order of the spec: the kernel lists mounts by their
+/// age. To be done before [`detach`], as a bind mount may be asked to stay a peer of the host's.
+pub(crate) fn make<'a>(
+    plan: &'a Plan,
+    range: Range<usize>,
+    own: &mut Own,
+) -> Result<(), Failure<'a>> {
+    for index in range.filter(|index| plan.by_init(*index)) {
+        let mount = &plan.mounts[index];
+        let ready = match &mount.source {
+            Source::Bind {
+                path,
+                recursive,
+                link,
+                ..
+            } => bind(path, *recursive, *link, mount)
+                .map_err(Failure::at(Step::Bind, path.as_os_str().as_bytes()))?,
+            Source::New { .. } => Ready::Tree(create(plan, mount)?),
+            Source::Cgroup { .. } | Source::Remount { .. } => continue,
+        };
+        if let (Ready::Tree(tree), true) = (&ready, plan.devices.tmpfs == Some(index)) {
+            own.device_binds = dev::furnish(plan, index, tree.as_fd())
+                .map_err(|(errno, name)| Failure::new(Step::Device, errno, name))?;
+        }
+        own.mounts.push((index, ready));
+    }
+    Ok(())
+}
+
+fn bind(path: &Path, recursive: bool, link: Link, mount: &Mount) -> Result<Ready, Errno> {
+    if link == Link::Copy {
+        match rustix::fs::readlink(path, Vec::new()) {
+            Ok(to) => return Ok(Ready::Link(to)),
+            Err(Errno::INVAL) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    crate::parent::mounts::bind(path, recursive, link, &mount.changes).map(Ready::Tree)
 }
 
 /// Attaches the root and all mounts; returns the root.
@@ -69,26 +106,39 @@ pub(crate) fn fill<'a>(
     prepared: &mut Prepared,
     root: &OwnedFd,
 ) -> Result<(), Failure<'a>> {
-    for (index, mount) in plan.mounts.iter().enumerate() {
+    for index in 0..plan.mounts.len() {
         #[cfg(feature = "weaken")]
-        crate::weak::make_target_by_path(plan, mount);
-        place(prepared, root, index, mount)?;
+        crate::weak::make_target_by_path(plan, &plan.mounts[index]);
+        place(plan, prepared, root, index)?;
     }
     devices(plan, prepared, root)?;
     console(plan, prepared, root)
 }
 
 fn place<'a>(
+    plan: &'a Plan,
     prepared: &mut Prepared,
     root: &OwnedFd,
     index: usize,
-    mount: &'a Mount,
 ) -> Result<(), Failure<'a>> {
+    let mount = &plan.mounts[index];
     let path = mount.target.as_bytes();
+    match (&prepared.mounts[index], &mount.source) {
+        (Ready::ByInit, Source::Remount { of, options }) => {
+            let of = of.and_then(|i| prepared.mounts[i].tree());
+            return remount(root, mount, of, options);
+        }
+        (Ready::Link(to), _) => {
+            return link(root, mount, to).map_err(Failure::at(Step::DeviceLink, path));
+        }
+        _ => {}
+    }
     let (tree, children) = match &prepared.mounts[index] {
         Ready::Tree(tree) => (tree, &[][..]),
         Ready::Nested { tree, children } => (tree, children.as_slice()),
-        Ready::ByInit => return Err(Failure::new(Step::Mount, Errno::INVAL, path)),
+        Ready::Link(_) | Ready::ByInit => {
+            return Err(Failure::new(Step::Mount, Errno::INVAL, path));
+        }
     };
     let at = |a| Failure::at(a, path);
     let direct = match mount.anchor {
@@ -113,6 +163,54 @@ fn place<'a>(
         attach(child, tree, name.as_c_str()).map_err(at(Step::Attach))?;
     }
     Ok(())
+}
+
+/// Changes a mount that is there: one of ours, by its descriptor, or what an earlier bind mount brought along.
+fn remount<'a>(
+    root: &OwnedFd,
+    mount: &'a Mount,
+    of: Option<BorrowedFd<'_>>,
+    options: &Options,
+) -> Result<(), Failure<'a>> {
+    let path = mount.target.as_bytes();
+    let found;
+    let tree = match of {
+        Some(tree) => tree,
+        None => {
+            let follow = match mount.cover_link {
+                true => OFlags::NOFOLLOW,
+                false => OFlags::empty(),
+            };
+            found = rooted::open(root, OsStr::from_bytes(path), OFlags::PATH | follow)
+                .map_err(Failure::at(Step::Target, path))?;
+            found.as_fd()
+        }
+    };
+    if !options.is_empty() {
+        crate::parent::mounts::reconfigure(tree, options).map_err(Failure::refused(path))?;
+    }
+    // EINVAL: no mount is there.
+    crate::parent::mounts::change_all(tree, &mount.changes)
+        .map_err(Failure::at(Step::MountAttributes, path))
+}
+
+/// A link instead of a mount. What is there already must be the same one.
+fn link(root: &OwnedFd, mount: &Mount, to: &CStr) -> Result<(), Errno> {
+    let path = Path::new(OsStr::from_bytes(mount.target.as_bytes()));
+    let folder = match path.parent() {
+        Some(parent) if parent != Path::new("") => {
+            rooted::open_or_make(root, parent, Make::Folder)?
+        }
+        _ => rooted::open(root, ".", OFlags::PATH)?,
+    };
+    let name = OsStr::from_bytes(mount.name());
+    match symlinkat(to, &folder, name) {
+        Err(Errno::EXIST) => match rustix::fs::readlinkat(&folder, name, Vec::new()) {
+            Ok(there) if there.as_c_str() == to => Ok(()),
+            _ => Err(Errno::EXIST),
+        },
+        other => other,
+    }
 }
 
 /// A file system of init's own namespaces.
@@ -169,7 +267,11 @@ pub(crate) fn find_target(root: &OwnedFd, mount: &Mount, tree: &OwnedFd) -> Resu
             other => return other,
         }
     }
-    match rooted::open(root, path, OFlags::PATH) {
+    let follow = match mount.cover_link {
+        true => OFlags::NOFOLLOW,
+        false => OFlags::empty(),
+    };
+    match rooted::open(root, path, OFlags::PATH | follow) {
         Err(Errno::NOENT) => {}
         other => return other,
     }
@@ -211,7 +313,14 @@ fn devices<'a>(plan: &'a Plan, prepared: &mut Prepared, root: &OwnedFd) -> Resul
     }
     for node in &plan.devices.nodes {
         let in_dev = node.path.as_bytes().starts_with(b"dev/");
-        if in_dev && (dev.is_some() || plan.devices.host) {
+        if in_dev && dev.is_some() {
+            continue;
+        }
+        if in_dev && plan.devices.host {
+            // Nothing is made in the host's folder, but what was asked for must be in it.
+            if node.asked {
+                find_node(root, node).map_err(Failure::at(Step::Device, node.path.as_bytes()))?;
+            }
             continue;
         }
         make_node(root, node).map_err(Failure::at(Step::Device, node.path.as_bytes()))?;
@@ -277,6 +386,16 @@ fn make_node(root: &OwnedFd, node: &Node) -> Result<(), Errno> {
         }
         other => other,
     }
+}
+
+/// The very device, by its numbers.
+fn find_node(root: &OwnedFd, node: &Node) -> Result<(), Errno> {
+    let path = OsStr::from_bytes(node.path.as_bytes());
+    let found = fstat(rooted::open(root, path, OFlags::PATH)?)?;
+    let device = rustix::fs::makedev(node.major, node.minor);
+    let same = FileType::from_raw_mode(found.st_mode) == node.kind
+        && (node.kind == FileType::Fifo || found.st_rdev == device);
+    if same { Ok(()) } else { Err(Errno::EXIST) }
 }
 
 /// Binds the terminal's slave, by descriptor, on `/dev/console`.

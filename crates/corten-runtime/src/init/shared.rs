@@ -9,7 +9,7 @@ use corten_sys::rooted::{self, Make};
 use rustix::fs::CWD;
 use rustix::io::Errno;
 
-use crate::parent::prepare::host_node;
+use crate::parent::dev::host_node;
 use crate::plan::Plan;
 use crate::plan::devices::Node;
 

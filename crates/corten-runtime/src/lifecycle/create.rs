@@ -22,6 +22,7 @@ use crate::init::{Init, Start};
 use crate::parent::driver::{self, Driver};
 use crate::parent::group::View;
 use crate::parent::hooks::{self, Moment};
+use crate::parent::net_devices;
 use crate::parent::place::Place;
 use crate::parent::prepare::prepare;
 use crate::parent::rdt::Resctrl;
@@ -71,6 +72,8 @@ pub(super) struct Undo {
     pub unit: Option<state::Unit>,
     pub resctrl: Option<Resctrl>,
     pub child: Option<OwnedFd>,
+    /// What `poststop` hooks are told.
+    pub stopped: Option<String>,
 }
 
 impl Undo {
@@ -98,9 +101,20 @@ impl Undo {
 
 fn make(create: Create<'_>, gate: bool) -> Result<Made, Error> {
     let mut undo = Undo::default();
-    let made = try_make(create, gate, &mut undo);
-    if made.is_err() {
+    let spec = create.spec;
+    let mut made = try_make(create, gate, &mut undo);
+    if let Err(error) = &mut made {
+        let stopped = undo.stopped.take();
         undo.run();
+        // After a failed hook the lifecycle goes on at its end (runtime.md, "Lifecycle", 3 to 5).
+        if let (Error::Hook { problem, .. }, Some(document)) = (error, stopped) {
+            let list = spec.hooks().as_ref().and_then(|h| h.poststop().as_ref());
+            let list = list.map_or(&[][..], Vec::as_slice);
+            for warning in hooks::run_poststop(list, &document) {
+                problem.push_str("; then ");
+                problem.push_str(&warning);
+            }
+        }
     }
     made
 }
@@ -152,6 +166,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
     let mut record = record(spec, &plan, id, bundle);
     record.resctrl = plan.resctrl.as_ref().map(Resctrl::of).transpose()?;
     folder.write(&record, true)?;
+    undo.stopped = record.hooks.then(|| record.document("stopped", 0));
 
     let systemd = options.systemd_cgroup;
     let group::Made { entry, view } = match (options.no_cgroup, rootless && !systemd) {
@@ -185,7 +200,8 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         true => Start::Gate(listener(&folder)?),
         false => Start::Now,
     };
-    let waits = has_mount_hooks(spec);
+    let hooked = has_mount_hooks(spec);
+    let waits = hooked || !plan.net_devices.is_empty();
     let init = Init {
         plan: &plan,
         inside,
@@ -200,7 +216,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         start,
         forks: route.forks,
         hooks: waits,
-        root_at: root_at(&plan, bundle, waits)?,
+        root_at: root_at(&plan, bundle, hooked)?,
         no_pivot: options.no_pivot,
         caller: match options.die_with_caller {
             true => Some(own_pidfd()?),
@@ -362,6 +378,12 @@ impl Maker<'_> {
         size: Option<(u16, u16)>,
         network: Option<NewNetwork>,
     ) -> Result<Option<OwnedFd>, Error> {
+        if self.plan.first_of_maker().is_some() {
+            match self.hear()? {
+                Message::Mounted => {}
+                other => return Err(self.reap(other)),
+            }
+        }
         let (prepared, terminal) = prepare(self.plan, rootfs, view, size)?;
         let (console, slave) = match terminal {
             Some(terminal) => (Some(terminal.master), Some(terminal.slave)),
@@ -407,6 +429,8 @@ impl Maker<'_> {
             match agent.receive(self.socket, pid, watch::MAKING, state)? {
                 Message::Mounted if !mounted => {
                     mounted = true;
+                    let (child, devices) = (self.child, &self.plan.net_devices);
+                    net_devices::give(devices, child.pid, &child.pidfd)?;
                     mount_hooks(self.spec, self.plan, self.child, record)?;
                     self.go()?;
                     if !self.gate {
@@ -460,28 +484,39 @@ fn has_mount_hooks(spec: &Spec) -> bool {
 }
 
 fn mount_hooks(spec: &Spec, plan: &Plan, child: &Child, record: &Record) -> Result<(), Error> {
-    let document = record.document("creating", child.pid);
     // The host's root stays who it is, and may join also where it is already. Nobody else may.
     let nested = plan.namespaces.inside || crate::parent::place::in_user_namespace()?;
     let kinds = [
-        Namespaces::USER,
         Namespaces::MOUNT,
         Namespaces::NETWORK,
         Namespaces::UTS,
         Namespaces::IPC,
         Namespaces::CGROUP,
+        Namespaces::PID,
+        Namespaces::USER,
+        Namespaces::TIME,
     ];
-    let wanted = kinds.into_iter().filter(|kind| match nested {
-        true => plan.namespaces.own(*kind),
-        false => *kind != Namespaces::USER,
+    let wanted = kinds.into_iter().filter(|kind| match (nested, *kind) {
+        (false, Namespaces::PID | Namespaces::USER | Namespaces::TIME) | (true, _) => {
+            plan.namespaces.own(*kind)
+        }
+        _ => true,
     });
-    let kinds = wanted.fold(Namespaces::NONE, Namespaces::with);
+    let inside = hooks::Inside {
+        init: &child.pidfd,
+        kinds: wanted.fold(Namespaces::NONE, Namespaces::with),
+    };
     for (moment, list) in hook_lists(spec) {
-        let inside = (moment == Moment::CreateContainer).then_some(hooks::Inside {
-            init: &child.pidfd,
-            kinds,
-        });
-        hooks::run(moment, &list.cloned(), &document, inside)?;
+        let Some(list) = list else { continue };
+        // The environment exists, so the container counts as created (runtime.md, "State", "Lifecycle").
+        match moment {
+            Moment::CreateContainer => {
+                let pid = state::pid_inside(child.pid)?;
+                let document = record.document("created", pid);
+                hooks::run(moment, list, &document, Some(inside))?;
+            }
+            _ => hooks::run(moment, list, &record.document("created", child.pid), None)?,
+        }
     }
     Ok(())
 }
@@ -551,7 +586,7 @@ pub(super) fn check_labels(process: &crate::plan::process::Plan) -> Result<(), E
         && !enforced("/sys/fs/selinux/enforce")
     {
         return Err(crate::error::unsupported(format!(
-            "SELinux label {label:?} on a kernel without SELinux"
+            "SELinux label {label:?} (process.selinuxLabel, linux.mountLabel) on a kernel without SELinux"
         )));
     }
     Ok(())

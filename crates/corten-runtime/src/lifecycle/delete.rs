@@ -5,25 +5,26 @@ use std::path::Path;
 
 use corten_spec::ContainerId;
 use corten_sys::process;
-use oci_spec::runtime::Spec;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::Error;
 use crate::error::failed;
 use crate::parent::driver;
-use crate::parent::hooks::{self, Moment};
+use crate::parent::hooks;
 use crate::state::{Folder, Found, Status, open_cgroup, refused, wait_end};
 
 const SIGKILL: i32 = 9;
 
 /// Removes a stopped container's cgroup and state. With `force` it is killed first, and damaged
-/// or missing state is no error.
-pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Error> {
+/// or missing state is no error. Returns warnings, of `poststop` hooks that failed.
+pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<Vec<String>, Error> {
     let found = match Found::open(state_root, id) {
         Ok(found) => found,
-        Err(Error::NotFound { .. }) if force => return Ok(()),
-        Err(Error::State { .. }) if force => return clean(state_root, id),
+        Err(Error::NotFound { .. }) if force => return Ok(Vec::new()),
+        Err(Error::State { .. }) if force => {
+            return clean(state_root, id).map(|()| Vec::new());
+        }
         Err(error) => return Err(error),
     };
     if !force {
@@ -60,7 +61,12 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<(), Er
         false => None,
     };
     found.folder.remove()?;
-    poststop(&found, spec.as_ref())
+    let list = spec.as_ref().and_then(|s| s.hooks().as_ref());
+    let Some(list) = list.and_then(|h| h.poststop().as_ref()) else {
+        return Ok(Vec::new());
+    };
+    let document = found.record.document("stopped", 0);
+    Ok(hooks::run_poststop(list, &document))
 }
 
 fn ended_within(pidfd: &OwnedFd, limit: Timespec) -> Result<(), Error> {
@@ -105,12 +111,4 @@ fn clean(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
         driver::stop(&unit)?;
     }
     folder.remove()
-}
-
-fn poststop(found: &Found, spec: Option<&Spec>) -> Result<(), Error> {
-    let Some(list) = spec.and_then(|s| s.hooks().as_ref()).map(|h| h.poststop()) else {
-        return Ok(());
-    };
-    let document = found.record.document("stopped", 0);
-    hooks::run(Moment::Poststop, list, &document, None)
 }

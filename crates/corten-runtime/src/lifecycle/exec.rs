@@ -19,13 +19,18 @@ use crate::init::{self, Parts, guest, inside, program};
 use crate::parent::launch::{self, Lent, Route};
 use crate::parent::prepare::own_terminal;
 use crate::parent::watch;
-use crate::plan::identity;
 use crate::plan::process::{self, Plan};
+use crate::plan::{c_string, identity};
 use crate::request::{Exec, Execed, Stdio};
 use crate::state::{Found, Held, Status, refused};
 
 /// Adds a process to a running container. `Ok` once `execve` has succeeded.
 pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
+    add(exec, None)
+}
+
+/// As [`exec`]; with a `path` that is executed, whatever the first argument is.
+pub(super) fn add(exec: Exec<'_>, path: Option<&Path>) -> Result<Execed, Error> {
     let Exec {
         id,
         state_root,
@@ -56,8 +61,11 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
         true => u64::MAX,
         false => held.permitted,
     };
-    let (plan, mut warnings) = decide(&spec, process, &stdio, capabilities, &way)?;
+    let (mut plan, mut warnings) = decide(&spec, process, &stdio, capabilities, &way)?;
     super::create::check_labels(&plan)?;
+    if let Some(path) = path {
+        plan.paths = vec![c_string("path", path.as_os_str().as_encoded_bytes())?];
+    }
     let size = match stdio {
         Stdio::Terminal { rows, cols } => Some((rows, cols)),
         _ => None,
@@ -221,6 +229,10 @@ fn decide(
     let container = spec.process().as_ref();
     if own.capabilities().is_none() {
         own.set_capabilities(container.and_then(|p| p.capabilities().clone()));
+    }
+    // The container's own is for nobody else (config.md, `execCPUAffinity`).
+    if own.exec_cpu_affinity().is_none() {
+        own.set_exec_cpu_affinity(container.and_then(|p| p.exec_cpu_affinity().clone()));
     }
     let linux = spec.linux().as_ref();
     let mut warnings = Vec::new();

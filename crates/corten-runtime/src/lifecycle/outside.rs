@@ -134,7 +134,7 @@ pub(super) fn outside(plan: &Plan, dev: &Path) -> Result<Mounts, Error> {
             Source::Cgroup { .. } if !plan.namespaces.own(Namespaces::CGROUP) => {
                 control_groups(plan, &name, &mut outside)?;
             }
-            Source::Cgroup { .. } | Source::New { .. } => {}
+            Source::Cgroup { .. } | Source::New { .. } | Source::Remount { .. } => {}
         }
     }
     if plan.devices.tmpfs.is_some() && plan.namespaces.user.is_some() {

@@ -56,7 +56,7 @@ pub fn restore(restore: Restore<'_>) -> Result<Execed, Error> {
 fn make_way(root: &Path, id: &corten_spec::ContainerId) -> Result<(), Error> {
     match Found::open(root, id) {
         Ok(found) if found.folder.is_checkpointed() && found.status()? == Status::Stopped => {
-            super::delete(root, id, false)
+            super::delete(root, id, false).map(drop)
         }
         _ => Ok(()),
     }

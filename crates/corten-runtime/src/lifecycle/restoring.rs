@@ -93,7 +93,8 @@ impl Scene<'_> {
         let document = self.record.document("creating", pid);
         for (moment, list) in hook_lists(self.spec) {
             if moment != Moment::CreateContainer {
-                hooks::run(moment, &list.cloned(), &document, None)?;
+                let hooks = list.map(Vec::as_slice).unwrap_or_default();
+                hooks::run(moment, hooks, &document, None)?;
             }
         }
         Ok(())
@@ -152,7 +153,7 @@ fn with_time(spec: &Spec, pid: u32) -> Result<Option<Spec>, Error> {
 }
 
 pub(super) fn poststart(spec: &Spec, record: &Record, pid: u32) -> Result<(), Error> {
-    let list = spec.hooks().as_ref().map(|h| h.poststart());
+    let list = spec.hooks().as_ref().and_then(|h| h.poststart().as_ref());
     match list {
         Some(list) => {
             let document = record.document("running", pid);

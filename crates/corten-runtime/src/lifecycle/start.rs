@@ -30,12 +30,35 @@ impl Gate {
         Self { folder, record }
     }
 
+    /// A hook that fails stops the container, and the lifecycle goes on at its end (runtime.md, "Lifecycle", 7
+    /// and 9).
     fn open(&self) -> Result<(), Error> {
+        self.try_open().map_err(|mut error| {
+            if let Error::Hook { problem, .. } = &mut error {
+                let root = self.folder.path.parent().unwrap_or(Path::new("/"));
+                let left = match super::delete(root, &self.record.id, true) {
+                    Ok(warnings) => warnings,
+                    Err(left) => vec![left.to_string()],
+                };
+                for also in left {
+                    problem.push_str("; then ");
+                    problem.push_str(&also);
+                }
+            }
+            error
+        })
+    }
+
+    fn try_open(&self) -> Result<(), Error> {
         let conflict = |status: Status| Error::Conflict {
             action: "start",
             id: self.record.id.to_string(),
             status: status.as_str(),
         };
+        if self.record.program.is_empty() {
+            let problem = "is missing, so there is nothing to start";
+            return Err(crate::error::invalid("process", problem));
+        }
         // Before the gate, which opens once.
         let mut agent = Agent::dial(self.record.listener.as_ref())?;
         let path = self.folder.gate();
@@ -74,11 +97,8 @@ impl Gate {
                 return Err(failed("talk to", "init")(Errno::PROTO));
             }
         }
-        let poststart = spec
-            .as_ref()
-            .and_then(|s| s.hooks().as_ref())
-            .map(|h| h.poststart());
-        match poststart {
+        let hooks = spec.as_ref().and_then(|s| s.hooks().as_ref());
+        match hooks.and_then(|h| h.poststart().as_ref()) {
             Some(list) => {
                 let document = self.record.document("running", pid);
                 hooks::run(Moment::Poststart, list, &document, None)
@@ -146,16 +166,11 @@ fn start_container_hooks(folder: &Folder, record: &Record, spec: &Spec) -> Resul
 }
 
 fn run_inside(folder: &Folder, record: &Record, spec: &Spec, hook: &Hook) -> Result<(), Error> {
-    let fail = |problem: String| Error::Hook {
-        kind: "startContainer",
-        path: hook.path().clone(),
-        problem,
-    };
+    let fail = |problem: String| Moment::StartContainer.failed(hook, problem);
     let path = hook.path().to_string_lossy().into_owned();
-    // The first argument is the path here; a name of its own for argv[0] is not kept.
-    let rest = hook.args().iter().flatten().skip(1).cloned();
+    let arguments = hook.args().clone().filter(|args| !args.is_empty());
     let mut builder = ProcessBuilder::default()
-        .args(std::iter::once(path).chain(rest).collect::<Vec<_>>())
+        .args(arguments.unwrap_or_else(|| vec![path]))
         .cwd("/")
         .env(hook.env().clone().unwrap_or_default());
     if let Some(capabilities) = spec
@@ -167,7 +182,10 @@ fn run_inside(folder: &Folder, record: &Record, spec: &Spec, hook: &Hook) -> Res
     }
     let mut process = builder.build().map_err(|e| fail(e.to_string()))?;
     process.set_no_new_privileges(Some(false)).set_rlimits(None);
-    let pid = record.init.map_or(0, |init| init.pid);
+    let pid = match &record.init {
+        Some(init) => crate::state::pid_inside(init.pid)?,
+        None => 0,
+    };
     let document = record.document("created", pid);
     let (read, write) = std::io::pipe().map_err(|e| fail(e.to_string()))?;
     let copy = |fd: rustix::fd::BorrowedFd<'_>| rustix::io::fcntl_dupfd_cloexec(fd, 3);
@@ -175,22 +193,26 @@ fn run_inside(folder: &Folder, record: &Record, spec: &Spec, hook: &Hook) -> Res
         copy(rustix::stdio::stdout()).and_then(|a| Ok((a, copy(rustix::stdio::stderr())?)));
     let (stdout, stderr) = copies.map_err(failed("copy", "stdio"))?;
     let root = folder.path.parent().unwrap_or(Path::new("/"));
-    let added = super::exec::exec(Exec {
-        id: &record.id,
-        state_root: root,
-        process: &process,
-        stdio: Stdio::Fds {
-            stdin: read.into(),
-            stdout,
-            stderr,
+    let added = super::exec::add(
+        Exec {
+            id: &record.id,
+            state_root: root,
+            process: &process,
+            stdio: Stdio::Fds {
+                stdin: read.into(),
+                stdout,
+                stderr,
+            },
+            options: Options::default(),
         },
-        options: Options::default(),
-    })?;
-    // A hook that does not read its stdin is no error; a state document fits a pipe.
-    let _ = rustix::io::write(&write, document.as_bytes());
-    drop(write);
-    match corten_sys::process::wait(&added.pidfd).map_err(failed("wait for", hook.path()))? {
-        corten_sys::process::Exit::Code(0) => Ok(()),
-        exit => Err(fail(format!("failed: {exit}"))),
-    }
+        Some(hook.path()),
+    )
+    .map_err(|e| fail(format!("cannot be run: {e}")))?;
+    hooks::finish(
+        Moment::StartContainer,
+        hook,
+        &added.pidfd,
+        write.into(),
+        &document,
+    )
 }

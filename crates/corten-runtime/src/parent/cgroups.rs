@@ -20,8 +20,13 @@ use super::group::View;
 use super::prepare::Ready;
 use crate::plan::Plan;
 
-/// The mount for `/sys/fs/cgroup` with `attributes`.
-pub(crate) fn mount(view: &View, plan: &Plan, attributes: u64) -> Result<Ready, Errno> {
+/// The mount for `/sys/fs/cgroup` with `attributes`; of the unified hierarchy alone if so asked.
+pub(crate) fn mount(
+    view: &View,
+    plan: &Plan,
+    attributes: u64,
+    unified: bool,
+) -> Result<Ready, Errno> {
     let layout = view.layout.as_ref().ok_or(Errno::NODEV)?;
     let group = |root: &Path| {
         let foreign = view.foreign.iter().find(|(at, _)| at == root);
@@ -46,6 +51,11 @@ pub(crate) fn mount(view: &View, plan: &Plan, attributes: u64) -> Result<Ready, 
         clone_tree(CWD, folder.as_path(), false, &change)
     };
     if let Layout::V2 { root } = layout {
+        return group(root).map(Ready::Tree);
+    }
+    if unified {
+        // A host of version 1 alone has no such file system mounted.
+        let root = layout.unified().ok_or(Errno::NODEV)?;
         return group(root).map(Ready::Tree);
     }
     let tree = tmpfs(attributes & !Attributes::READ_ONLY)?;

@@ -2,13 +2,14 @@
 //! own namespaces.
 
 use std::ffi::{CStr, CString};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use corten_sys::mount::{self, Refused, clone_tree};
-use rustix::fs::CWD;
+use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
 
-use crate::plan::mounts::Change;
+use crate::plan::mounts::{Change, Link};
 
 /// A new file system with a plan's options.
 pub(crate) fn new_filesystem(
@@ -17,12 +18,23 @@ pub(crate) fn new_filesystem(
     options: &[(CString, Option<CString>)],
     attributes: u64,
 ) -> Result<OwnedFd, Refused> {
-    // Borrowed, so that init allocates nothing worth the name.
-    let options: Vec<(&CStr, Option<&CStr>)> = options
+    mount::new_filesystem(fstype, Some(source), &borrowed(options), attributes)
+}
+
+/// Other options for a file system that is mounted.
+pub(crate) fn reconfigure(
+    tree: impl AsFd,
+    options: &[(CString, Option<CString>)],
+) -> Result<(), Refused> {
+    mount::reconfigure(tree, &borrowed(options))
+}
+
+/// Borrowed, so that init allocates nothing worth the name.
+fn borrowed(options: &[(CString, Option<CString>)]) -> Vec<(&CStr, Option<&CStr>)> {
+    options
         .iter()
         .map(|(key, value)| (key.as_c_str(), value.as_deref()))
-        .collect();
-    mount::new_filesystem(fstype, Some(source), &options, attributes)
+        .collect()
 }
 
 fn raw(change: &Change) -> mount::Change {
@@ -33,18 +45,26 @@ fn raw(change: &Change) -> mount::Change {
     }
 }
 
-pub(crate) fn change_all(tree: &OwnedFd, changes: &[Change]) -> Result<(), Errno> {
+pub(crate) fn change_all(tree: impl AsFd, changes: &[Change]) -> Result<(), Errno> {
     changes
         .iter()
-        .try_for_each(|change| mount::change(tree, &raw(change)))
+        .try_for_each(|change| mount::change(tree.as_fd(), &raw(change)))
 }
 
 /// A detached copy of the host's mount at `path`, changed as planned.
 pub(crate) fn bind(
-    path: &std::path::Path,
+    path: &Path,
     recursive: bool,
+    link: Link,
     changes: &[Change],
 ) -> Result<OwnedFd, Errno> {
+    if link == Link::Bind {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let source = openat(CWD, path, flags, Mode::empty())?;
+        let tree = clone_tree(&source, c"", recursive, &mount::Change::default())?;
+        change_all(&tree, changes)?;
+        return Ok(tree);
+    }
     let (first, rest) = match changes.split_first() {
         // Where the first covers as much as the clone does, both are one call.
         Some((first, rest)) if first.recursive == recursive => (raw(first), rest),

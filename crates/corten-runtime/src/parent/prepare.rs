@@ -1,21 +1,21 @@
 //! What init needs and cannot make itself: its root, most of its mounts, a furnished `/dev`, its terminal.
 
-use std::ffi::{CString, OsStr};
+use std::ffi::{CStr, CString, OsStr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use corten_sys::mount::{Attributes, Change, Propagation, clone_tree, new_filesystem};
+use corten_sys::mount::{Attributes, Propagation, new_filesystem};
 use corten_sys::namespace::Namespaces;
 use corten_sys::pty;
-use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, mkdirat, mknodat, symlinkat};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Uid, chownat};
 use rustix::io::Errno;
 
 use super::group::View;
-use super::{cgroups, mounts};
+use super::users::Users;
+use super::{cgroups, dev, mounts};
 use crate::error::{Error, failed};
-use crate::plan::devices::{LINKS, Node};
-use crate::plan::mounts::{Anchor, Plan as Mount, Source};
+use crate::plan::mounts::{Link, Plan as Mount, Source};
 use crate::plan::{Plan, mounts as planned};
 use crate::request::Rootfs;
 
@@ -52,6 +52,8 @@ pub(crate) enum Ready {
         tree: OwnedFd,
         children: Vec<(CString, OwnedFd)>,
     },
+    /// No mount: a symbolic link.
+    Link(CString),
     /// Init makes it, in its own namespaces.
     ByInit,
 }
@@ -61,7 +63,7 @@ impl Ready {
         let (tree, children) = match self {
             Self::Tree(tree) => (Some(tree), Vec::new()),
             Self::Nested { tree, children } => (Some(tree), children),
-            Self::ByInit => (None, Vec::new()),
+            Self::Link(_) | Self::ByInit => (None, Vec::new()),
         };
         tree.into_iter()
             .chain(children.into_iter().map(|(_, child)| child))
@@ -70,7 +72,7 @@ impl Ready {
     pub fn tree(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Tree(tree) | Self::Nested { tree, .. } => Some(tree.as_fd()),
-            Self::ByInit => None,
+            Self::Link(_) | Self::ByInit => None,
         }
     }
 }
@@ -87,16 +89,21 @@ pub(crate) fn prepare(
         true => None,
         false => Some(root(plan, rootfs)?),
     };
+    let mut users = Users::default();
     let mut ready = Vec::with_capacity(plan.mounts.len());
     for (index, mount) in plan.mounts.iter().enumerate() {
-        ready.push(one(plan, view, index, mount)?);
+        let made = one(plan, view, index, mount)?;
+        if let (Some(idmap), Some(tree)) = (&mount.idmap, made.tree()) {
+            users.map(tree, idmap, &target(mount))?;
+        }
+        ready.push(made);
     }
     let mut device_binds = Vec::new();
-    if let Some(dev) = plan.devices.tmpfs {
-        let tree = ready[dev]
-            .tree()
-            .ok_or_else(|| failed("mount", "/dev")(Errno::BADF))?;
-        device_binds = furnish(plan, dev, tree)?;
+    // Otherwise init does it.
+    if let Some(dev) = plan.devices.tmpfs
+        && let Some(tree) = ready[dev].tree()
+    {
+        device_binds = dev::furnish(plan, dev, tree).map_err(refused_device)?;
     }
     let terminal = size.map(|size| terminal(plan, &ready, size)).transpose()?;
     let console = match &terminal {
@@ -131,28 +138,38 @@ pub(crate) fn root(plan: &Plan, rootfs: Rootfs) -> Result<OwnedFd, Error> {
         }),
         recursive: true,
     };
-    mounts::bind(path, true, &[change]).map_err(failed("open the root", path))
+    mounts::bind(path, true, Link::Follow, &[change]).map_err(failed("open the root", path))
+}
+
+fn target(mount: &Mount) -> PathBuf {
+    PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()))
 }
 
 fn one(plan: &Plan, view: &View, index: usize, mount: &Mount) -> Result<Ready, Error> {
-    let target = || PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()));
     if plan.by_init(index) {
         return Ok(Ready::ByInit);
     }
     match &mount.source {
-        Source::Bind { path, recursive } => mounts::bind(path, *recursive, &mount.changes)
+        Source::Bind {
+            path,
+            recursive,
+            link,
+            ..
+        } => mounts::bind(path, *recursive, *link, &mount.changes)
             .map(Ready::Tree)
             .map_err(failed("bind", path)),
-        Source::Cgroup { attributes } => {
-            cgroups::mount(view, plan, *attributes).map_err(failed("mount", target()))
-        }
+        Source::Cgroup {
+            attributes,
+            unified,
+        } => cgroups::mount(view, plan, *attributes, *unified)
+            .map_err(failed("mount", target(mount))),
         Source::New { .. } => new(plan, mount).map(Ready::Tree),
+        Source::Remount { .. } => Ok(Ready::ByInit),
     }
 }
 
 /// A new file system, detached.
 fn new(plan: &Plan, mount: &Mount) -> Result<OwnedFd, Error> {
-    let target = || PathBuf::from("/").join(OsStr::from_bytes(mount.target.as_bytes()));
     let Source::New {
         fstype,
         source,
@@ -161,14 +178,19 @@ fn new(plan: &Plan, mount: &Mount) -> Result<OwnedFd, Error> {
         ..
     } = &mount.source
     else {
-        return Err(failed("mount", target())(Errno::INVAL));
+        return Err(failed("mount", target(mount))(Errno::INVAL));
     };
-    let tree = mounts::new_filesystem(fstype, source, options, *attributes)
-        .map_err(|refused| refuse(&target(), refused))?;
+    let tree = match fstype.as_c_str() == c"overlay" {
+        true => overlay(source, options, *attributes)?,
+        false => mounts::new_filesystem(fstype, source, options, *attributes)
+            .map_err(|refused| refuse(&target(mount), refused))?,
+    };
     mounts::change_all(&tree, &mount.changes)
-        .map_err(failed("set the mount's attributes on", target()))?;
-    // The maker's root is nobody in there.
-    own_root(plan, &tree).map_err(failed("set the owner of", target()))?;
+        .map_err(failed("set the mount's attributes on", target(mount)))?;
+    // The maker's root is nobody in there. What has files already keeps their owners.
+    if mount.is_tmpfs() || mount.is_new(c"devpts") {
+        own_root(plan, &tree).map_err(failed("set the owner of", target(mount)))?;
+    }
     Ok(tree)
 }
 
@@ -178,11 +200,38 @@ pub(crate) fn dev(plan: &Plan) -> Result<Option<OwnedFd>, Error> {
         return Ok(None);
     };
     let tree = new(plan, &plan.mounts[index])?;
-    match furnish(plan, index, tree.as_fd())?.is_empty() {
+    let bound = dev::furnish(plan, index, tree.as_fd()).map_err(refused_device)?;
+    match bound.is_empty() {
         true => Ok(Some(tree)),
         // Bound nodes are mounts more, which would have to come and go with this one.
         false => Err(failed("make the devices of", "/dev")(Errno::PERM)),
     }
+}
+
+/// An overlay, whose paths may be too long for fsconfig(2).
+fn overlay(
+    source: &CStr,
+    options: &[(CString, Option<CString>)],
+    attributes: u64,
+) -> Result<OwnedFd, Error> {
+    let text = |c: &CStr| c.to_string_lossy().into_owned();
+    let words: Vec<_> = options
+        .iter()
+        .map(|(key, value)| (text(key), value.as_deref().map(text)))
+        .collect();
+    let mount = crate::rootfs::Mount {
+        fstype: "overlay".into(),
+        source: text(source),
+        options: Vec::new(),
+    };
+    crate::rootfs::file_system(&mount, &words, attributes)
+}
+
+fn refused_device((errno, name): dev::Refused<'_>) -> Error {
+    let path = Path::new("/dev").join(OsStr::from_bytes(
+        name.strip_prefix(b"dev/").unwrap_or(name),
+    ));
+    failed("make the device", path)(errno)
 }
 
 /// Gives the root of a new file system to the container's root, where that is somebody else.
@@ -202,121 +251,6 @@ fn refuse(target: &Path, refused: corten_sys::mount::Refused) -> Error {
         false => PathBuf::from(format!("{} ({log})", target.display())),
     };
     failed("mount", path)(refused.errno)
-}
-
-/// Builds `/dev` on its detached tmpfs: with the umask open, so that nodes need no chmod after.
-fn furnish(
-    plan: &Plan,
-    index: usize,
-    dev: BorrowedFd<'_>,
-) -> Result<Vec<(CString, OwnedFd)>, Error> {
-    let old = rustix::process::umask(Mode::empty());
-    let furnished = furnish_open(plan, index, dev);
-    rustix::process::umask(old);
-    furnished
-}
-
-fn furnish_open(
-    plan: &Plan,
-    index: usize,
-    dev: BorrowedFd<'_>,
-) -> Result<Vec<(CString, OwnedFd)>, Error> {
-    let owner = plan.namespaces.user.as_ref().map(|_| {
-        let ids = &plan.namespaces;
-        (ids.host_uid(0).unwrap_or(0), ids.host_gid(0).unwrap_or(0))
-    });
-    let own = |name: &OsStr| match owner {
-        Some((uid, gid)) => chownat(
-            dev,
-            name,
-            Some(Uid::from_raw(uid)),
-            Some(Gid::from_raw(gid)),
-            AtFlags::SYMLINK_NOFOLLOW,
-        ),
-        None => Ok(()),
-    };
-    let at = |name: &OsStr| failed("make the device", Path::new("/dev").join(name));
-    for mount in plan
-        .mounts
-        .iter()
-        .filter(|m| m.anchor == Anchor::Mount(index))
-    {
-        let name = OsStr::from_bytes(mount.name());
-        mkdirat(dev, name, Mode::from_raw_mode(0o755)).map_err(at(name))?;
-        own(name).map_err(at(name))?;
-    }
-    let mut binds = Vec::new();
-    for node in &plan.devices.nodes {
-        if let Some(bound) = make(dev, node, own)? {
-            binds.push(bound);
-        }
-    }
-    for (name, target) in LINKS {
-        let made = symlinkat(target, dev, name);
-        let name = OsStr::from_bytes(name.to_bytes());
-        made.and_then(|()| own(name)).map_err(at(name))?;
-    }
-    if plan.devices.console {
-        let name = OsStr::new("console");
-        let kind = FileType::RegularFile;
-        mknodat(dev, name, kind, Mode::from_raw_mode(0o600), 0).map_err(at(name))?;
-        own(name).map_err(at(name))?;
-    }
-    Ok(binds)
-}
-
-/// Makes a node below `/dev`; where the kernel refuses (no CAP_MKNOD in the host's user namespace), an
-/// empty file and the host's node to be bound on it.
-fn make(
-    dev: BorrowedFd<'_>,
-    node: &Node,
-    own: impl Fn(&OsStr) -> Result<(), Errno>,
-) -> Result<Option<(CString, OwnedFd)>, Error> {
-    let path = Path::new(OsStr::from_bytes(node.path.as_bytes()));
-    let Ok(name) = path.strip_prefix("dev") else {
-        return Ok(None);
-    };
-    let at = || failed("make the device", Path::new("/").join(path));
-    let mut folder = PathBuf::new();
-    for part in name.parent().into_iter().flat_map(Path::components) {
-        folder.push(part);
-        match mkdirat(dev, &folder, Mode::from_raw_mode(0o755)) {
-            Ok(()) => own(folder.as_os_str()).map_err(at())?,
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(at()(errno)),
-        }
-    }
-    let mode = Mode::from_raw_mode(node.mode);
-    let device = rustix::fs::makedev(node.major, node.minor);
-    match mknodat(dev, name, node.kind, mode, device) {
-        Ok(()) => {
-            if (node.uid, node.gid) != (0, 0) {
-                let (uid, gid) = (Uid::from_raw(node.uid), Gid::from_raw(node.gid));
-                let flags = AtFlags::SYMLINK_NOFOLLOW;
-                chownat(dev, name, Some(uid), Some(gid), flags).map_err(at())?;
-            }
-            Ok(None)
-        }
-        Err(Errno::PERM) if node.name_in_dev().is_some() => {
-            mknodat(dev, name, FileType::RegularFile, mode, 0).map_err(at())?;
-            let tree = host_node(node).map_err(at())?;
-            let name = CString::new(name.as_os_str().as_bytes());
-            Ok(Some((name.map_err(|_| at()(Errno::INVAL))?, tree)))
-        }
-        Err(errno) => Err(at()(errno)),
-    }
-}
-
-/// The host's node of the same path, detached: if it is the device that is asked for.
-pub(crate) fn host_node(node: &Node) -> Result<OwnedFd, Errno> {
-    let host = Path::new("/").join(OsStr::from_bytes(node.path.as_bytes()));
-    let tree = clone_tree(CWD, host.as_path(), false, &Change::default())?;
-    let found = rustix::fs::fstat(&tree)?;
-    let device = rustix::fs::makedev(node.major, node.minor);
-    match FileType::from_raw_mode(found.st_mode) == node.kind && found.st_rdev == device {
-        true => Ok(tree),
-        false => Err(Errno::NODEV),
-    }
 }
 
 /// A terminal of the container's own devpts, or of the host's where the spec binds that.

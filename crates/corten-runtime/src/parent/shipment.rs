@@ -117,7 +117,8 @@ pub(crate) fn send(
     }
     for mount in &prepared.mounts {
         match mount {
-            Ready::ByInit => sender.item(Tag::ByInit, b"", None)?,
+            // Links are init's.
+            Ready::ByInit | Ready::Link(_) => sender.item(Tag::ByInit, b"", None)?,
             Ready::Tree(tree) => sender.item(Tag::Tree, b"", Some(tree.as_fd()))?,
             Ready::Nested { tree, children } => {
                 sender.item(Tag::Tree, b"", Some(tree.as_fd()))?;

@@ -123,9 +123,14 @@ impl Stage<'_> {
             }
             let target = PathBuf::from(mount.target.to_string_lossy().into_owned());
             let tree = match &mount.source {
-                Source::Bind { path, recursive } => {
-                    mounts::bind(path, *recursive, &mount.changes).map_err(failed("bind", path))?
-                }
+                Source::Bind {
+                    path,
+                    recursive,
+                    link,
+                    ..
+                } => mounts::bind(path, *recursive, *link, &mount.changes)
+                    .map_err(failed("bind", path))?,
+                Source::Remount { .. } => continue,
                 // Any folder says that this one is to be a folder.
                 Source::New { .. } | Source::Cgroup { .. } => top().map_err(failed("open", "/"))?,
             };

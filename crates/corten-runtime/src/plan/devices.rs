@@ -35,6 +35,8 @@ pub(crate) struct Node {
     /// The host's ids.
     pub uid: u32,
     pub gid: u32,
+    /// By the spec; the others are the ones that every container has.
+    pub asked: bool,
 }
 
 impl Node {
@@ -101,6 +103,7 @@ pub(crate) fn plan(
                 mode: 0o666,
                 uid,
                 gid,
+                asked: false,
             });
         }
     }
@@ -155,6 +158,7 @@ fn node(device: &LinuxDevice, namespaces: &namespaces::Plan) -> Result<Node, Err
         mode: device.file_mode().unwrap_or(0o666) & 0o7777,
         uid,
         gid,
+        asked: true,
     })
 }
 

@@ -6,12 +6,17 @@
 
 pub(crate) mod cgroup;
 pub(crate) mod devices;
+pub(crate) mod hooks;
 pub(crate) mod identity;
+pub(crate) mod idmap;
 pub(crate) mod mounts;
 pub(crate) mod namespaces;
+pub(crate) mod net_devices;
 pub(crate) mod process;
+mod remount;
 pub(crate) mod seccomp;
 pub(crate) mod sysctl;
+pub(crate) mod words;
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -49,6 +54,9 @@ pub(crate) struct Plan {
     pub masked: Vec<CString>,
     pub read_only: Vec<CString>,
     pub sysctls: Vec<sysctl::Setting>,
+    pub net_devices: Vec<net_devices::NetDevice>,
+    /// For the files of new file systems.
+    pub mount_label: Option<String>,
     pub hostname: Option<String>,
     pub domainname: Option<String>,
     pub process: process::Plan,
@@ -62,12 +70,36 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Is this mount a file system of init's own namespaces, which init makes?
+    /// Is this mount made by init, or changed if it is there already?
     pub fn by_init(&self, mount: usize) -> bool {
+        // Nodes in the `/dev` of a user namespace are made by the host's root.
+        let is_dev = self.devices.tmpfs == Some(mount);
         match &self.mounts[mount].source {
-            mounts::Source::New { early, .. } => !early && self.devices.tmpfs != Some(mount),
-            _ => false,
+            mounts::Source::New { early, .. } => {
+                !(*early || is_dev && self.namespaces.own(Namespaces::USER))
+            }
+            mounts::Source::Bind { early, .. } => !early,
+            mounts::Source::Cgroup { .. } => false,
+            mounts::Source::Remount { .. } => true,
         }
+    }
+
+    /// With a user namespace its maker makes some file systems in the midst of init's. To have them in the order of
+    /// the spec, it waits until init has made those before this one.
+    pub fn first_of_maker(&self) -> Option<usize> {
+        let made = |index: &usize| {
+            let new = matches!(self.mounts[*index].source, mounts::Source::New { .. });
+            new && !self.by_init(*index)
+        };
+        // One without rights makes nothing: init does, in its place.
+        let own = self.namespaces.own(Namespaces::USER) && !self.namespaces.inside;
+        own.then(|| (0..self.mounts.len()).find(made)).flatten()
+    }
+
+    /// The first mount that shows the network: those before it need not wait for the namespace.
+    pub fn first_of_network(&self) -> usize {
+        let first = self.mounts.iter().position(mounts::Plan::shows_network);
+        first.unwrap_or(self.mounts.len())
     }
 }
 
@@ -83,18 +115,31 @@ pub(crate) struct Root {
 
 /// Decides everything.
 pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
-    check_version(spec.version())?;
+    let newer = check_version(spec.version())?;
+    check_annotations(spec)?;
     let linux = spec
         .linux()
         .as_ref()
         .ok_or_else(|| invalid("linux", "is missing"))?;
-    refuse_unsupported(spec, linux)?;
+    refuse_unsupported(spec)?;
+    hooks::check(spec)?;
     let namespaces = namespaces::plan(linux, &facts.around)?;
-    let process = spec
+    // Without one there is a container, and nothing to start in it (config.md, "Process").
+    let nothing = spec
         .process()
-        .as_ref()
-        .ok_or_else(|| invalid("process", "is missing"))?;
+        .is_none()
+        .then(process::nothing)
+        .transpose()?;
+    let process = spec.process().as_ref().or(nothing.as_ref());
+    let process = process.ok_or_else(|| invalid("process", "is missing"))?;
     let mut warnings = Vec::new();
+    if newer {
+        let ours = crate::OCI_VERSION;
+        let version = spec.version();
+        warnings.push(format!(
+            "the spec is of version {version}: what is newer than {ours} has no effect"
+        ));
+    }
     // A new user namespace starts with every capability.
     let capabilities = match namespaces.user {
         Some(_) => u64::MAX,
@@ -117,10 +162,15 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         },
         &mut warnings,
     )?;
+    if nothing.is_some() {
+        process.arguments.clear();
+    }
+    // For processes that are added: what is said of it here is what they have by default.
+    process.affinity = (None, None);
     let nested = namespaces.user.is_some() || facts.around.ids.is_some();
     process.group_rule = identity::group_rule(spec.annotations(), nested);
     joined_mounts(linux, &namespaces, facts)?;
-    let mounts = mounts::plan(spec, &namespaces, facts)?;
+    let mounts = mounts::plan(spec, &namespaces, facts, &mut warnings)?;
     let devices = devices::plan(linux, &mounts, &namespaces, facts.terminal)?;
     let (cgroup_path, unit) = cgroup::place(spec, linux, facts.id, facts.systemd)?;
     let (hostname, domainname) = names(spec, &namespaces)?;
@@ -129,6 +179,8 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
         masked: paths("linux.maskedPaths", linux.masked_paths())?,
         read_only: paths("linux.readonlyPaths", linux.readonly_paths())?,
         sysctls: sysctl::plan(linux, &namespaces)?,
+        net_devices: net_devices::plan(linux, &namespaces)?,
+        mount_label: linux.mount_label().clone().filter(|l| !l.is_empty()),
         cgroup_path,
         unit,
         resctrl: cgroup::resctrl(linux, facts.id)?,
@@ -143,33 +195,38 @@ pub(crate) fn plan(spec: &Spec, facts: &Facts<'_>) -> Result<Plan, Error> {
     })
 }
 
-/// The specification promises compatibility within a major version.
-fn check_version(version: &str) -> Result<(), Error> {
-    let major = version.split('.').next();
-    if major == Some("1") && version.split('.').count() >= 3 {
-        return Ok(());
+/// A version of SemVer 2.0.0, compatible within the major one. `true`: of a later minor one than ours.
+fn check_version(version: &str) -> Result<bool, Error> {
+    let wrong = || {
+        let problem = format!("is {version:?}, and must be 1.x.y");
+        invalid("ociVersion", problem)
+    };
+    let core = version.split(['-', '+']).next().unwrap_or(version);
+    let number = |part: &str| -> Option<u32> {
+        let digits = part.bytes().all(|b| b.is_ascii_digit());
+        digits.then(|| part.parse().ok()).flatten()
+    };
+    let parts: Option<Vec<u32>> = core.split('.').map(number).collect();
+    match parts.as_deref() {
+        Some([1, minor, _]) => Ok(*minor > MINOR),
+        _ => Err(wrong()),
     }
-    Err(invalid(
-        "ociVersion",
-        format!("is {version:?}, and must be 1.x.y"),
-    ))
 }
 
-fn refuse_unsupported(spec: &Spec, linux: &Linux) -> Result<(), Error> {
-    let empty = |n: usize| n == 0;
-    let refused = [
-        (
-            !linux.net_devices().as_ref().is_none_or(|d| empty(d.len())),
-            "linux.netDevices",
-        ),
-        (
-            linux.mount_label().as_ref().is_some_and(|l| !l.is_empty()),
-            "linux.mountLabel (no SELinux contexts for mounts yet)",
-        ),
-        (spec.vm().is_some(), "vm"),
-    ];
-    match refused.iter().find(|(asked, _)| *asked) {
-        Some((_, what)) => Err(unsupported(*what)),
+/// Of [`OCI_VERSION`](crate::OCI_VERSION).
+const MINOR: u32 = 3;
+
+fn check_annotations(spec: &Spec) -> Result<(), Error> {
+    let keys = spec.annotations().iter().flatten().map(|(key, _)| key);
+    match keys.into_iter().any(|key| key.is_empty()) {
+        true => Err(invalid("annotations", "has a key that is empty")),
+        false => Ok(()),
+    }
+}
+
+fn refuse_unsupported(spec: &Spec) -> Result<(), Error> {
+    match spec.vm() {
+        Some(_) => Err(unsupported("vm")),
         None => Ok(()),
     }
 }
@@ -183,7 +240,7 @@ fn root(spec: &Spec, linux: &Linux, facts: &Facts<'_>) -> Result<Root, Error> {
     };
     let propagation = match linux.rootfs_propagation().as_deref() {
         None | Some("") => None,
-        Some(word) => Some(mounts::propagation(word).ok_or_else(|| {
+        Some(word) => Some(words::propagation(word).ok_or_else(|| {
             invalid(
                 "linux.rootfsPropagation",
                 format!("is {word:?}, which is no propagation"),

@@ -5,8 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use corten_sys::mount::{Attributes, Propagation};
+use corten_sys::namespace::Namespaces;
 use oci_spec::runtime::{Mount, Spec};
 
+use super::idmap::{self, IdMap};
+use super::remount;
+use super::words::{Options, propagation, sort};
 use super::{Facts, c_string, namespaces};
 use crate::error::{Error, invalid, unsupported};
 
@@ -18,10 +22,14 @@ pub(crate) struct Plan {
     pub source: Source,
     /// Done to the detached tree, in this order.
     pub changes: Vec<Change>,
+    /// Done to the detached tree as well.
+    pub idmap: Option<IdMap>,
     pub anchor: Anchor,
     /// No part of the target may be a link: `/proc`, `/sys` and `/dev` must be what they are called
     /// (CVE-2019-19921, CVE-2023-27561, CVE-2026-41579).
     pub plain: bool,
+    /// A link at the target is covered, not followed.
+    pub cover_link: bool,
     /// Fill the new tmpfs with what the target folder holds.
     pub copy_up: bool,
     /// A tmpfs without a mode of its own takes the target folder's.
@@ -36,13 +44,36 @@ pub(crate) enum Source {
         source: CString,
         options: Vec<(CString, Option<CString>)>,
         attributes: u64,
-        /// Of the parent's namespaces as good as of init's: made before the clone.
+        /// Made by the parent, before the clone.
         early: bool,
     },
     /// A folder or file of the host, with what is mounted below it if `recursive`.
-    Bind { path: PathBuf, recursive: bool },
-    /// The container's own control groups.
-    Cgroup { attributes: u64 },
+    Bind {
+        path: PathBuf,
+        recursive: bool,
+        link: Link,
+        early: bool,
+    },
+    /// The container's own control groups: those of all hierarchies, or of the `unified` one.
+    Cgroup { attributes: u64, unified: bool },
+    /// None: a mount that is there already is changed.
+    Remount {
+        /// The mount of this spec that it is.
+        of: Option<usize>,
+        /// For its superblock.
+        options: Vec<(CString, Option<CString>)>,
+    },
+}
+
+/// What a source that is a symbolic link means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Link {
+    /// What it leads to.
+    Follow,
+    /// The link.
+    Bind,
+    /// A link in the container that leads as far.
+    Copy,
 }
 
 /// A change to a detached mount, as `corten_sys::mount::Change`.
@@ -89,19 +120,34 @@ pub(crate) fn plan(
     spec: &Spec,
     namespaces: &namespaces::Plan,
     facts: &Facts<'_>,
+    warnings: &mut Vec<String>,
 ) -> Result<Vec<Plan>, Error> {
-    let inherited = spec
-        .linux()
-        .as_ref()
-        .and_then(|l| l.rootfs_propagation().clone());
-    let inherited = inherit(inherited.as_deref());
+    let linux = spec.linux().as_ref();
+    let inherited = linux.and_then(|l| l.rootfs_propagation().clone());
+    let label = linux.and_then(|l| l.mount_label().as_deref());
+    let mut context = Context {
+        namespaces,
+        facts,
+        inherited: inherit(inherited.as_deref()),
+        label: label.filter(|l| !l.is_empty()),
+        warnings,
+    };
     let mut plans: Vec<Plan> = Vec::new();
     for mount in spec.mounts().iter().flatten() {
-        let mut plan = one(mount, namespaces, facts, inherited)?;
+        let mut plan = context.one(mount, &plans)?;
         plan.anchor = anchor(&plans, &plan);
         plans.push(plan);
     }
     Ok(plans)
+}
+
+/// What the plan of one mount depends on.
+struct Context<'a> {
+    namespaces: &'a namespaces::Plan,
+    facts: &'a Facts<'a>,
+    inherited: Option<Propagation>,
+    label: Option<&'a str>,
+    warnings: &'a mut Vec<String>,
 }
 
 /// What a bind mount gets from the container's tree: the host's events (slave), unless said otherwise.
@@ -113,26 +159,10 @@ pub(crate) fn inherit(rootfs_propagation: Option<&str>) -> Option<Propagation> {
     }
 }
 
-/// `rshared` and its like; the flag says recursive.
-pub(crate) fn propagation(word: &str) -> Option<(Propagation, bool)> {
-    let (word, recursive) = match word.strip_prefix('r') {
-        Some(rest) => (rest, true),
-        None => (word, false),
-    };
-    let kind = match word {
-        "private" => Propagation::Private,
-        "slave" => Propagation::Slave,
-        "shared" => Propagation::Shared,
-        "unbindable" => Propagation::Unbindable,
-        _ => return None,
-    };
-    Some((kind, recursive))
-}
-
 fn anchor(earlier: &[Plan], plan: &Plan) -> Anchor {
     let target = Path::new(std::ffi::OsStr::from_bytes(plan.target.as_bytes()));
     let folder = matches!(plan.source, Source::New { .. } | Source::Cgroup { .. });
-    if !folder || plan.keep_mode || plan.copy_up {
+    if !folder || plan.keep_mode || plan.copy_up || plan.cover_link {
         return Anchor::Lookup;
     }
     let parent = target.parent().unwrap_or(Path::new(""));
@@ -169,166 +199,191 @@ fn target(path: &Path) -> Result<CString, Error> {
     c_string(FIELD, &parts.join(&b'/'))
 }
 
-/// Options sorted by who understands them.
-#[derive(Default)]
-pub(crate) struct Options {
-    pub bind: bool,
-    pub recursive: bool,
-    pub attributes: Attributes,
-    pub below: Attributes,
-    pub propagation: Vec<(Propagation, bool)>,
-    pub copy_up: bool,
-    /// For the file system itself.
-    pub rest: Vec<(String, Option<String>)>,
-}
-
-fn one(
-    mount: &Mount,
-    namespaces: &namespaces::Plan,
-    facts: &Facts<'_>,
-    inherited: Option<Propagation>,
-) -> Result<Plan, Error> {
-    let target = target(mount.destination())?;
-    if mount.uid_mappings().is_some() || mount.gid_mappings().is_some() {
-        return Err(unsupported(format!(
-            "mounts.uidMappings of {:?} (id-mapped mounts)",
-            mount.destination()
-        )));
-    }
-    let words = mount.options().as_deref().unwrap_or_default();
-    let options = sort(words, mount.destination())?;
-    let kind = mount.typ().as_deref().unwrap_or("none");
-    let is_bind = options.bind || kind == "bind";
-    if is_bind {
-        return bind(mount, target, &options, facts, inherited);
-    }
-    let mut changes = Vec::new();
-    for (propagation, recursive) in &options.propagation {
-        changes.push(Change {
-            attributes: Attributes::default(),
-            propagation: Some(*propagation),
-            recursive: *recursive,
-        });
-    }
-    let attributes = options.attributes.set | options.below.set;
-    let special =
-        matches!(target.as_bytes(), b"proc" | b"sys" | b"dev") || matches!(kind, "proc" | "sysfs");
-    let source = match kind {
-        "none" | "" => {
-            let problem = format!("is missing for {:?}", mount.destination());
-            return Err(invalid("mounts.type", problem));
-        }
-        "cgroup" | "cgroup2" => Source::Cgroup { attributes },
-        _ => new(mount, kind, &options, namespaces)?,
-    };
-    let has_mode = options.rest.iter().any(|(key, _)| key == "mode");
-    Ok(Plan {
-        keep_mode: kind == "tmpfs" && !has_mode,
-        copy_up: options.copy_up,
-        target,
-        source,
-        changes,
-        anchor: Anchor::Lookup,
-        plain: special,
-    })
-}
-
-fn new(
-    mount: &Mount,
-    kind: &str,
-    options: &Options,
-    namespaces: &namespaces::Plan,
-) -> Result<Source, Error> {
-    const FIELD: &str = "mounts.options";
-    if options.copy_up && kind != "tmpfs" {
-        return Err(invalid(
-            FIELD,
-            "has tmpcopyup on something else than a tmpfs",
-        ));
-    }
-    let mut rest = Vec::new();
-    // A new devpts is always an instance of its own, and made by the parent, whose ids are the host's.
-    let early = kind == "devpts" || (kind == "tmpfs" && namespaces.user.is_none());
-    for (key, value) in &options.rest {
-        let translated = match (kind, key.as_str(), value) {
-            ("devpts", "gid", Some(gid)) => Some(host_id(gid, |id| namespaces.host_gid(id))?),
-            ("devpts", "uid", Some(uid)) => Some(host_id(uid, |id| namespaces.host_uid(id))?),
-            _ => value.clone(),
+impl Context<'_> {
+    fn one(&mut self, mount: &Mount, earlier: &[Plan]) -> Result<Plan, Error> {
+        let target = target(mount.destination())?;
+        let words = mount.options().as_deref().unwrap_or_default();
+        let options = sort(words, mount.destination())?;
+        let kind = mount.typ().as_deref().unwrap_or("none");
+        let is_bind = options.bind || kind == "bind";
+        let source = match (options.remount, is_bind, kind) {
+            (true, ..) => return remount::plan(mount, target, &options, earlier),
+            (_, true, _) => self.bind(mount, &options)?,
+            (_, _, "none" | "") => {
+                let problem = format!("is missing for {:?}", mount.destination());
+                return Err(invalid("mounts.type", problem));
+            }
+            (_, _, "cgroup" | "cgroup2") => Source::Cgroup {
+                attributes: options.attributes.set | options.below.set,
+                unified: kind == "cgroup2",
+            },
+            _ => self.file_system(mount, kind, &options)?,
         };
-        let value = translated
-            .map(|v| c_string(FIELD, v.as_bytes()))
-            .transpose()?;
-        rest.push((c_string(FIELD, key.as_bytes())?, value));
+        let idmap = idmap::plan(mount, &options, self.namespaces)?;
+        if idmap.is_some() && namespaced(kind) && !is_bind {
+            return Err(unsupported(format!("an id-mapped mount of type {kind:?}")));
+        }
+        let changes = match is_bind {
+            true => bind_changes(&options, self.inherited),
+            false => options.propagation.iter().map(propagate).collect(),
+        };
+        let has_mode = options.rest.iter().any(|(key, _)| key == "mode");
+        let special = matches!(target.as_bytes(), b"proc" | b"sys" | b"dev")
+            || matches!(kind, "proc" | "sysfs");
+        Ok(Plan {
+            keep_mode: !is_bind && kind == "tmpfs" && !has_mode,
+            copy_up: options.copy_up,
+            cover_link: options.cover_link,
+            target,
+            source,
+            changes,
+            idmap,
+            anchor: Anchor::Lookup,
+            plain: special && !is_bind,
+        })
     }
-    let source = mount
-        .source()
-        .as_ref()
-        .map_or(kind.as_bytes(), |s| s.as_os_str().as_bytes());
-    Ok(Source::New {
-        fstype: c_string("mounts.type", kind.as_bytes())?,
-        source: c_string("mounts.source", source)?,
-        options: rest,
-        attributes: options.attributes.set | options.below.set,
-        early,
-    })
+
+    fn file_system(&self, mount: &Mount, kind: &str, options: &Options) -> Result<Source, Error> {
+        let refuse = |problem: &str| {
+            let problem = format!("of {:?} {problem}", mount.destination());
+            Err(invalid(FIELD, problem))
+        };
+        if options.copy_up && kind != "tmpfs" {
+            return refuse("has tmpcopyup on something else than a tmpfs");
+        }
+        if options.bind_link || options.copy_link {
+            return refuse("says what to do with a link, and is no bind mount");
+        }
+        // These always count; no other can be told to by fsconfig(2).
+        if options.versions && !matches!(kind, "tmpfs" | "ext4" | "xfs" | "btrfs") {
+            let what = format!("mount option \"iversion\" on a file system of type {kind:?}");
+            return Err(unsupported(what));
+        }
+        let flags = options.superblock.iter().map(|flag| (*flag, None));
+        let rest = options.rest.iter();
+        let words = flags.chain(rest.map(|(key, value)| (key.as_str(), value.as_deref())));
+        let mut all = self.translate(kind, words)?;
+        // Labels of files that the kernel makes up, or that are no files of anybody (SELinux policy has its own).
+        if let Some(label) = self
+            .label
+            .filter(|_| !matches!(kind, "proc" | "sysfs" | "mqueue"))
+        {
+            all.push((
+                c"context".into(),
+                Some(c_string("linux.mountLabel", label.as_bytes())?),
+            ));
+        }
+        let source = mount.source().as_ref();
+        let source = source.map_or(kind.as_bytes(), |s| s.as_os_str().as_bytes());
+        Ok(Source::New {
+            fstype: c_string("mounts.type", kind.as_bytes())?,
+            source: c_string("mounts.source", source)?,
+            options: all,
+            attributes: options.attributes.set | options.below.set,
+            early: self.early(mount, kind, options),
+        })
+    }
+
+    /// Of those that either could make: only what the parent's rights or descriptors are needed for. All
+    /// else is made by init in the order of the spec, which then is that of `/proc/self/mountinfo`.
+    fn early(&self, mount: &Mount, kind: &str, options: &Options) -> bool {
+        let mapped = mount.uid_mappings().is_some() || options.idmap.is_some();
+        let user = self.namespaces.own(Namespaces::USER);
+        match kind {
+            "proc" | "sysfs" | "mqueue" => false,
+            // Always an instance of its own, with ids of the host, and the source of the terminal.
+            "devpts" => user || self.facts.terminal,
+            "tmpfs" => mapped || self.namespaces.joined(Namespaces::USER),
+            // Its layers may have to be named by descriptors of the parent's.
+            "overlay" => true,
+            // Root of a user namespace may not mount most file systems, nor go wherever the host's root may.
+            _ => mapped || user,
+        }
+    }
+
+    /// Options in the form that fsconfig(2) takes, with the host's ids where the host makes the mount.
+    fn translate<'b>(
+        &self,
+        kind: &str,
+        words: impl Iterator<Item = (&'b str, Option<&'b str>)>,
+    ) -> Result<Vec<(CString, Option<CString>)>, Error> {
+        words
+            .map(|(key, value)| {
+                let translated = match (kind, key, value) {
+                    ("devpts", "gid", Some(gid)) => {
+                        Some(host_id(gid, |id| self.namespaces.host_gid(id))?)
+                    }
+                    ("devpts", "uid", Some(uid)) => {
+                        Some(host_id(uid, |id| self.namespaces.host_uid(id))?)
+                    }
+                    _ => value.map(String::from),
+                };
+                let value = translated.map(|v| c_string(FIELD, v.as_bytes()));
+                Ok((c_string(FIELD, key.as_bytes())?, value.transpose()?))
+            })
+            .collect()
+    }
+
+    fn bind(&mut self, mount: &Mount, options: &Options) -> Result<Source, Error> {
+        let at = mount.destination();
+        let refuse = |problem: String| Err(invalid(FIELD, format!("of {at:?} {problem}")));
+        if options.copy_up {
+            return refuse("has tmpcopyup on a bind mount".into());
+        }
+        // Honoured, these would change the host's own mounts; ignored, they would be a promise broken.
+        let changing = |word: &&&str| matches!(**word, "sync" | "dirsync" | "lazytime");
+        let host = options.superblock.iter().find(changing).copied();
+        if let Some(word) = host.or(options.versions.then_some("iversion")) {
+            return refuse(format!("holds {word}, which a bind mount cannot have"));
+        }
+        // mount(2) gets the rest as data, which for a bind mount it does not look at.
+        for (key, value) in &options.rest {
+            let value = value.as_ref().map_or(String::new(), |v| format!("={v}"));
+            let warning =
+                format!("mount option {key}{value} of {at:?} means nothing to a bind mount");
+            self.warnings.push(warning);
+        }
+        let source = mount.source().as_ref();
+        let Some(source) = source.filter(|s| !s.as_os_str().is_empty()) else {
+            return Err(invalid("mounts.source", format!("is missing for {at:?}")));
+        };
+        Ok(Source::Bind {
+            path: self.facts.bundle.join(source),
+            recursive: options.recursive,
+            early: self.early(mount, "bind", options) || self.namespaces.joined(Namespaces::MOUNT),
+            link: match (options.copy_link, options.bind_link) {
+                (true, _) => Link::Copy,
+                (_, true) => Link::Bind,
+                _ => Link::Follow,
+            },
+        })
+    }
+}
+
+pub(super) const FIELD: &str = "mounts.options";
+
+/// Is its content that of a namespace, so that init must make it?
+fn namespaced(kind: &str) -> bool {
+    matches!(kind, "proc" | "sysfs" | "mqueue" | "cgroup" | "cgroup2")
+}
+
+pub(super) fn propagate((propagation, recursive): &(Propagation, bool)) -> Change {
+    Change {
+        attributes: Attributes::default(),
+        propagation: Some(*propagation),
+        recursive: *recursive,
+    }
 }
 
 fn host_id(text: &str, map: impl Fn(u32) -> Option<u32>) -> Result<String, Error> {
-    const FIELD: &str = "mounts.options";
     let id = text
         .parse()
         .map_err(|_| invalid(FIELD, format!("holds the id {text:?}")))?;
     let host = map(id).ok_or_else(|| {
-        invalid(
-            FIELD,
-            format!("holds the id {id}, which the user namespace does not map"),
-        )
+        let problem = format!("holds the id {id}, which the user namespace does not map");
+        invalid(FIELD, problem)
     })?;
     Ok(host.to_string())
-}
-
-fn bind(
-    mount: &Mount,
-    target: CString,
-    options: &Options,
-    facts: &Facts<'_>,
-    inherited: Option<Propagation>,
-) -> Result<Plan, Error> {
-    if let Some((key, value)) = options.rest.first() {
-        let value = value.as_ref().map_or(String::new(), |v| format!("={v}"));
-        return Err(invalid(
-            "mounts.options",
-            format!(
-                "of {:?} holds {key}{value}, which a bind mount cannot have",
-                mount.destination()
-            ),
-        ));
-    }
-    if options.copy_up {
-        return Err(invalid("mounts.options", "has tmpcopyup on a bind mount"));
-    }
-    let source = mount
-        .source()
-        .as_ref()
-        .filter(|s| !s.as_os_str().is_empty());
-    let source = source.ok_or_else(|| {
-        invalid(
-            "mounts.source",
-            format!("is missing for {:?}", mount.destination()),
-        )
-    })?;
-    Ok(Plan {
-        target,
-        source: Source::Bind {
-            path: facts.bundle.join(source),
-            recursive: options.recursive,
-        },
-        changes: bind_changes(options, inherited),
-        anchor: Anchor::Lookup,
-        plain: false,
-        copy_up: false,
-        keep_mode: false,
-    })
 }
 
 /// Propagation first, then attributes of the top, then of all. One change where that is the same.
@@ -369,99 +424,4 @@ pub(crate) fn bind_changes(options: &Options, inherited: Option<Propagation>) ->
         changes.push(change(options.below, None, true));
     }
     changes
-}
-
-/// Words of mount(8) that are attributes of a mount, as (word, bit, set).
-const ATTRIBUTES: [(&str, u64, bool); 18] = [
-    ("ro", Attributes::READ_ONLY, true),
-    ("rw", Attributes::READ_ONLY, false),
-    ("nosuid", Attributes::NO_SUID, true),
-    ("suid", Attributes::NO_SUID, false),
-    ("nodev", Attributes::NO_DEV, true),
-    ("dev", Attributes::NO_DEV, false),
-    ("noexec", Attributes::NO_EXEC, true),
-    ("exec", Attributes::NO_EXEC, false),
-    ("nodiratime", Attributes::NO_DIR_ATIME, true),
-    ("diratime", Attributes::NO_DIR_ATIME, false),
-    ("nosymfollow", Attributes::NO_SYMLINK_FOLLOW, true),
-    ("symfollow", Attributes::NO_SYMLINK_FOLLOW, false),
-    ("noatime", Attributes::NO_ATIME, true),
-    ("atime", Attributes::NO_ATIME, false),
-    ("strictatime", Attributes::STRICT_ATIME, true),
-    ("nostrictatime", Attributes::STRICT_ATIME, false),
-    ("relatime", 0, true),
-    ("norelatime", 0, false),
-];
-
-fn attribute(word: &str) -> Option<Attributes> {
-    let (_, bit, set) = ATTRIBUTES.iter().find(|(name, ..)| *name == word)?;
-    let mut attributes = Attributes::default();
-    match (*bit, set) {
-        // The access-time choice is one field of three values; relative, 0, is the default.
-        (Attributes::NO_ATIME | Attributes::STRICT_ATIME, true) => attributes.set = *bit,
-        (0, true) | (Attributes::NO_ATIME | Attributes::STRICT_ATIME, false) => {
-            attributes.clear = Attributes::ATIME;
-        }
-        (0, false) => {}
-        (bit, true) => attributes.set = bit,
-        (bit, false) => attributes.clear = bit,
-    }
-    Some(attributes)
-}
-
-fn merge(into: &mut Attributes, new: Attributes) {
-    if (new.set | new.clear) & Attributes::ATIME != 0 {
-        into.set &= !Attributes::ATIME;
-        into.clear &= !Attributes::ATIME;
-    }
-    into.add(new.set);
-    into.remove(new.clear);
-}
-
-/// Sorts words of mount(8) for the mount that is called `what` in messages.
-pub(crate) fn sort(words: &[String], what: &Path) -> Result<Options, Error> {
-    let mut options = Options::default();
-    for word in words {
-        if let Some(attributes) = attribute(word) {
-            merge(&mut options.attributes, attributes);
-            continue;
-        }
-        if let Some(kind) = propagation(word) {
-            options.propagation.push(kind);
-            continue;
-        }
-        if let Some(attributes) = word.strip_prefix('r').and_then(attribute) {
-            merge(&mut options.below, attributes);
-            continue;
-        }
-        match word.as_str() {
-            "bind" => options.bind = true,
-            "rbind" => (options.bind, options.recursive) = (true, true),
-            "tmpcopyup" => options.copy_up = true,
-            // What a new mount has anyway.
-            "" | "defaults" | "async" | "nomand" | "loud" => {}
-            "remount" | "idmap" | "ridmap" | "mand" | "loop" | "copy-symlink" | "src-nofollow"
-            | "dest-nofollow" => {
-                return Err(unsupported(format!("mount option {word:?} of {what:?}")));
-            }
-            _ => options.rest.push(match word.split_once('=') {
-                Some((key, value)) => (key.into(), Some(value.into())),
-                None => (word.clone(), None),
-            }),
-        }
-    }
-    Ok(options)
-}
-
-/// All words that are understood, sorted, for `features`.
-pub(crate) fn words() -> Vec<String> {
-    let mut words: Vec<String> = ATTRIBUTES.iter().map(|(word, ..)| (*word).into()).collect();
-    words.extend(ATTRIBUTES.iter().map(|(word, ..)| format!("r{word}")));
-    for word in ["private", "slave", "shared", "unbindable"] {
-        words.push(word.into());
-        words.push(format!("r{word}"));
-    }
-    words.extend(["bind", "rbind", "defaults", "async", "tmpcopyup"].map(String::from));
-    words.sort();
-    words
 }

@@ -9,6 +9,7 @@ use oci_spec::runtime::{
     Capability, IOPriorityClass, LinuxCapabilities, LinuxIOPriority, LinuxMemoryPolicy,
     LinuxPersonality, LinuxPersonalityDomain, LinuxSchedulerFlag, LinuxSchedulerPolicy,
     LinuxSeccomp, MemoryPolicyFlagType, MemoryPolicyModeType, PosixRlimitType, Process,
+    ProcessBuilder,
 };
 
 use super::c_string;
@@ -156,6 +157,15 @@ pub(crate) fn plan(
         memory_policy: facts.memory_policy.map(memory_policy).transpose()?,
         affinity: affinity(process)?,
     })
+}
+
+/// Stands for a process that is not there.
+pub(crate) fn nothing() -> Result<Process, Error> {
+    let process = ProcessBuilder::default().args(vec![String::from("/")]);
+    let process = process.cwd("/").terminal(false).no_new_privileges(false);
+    process
+        .build()
+        .map_err(|error| invalid("process", error.to_string()))
 }
 
 fn strings(field: &str, strings: &Option<Vec<String>>) -> Result<Vec<CString>, Error> {
@@ -361,10 +371,9 @@ fn scheduler(process: &Process) -> Result<Option<Scheduler>, Error> {
             LinuxSchedulerFlag::SchedFlagDLOverrun => 0x04,
             LinuxSchedulerFlag::SchedFlagKeepPolicy => 0x08,
             LinuxSchedulerFlag::SchedFlagKeepParams => 0x10,
-            LinuxSchedulerFlag::SchedFlagUtilClampMin
-            | LinuxSchedulerFlag::SchedFlagUtilClampMax => {
-                return Err(unsupported("utilisation clamps in process.scheduler"));
-            }
+            // The specification has the flags and no values: those are 0, as all that is not set.
+            LinuxSchedulerFlag::SchedFlagUtilClampMin => 0x20,
+            LinuxSchedulerFlag::SchedFlagUtilClampMax => 0x40,
         };
     }
     let priority = u32::try_from(asked.priority().unwrap_or(0));

@@ -81,5 +81,9 @@ fn owner(path: &str) -> Option<Namespaces> {
     if IPC.contains(&path) || path.starts_with("fs/mqueue/") {
         return Some(Namespaces::IPC);
     }
+    // Limits on what a user namespace may make (namespaces(7)).
+    if path.starts_with("user/") {
+        return Some(Namespaces::USER);
+    }
     matches!(path, "kernel/domainname" | "kernel/hostname").then_some(Namespaces::UTS)
 }

@@ -158,6 +158,23 @@ impl Bundle {
         self.oci(["run", "--bundle", bundle, &self.id])
     }
 
+    /// `run` by a shell in namespaces of its own (`unshare`'s flags), after a script.
+    pub fn run_apart(&self, flags: &str, script: &str) -> Output {
+        self.write();
+        let line = format!(
+            "set -e; {script}; exec {} --root {} run --bundle {} {}",
+            runtime().display(),
+            self.state_root().display(),
+            self.dir.path().display(),
+            self.id
+        );
+        Command::new("unshare")
+            .args([flags, "sh", "-c", &line])
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
     /// `create`. Its stdio goes nowhere: a container would keep a pipe open.
     pub fn create(&self) -> (i32, String) {
         self.write();

@@ -271,7 +271,12 @@ fn read_spec(bundle: &Path) -> Result<Spec, Status> {
     if bytes.len() as u64 > SPEC_MAX {
         return Err(invalid(format!("{} is larger than 16 MiB", path.display())));
     }
-    serde_json::from_slice(&bytes).map_err(|e| invalid(format!("bad {}: {e}", path.display())))
+    let parsed = corten_runtime::document::read(&bytes);
+    let (spec, warnings) = parsed.map_err(|e| invalid(format!("bad {}: {e}", path.display())))?;
+    for warning in warnings {
+        say(format_args!("{}: {warning}", path.display()));
+    }
+    Ok(spec)
 }
 
 fn assemble(request: &CreateTaskRequest) -> Result<Rootfs, Status> {

@@ -344,7 +344,9 @@ impl Shim {
             task.execs.retain(|e| e.exec_id != exec_id);
             return Ok(response.encode_to_vec());
         }
-        corten_runtime::delete(&task.state_root, &id, true)?;
+        for warning in corten_runtime::delete(&task.state_root, &id, true)? {
+            say(format_args!("{warning}"));
+        }
         if task.attach.is_some() {
             let _ = std::fs::remove_file(task.bundle.join(crate::attach::SOCKET));
         }
