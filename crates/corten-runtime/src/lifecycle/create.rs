@@ -146,7 +146,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         around: place.around.clone(),
     };
     let mut plan = plan::plan(spec, &facts)?;
-    check_labels(&plan.process)?;
+    check_labels(&plan.process, plan.mount_label.as_ref())?;
     let rootless = options.rootless.unwrap_or(place.rootless);
     let named = group::is_named(spec);
     // systemd has a place of its own for what nobody has named.
@@ -570,7 +570,10 @@ fn listener(folder: &Folder) -> Result<OwnedFd, Error> {
 }
 
 /// A label that nobody enforces would be a wall that is not there.
-pub(super) fn check_labels(process: &crate::plan::process::Plan) -> Result<(), Error> {
+pub(super) fn check_labels(
+    process: &crate::plan::process::Plan,
+    mount_label: Option<&String>,
+) -> Result<(), Error> {
     if corten_sys::weakened!("labels.unchecked") {
         return Ok(());
     }
@@ -582,7 +585,8 @@ pub(super) fn check_labels(process: &crate::plan::process::Plan) -> Result<(), E
             "AppArmor profile {profile:?} on a kernel without AppArmor"
         )));
     }
-    if let Some(label) = &process.selinux
+    let labels = [process.selinux.as_ref(), mount_label];
+    if let Some(label) = labels.into_iter().flatten().next()
         && !enforced("/sys/fs/selinux/enforce")
     {
         return Err(crate::error::unsupported(format!(

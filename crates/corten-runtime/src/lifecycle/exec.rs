@@ -62,7 +62,7 @@ pub(super) fn add(exec: Exec<'_>, path: Option<&Path>) -> Result<Execed, Error> 
         false => held.permitted,
     };
     let (mut plan, mut warnings) = decide(&spec, process, &stdio, capabilities, &way)?;
-    super::create::check_labels(&plan)?;
+    super::create::check_labels(&plan, None)?;
     if let Some(path) = path {
         plan.paths = vec![c_string("path", path.as_os_str().as_encoded_bytes())?];
     }

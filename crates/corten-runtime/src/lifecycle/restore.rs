@@ -67,7 +67,7 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
     let images = restore.images;
     let names = descriptors::read(&images.path)?;
     let mut plan = plan_of(create.spec, create.bundle, create.id.as_str())?;
-    check_labels(&plan.process)?;
+    check_labels(&plan.process, plan.mount_label.as_ref())?;
     if create.options.systemd_cgroup || plan.unit.is_some() {
         return Err(unsupported("restore into a scope of systemd"));
     }

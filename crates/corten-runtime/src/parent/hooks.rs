@@ -87,7 +87,8 @@ pub(crate) fn run_poststop(hooks: &[Hook], state: &str) -> Vec<String> {
 
 fn one(moment: Moment, hook: &Hook, state: &str, inside: Option<Inside<'_>>) -> Result<(), Error> {
     let (pidfd, stdin) = match inside {
-        Some(inside) => start_inside(hook, inside)?,
+        Some(inside) => start_inside(hook, inside)
+            .map_err(|e| moment.failed(hook, format!("cannot be run: {e}")))?,
         None => start(hook).map_err(|e| moment.failed(hook, format!("cannot be run: {e}")))?,
     };
     finish(moment, hook, &pidfd, stdin, state)
@@ -198,6 +199,7 @@ fn start_inside(hook: &Hook, inside: Inside<'_>) -> Result<(OwnedFd, OwnedFd), E
         .map_err(failed("start a process", ""))?;
     drop(theirs);
     let child = launch::adopt(&first, &ours, hook.path().as_os_str())?;
+    handshake::send_go(&ours).map_err(failed("talk to", "the hook"))?;
     match watch::receive(&ours, child.pid, watch::MAKING)? {
         Message::End => Ok((child.pidfd, write)),
         message => Err(launch::reap(&child, message, hook.path().as_os_str())),
@@ -238,6 +240,9 @@ fn forerun(inside: Inside<'_>, program: &Program, stdin: &OwnedFd, socket: &Owne
 
 fn become_hook(program: &Program, stdin: &OwnedFd, socket: &OwnedFd) -> i32 {
     let go = || -> Result<(), Errno> {
+        // Not before the maker knows us: a child that nobody reaps would keep the pid namespace, and with it the
+        // end of init, for ever.
+        handshake::wait_go(socket)?;
         signal::reset_ignored();
         signal::Mask::empty().install()?;
         process::install(stdin, 0)?;
