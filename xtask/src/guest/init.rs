@@ -17,8 +17,8 @@ use super::console;
 use super::job::{Job, Root};
 use crate::failure::{Context, Result, failure};
 
-/// A folder that every root file system has, and that nobody needs before the real root stands.
-const SCRATCH: &str = "/tmp";
+/// A folder that every root file system has, and in which nothing is that is needed.
+const SCRATCH: &str = "/mnt";
 /// Where the job lies once the root is changed.
 const JOB: &str = "/run/corten-guest.json";
 const UNIT: &str = "corten-guest.service";
@@ -52,12 +52,16 @@ fn run(job: &Job) -> Result<()> {
     for module in &job.root.modules {
         load(module)?;
     }
-    let new = new_root(&job.root)?;
+    let (new, host) = new_root(&job.root)?;
     for (kind, folder, options) in MOUNTS {
         // systemd mounts these as it likes them.
         if !job.root.systemd || matches!(*folder, "run" | "tmp") {
             mount_at(kind, &new.join(folder), options)?;
         }
+    }
+    // After the mounts, which cover some of it if the checkout is in /tmp.
+    for folder in &job.root.shown {
+        bind(&below(&host, folder), &below(&new, folder))?;
     }
     job.write(&new.join(JOB.trim_start_matches('/')))?;
     let program = place_program(&new)?;
@@ -98,8 +102,8 @@ fn load(module: &Path) -> Result<()> {
     }
 }
 
-/// This machine's files below a layer in memory.
-fn new_root(root: &Root) -> Result<PathBuf> {
+/// This machine's files below a layer in memory, and where they are without it.
+fn new_root(root: &Root) -> Result<(PathBuf, PathBuf)> {
     let scratch = Path::new(SCRATCH);
     mount_at("tmpfs", scratch, "mode=755")?;
     let [upper, work, host, new] = ["upper", "work", "host", "new"].map(|n| scratch.join(n));
@@ -131,9 +135,6 @@ fn new_root(root: &Root) -> Result<PathBuf> {
         work.display()
     );
     mount_at("overlay", &new, &options)?;
-    for folder in &root.shown {
-        bind(&below(&host, folder), &below(&new, folder))?;
-    }
     if let Some(tree) = &root.module_tree {
         let release = tree.file_name().unwrap_or_default();
         bind(
@@ -141,7 +142,7 @@ fn new_root(root: &Root) -> Result<PathBuf> {
             &new.join("usr/lib/modules").join(release),
         )?;
     }
-    Ok(new)
+    Ok((new, host))
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {

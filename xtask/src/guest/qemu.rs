@@ -66,7 +66,10 @@ fn boot(
         ]),
         root: Root {
             share: Some(SHARE.to_owned()),
-            shown: image.iter().flat_map(|_| shown(binaries)).collect(),
+            shown: match image {
+                Some(_) => shown(binaries),
+                None => covered(binaries),
+            },
             lower: image.unwrap_or_else(|| "/".into()),
             modules: (0..modules.len()).map(in_archive).collect(),
             module_tree: Some(kernel.modules.clone()),
@@ -81,6 +84,14 @@ fn boot(
     let outcome = console::follow(name, &mut command, FOR_ALL);
     fs::remove_dir_all(&own).context(own.display())?;
     outcome
+}
+
+/// What of [`shown`] lies in folders that a guest has of its own.
+pub(super) fn covered(binaries: &[Binary]) -> Vec<PathBuf> {
+    let own = ["/tmp", "/run"];
+    let mut folders = shown(binaries);
+    folders.retain(|folder| own.iter().any(|own| folder.starts_with(own)));
+    folders
 }
 
 /// What of this machine a root of its own needs: the checkout, and the binaries if they are elsewhere.
@@ -104,7 +115,7 @@ fn write_archive(own: &Path, job: &Job, modules: &[PathBuf]) -> Result<PathBuf> 
     let (file, to) = (own.join("job.json"), own.join("initramfs"));
     job.write(&file)?;
     let mut archive = Archive::default();
-    for folder in ["dev", "proc", "tmp", "modules"] {
+    for folder in ["dev", "proc", "mnt", "modules"] {
         archive.folder(folder);
     }
     archive.program("init", &own_binary()?)?;

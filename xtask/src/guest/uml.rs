@@ -40,7 +40,7 @@ pub fn run(binaries: &[Binary], filters: &[String]) -> Result<Outcome> {
     let root = Root {
         share: None,
         lower: "/".into(),
-        shown: Vec::new(),
+        shown: super::qemu::covered(binaries),
         modules: vec![overlay()?],
         module_tree: None,
         systemd: false,

@@ -168,9 +168,18 @@ pub(super) fn run(args: Vec<OsString>, context: &Context) -> Result<u8, Failure>
             }
         }
     };
+    let removed = !detached && !parsed.has("keep");
+    // While it runs there is time.
+    let ending = match removed {
+        true => crate::lifecycle::Ending::open(&context.root, &id).ok(),
+        false => None,
+    };
     let status = follow();
-    if (!detached && !parsed.has("keep")) || status.is_err() {
-        let warnings = crate::delete(&context.root, &id, true)?;
+    if removed || status.is_err() {
+        let warnings = match ending {
+            Some(ending) => ending.remove()?,
+            None => crate::delete(&context.root, &id, true)?,
+        };
         warnings.iter().for_each(|w| context.log.warning(w));
     }
     status

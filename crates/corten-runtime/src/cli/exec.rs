@@ -10,6 +10,7 @@ use super::options::{End, Known, Parsed, flag, parse, value};
 use super::passing::Receiver;
 use super::process::{Console, console, dial, document, hand_over, pid_file, stdio};
 use super::{Context, Failure, UsageError, first_id, foreground};
+use crate::lifecycle::{Target, exec_in};
 use crate::plan::process::NAMES;
 use crate::{Exec, Options};
 
@@ -42,15 +43,15 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
         .drain(1..)
         .chain(std::mem::take(&mut parsed.rest))
         .collect();
-    let process = match parsed.get("process") {
+    let (process, target) = match parsed.get("process") {
         Some(path) => {
             let (process, warnings) = document(Path::new(path))?;
             warnings.iter().for_each(|w| context.log.warning(w));
-            process
+            (process, None)
         }
         None => {
-            let spec = crate::config(&context.root, &id)?;
-            build(&parsed, command, &spec)?
+            let target = Target::open(&context.root, &id)?;
+            (build(&parsed, command, &target.spec)?, Some(target))
         }
     };
     let detached = parsed.has("detach");
@@ -65,7 +66,7 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
         true => None,
         false => Some(foreground::Signals::catch()?),
     };
-    let added = crate::exec(Exec {
+    let exec = Exec {
         id: &id,
         state_root: &context.root,
         process: &process,
@@ -78,7 +79,11 @@ pub(super) fn exec(args: Vec<OsString>, context: &Context) -> Result<u8, Failure
             below,
             ..Options::default()
         },
-    })?;
+    };
+    let added = match target {
+        Some(target) => exec_in(target, exec),
+        None => crate::exec(exec),
+    }?;
     added.warnings.iter().for_each(|w| context.log.warning(w));
     let follow = || -> Result<u8, Failure> {
         if let (Some(socket), Some(master)) = (&socket, &added.console) {

@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use corten_cgroup::Cgroup;
 use corten_spec::ContainerId;
 use corten_sys::process;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -33,40 +34,63 @@ pub fn delete(state_root: &Path, id: &ContainerId, force: bool) -> Result<Vec<St
             other => return Err(found.conflict("delete", other)),
         }
     }
-    if let Some(init) = &found.init {
-        // ESRCH: it ended by itself meanwhile.
-        let _ = process::send_signal(&init.pidfd, SIGKILL);
-        // With it end all processes of its pid namespace, and it says so at once; that a group is empty
-        // the kernel tells up to 10 ms later. A frozen one ends when the group is killed, below.
-        ended_within(
-            &init.pidfd,
-            Timespec {
-                tv_sec: 0,
-                tv_nsec: 100_000_000,
-            },
-        )?;
+    Ending::of(found)?.remove()
+}
+
+/// All that the end of a container takes, looked up: who runs one in the foreground does so while it runs.
+pub(crate) struct Ending {
+    found: Found,
+    cgroup: Option<Cgroup>,
+}
+
+impl Ending {
+    pub fn open(state_root: &Path, id: &ContainerId) -> Result<Self, Error> {
+        Self::of(Found::open(state_root, id)?)
     }
-    empty(&found.record.cgroup)?;
-    if let Some(unit) = &found.record.unit {
-        driver::stop(unit)?;
+
+    fn of(found: Found) -> Result<Self, Error> {
+        let cgroup = found.cgroup()?;
+        Ok(Self { found, cgroup })
     }
-    if let Some(resctrl) = &found.record.resctrl {
-        resctrl.remove()?;
+
+    /// Kills what still lives, and removes everything. Returns warnings, of `poststop` hooks that failed.
+    pub fn remove(self) -> Result<Vec<String>, Error> {
+        let Self { found, cgroup } = self;
+        if let Some(init) = &found.init {
+            // ESRCH: it ended by itself meanwhile.
+            let _ = process::send_signal(&init.pidfd, SIGKILL);
+            // With it end all processes of its pid namespace, and it says so at once; that a group is empty
+            // the kernel tells up to 10 ms later. A frozen one ends when the group is killed, below.
+            ended_within(
+                &init.pidfd,
+                Timespec {
+                    tv_sec: 0,
+                    tv_nsec: 100_000_000,
+                },
+            )?;
+        }
+        empty(cgroup)?;
+        if let Some(unit) = &found.record.unit {
+            driver::stop(unit)?;
+        }
+        if let Some(resctrl) = &found.record.resctrl {
+            resctrl.remove()?;
+        }
+        if let Some(init) = &found.init {
+            wait_end(&init.pidfd)?;
+        }
+        let spec = match found.record.hooks {
+            true => found.folder.read_config().ok(),
+            false => None,
+        };
+        found.folder.remove()?;
+        let list = spec.as_ref().and_then(|s| s.hooks().as_ref());
+        let Some(list) = list.and_then(|h| h.poststop().as_ref()) else {
+            return Ok(Vec::new());
+        };
+        let document = found.record.document("stopped", 0);
+        Ok(hooks::run_poststop(list, &document))
     }
-    if let Some(init) = &found.init {
-        wait_end(&init.pidfd)?;
-    }
-    let spec = match found.record.hooks {
-        true => found.folder.read_config().ok(),
-        false => None,
-    };
-    found.folder.remove()?;
-    let list = spec.as_ref().and_then(|s| s.hooks().as_ref());
-    let Some(list) = list.and_then(|h| h.poststop().as_ref()) else {
-        return Ok(Vec::new());
-    };
-    let document = found.record.document("stopped", 0);
-    Ok(hooks::run_poststop(list, &document))
 }
 
 fn ended_within(pidfd: &OwnedFd, limit: Timespec) -> Result<(), Error> {
@@ -77,8 +101,8 @@ fn ended_within(pidfd: &OwnedFd, limit: Timespec) -> Result<(), Error> {
 }
 
 /// Kills what is left in the group, also what a shared pid namespace has let live, and removes it.
-fn empty(path: &str) -> Result<(), Error> {
-    let Some(cgroup) = open_cgroup(path)? else {
+fn empty(cgroup: Option<Cgroup>) -> Result<(), Error> {
+    let Some(cgroup) = cgroup else {
         return Ok(());
     };
     if !cgroup
@@ -103,11 +127,11 @@ fn clean(state_root: &Path, id: &ContainerId) -> Result<(), Error> {
         Some(Ok(path)) => path,
         _ => format!("/corten/{id}"),
     };
-    empty(&path)?;
+    empty(open_cgroup(&path)?)?;
     // Nothing says which driver it was, and a unit that systemd does not know is stopped without harm.
     if let Some((path, unit)) = linux.and_then(|l| crate::plan::cgroup::host_scope(l, id.as_str()))
     {
-        empty(&path)?;
+        empty(open_cgroup(&path)?)?;
         driver::stop(&unit)?;
     }
     folder.remove()

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::Duration;
 
+use corten_spec::ContainerId;
 use corten_sys::namespace::{self, Namespaces};
 use corten_sys::process::{Child, Clone};
 use corten_sys::{capability, keyring, signal, weakened};
@@ -31,14 +32,38 @@ pub fn exec(exec: Exec<'_>) -> Result<Execed, Error> {
 
 /// As [`exec`]; with a `path` that is executed, whatever the first argument is.
 pub(super) fn add(exec: Exec<'_>, path: Option<&Path>) -> Result<Execed, Error> {
+    let target = Target::open(exec.state_root, exec.id)?;
+    add_to(target, exec, path)
+}
+
+/// A container, and the configuration that it was made from.
+pub(crate) struct Target {
+    found: Found,
+    pub spec: Spec,
+}
+
+impl Target {
+    pub fn open(state_root: &Path, id: &ContainerId) -> Result<Self, Error> {
+        let found = Found::open(state_root, id)?;
+        let spec = found.folder.read_config()?;
+        Ok(Self { found, spec })
+    }
+}
+
+/// [`exec`] in a container that was looked up to make the process.
+pub(crate) fn exec_in(target: Target, exec: Exec<'_>) -> Result<Execed, Error> {
+    add_to(target, exec, None)
+}
+
+fn add_to(target: Target, exec: Exec<'_>, path: Option<&Path>) -> Result<Execed, Error> {
+    let Target { found, spec } = target;
     let Exec {
         id,
-        state_root,
+        state_root: _,
         process,
         stdio,
         options,
     } = exec;
-    let found = Found::open(state_root, id)?;
     let Some(init) = &found.init else {
         let status = found.status()?;
         return Err(found.conflict("exec in", status));
@@ -54,7 +79,6 @@ pub(super) fn add(exec: Exec<'_>, path: Option<&Path>) -> Result<Execed, Error> 
     if frozen && !options.ignore_paused {
         return Err(found.conflict("exec in", Status::Paused));
     }
-    let spec = found.folder.read_config()?;
     let held = capability::get().map_err(failed("read the capabilities of", "the runtime"))?;
     let way = Way::find(init.pid, &spec, held.effective)?;
     let capabilities = match way.ids.is_some() {

@@ -35,8 +35,10 @@ use crate::{Error, State, Status};
 
 pub use checkpoint::checkpoint;
 pub use create::{create, run};
+pub(crate) use delete::Ending;
 pub use delete::delete;
 pub use exec::exec;
+pub(crate) use exec::{Target, exec_in};
 pub use restore::restore;
 pub use signal::kill;
 pub(crate) use start::Gate;
