@@ -60,8 +60,8 @@ fn run(job: &Job) -> Result<()> {
         }
     }
     // After the mounts, which cover some of it if the checkout is in /tmp.
-    for folder in &job.root.shown {
-        bind(&below(&host, folder), &below(&new, folder))?;
+    for (number, folder) in job.root.shown.iter().enumerate() {
+        show(number, &below(&host, folder), &below(&new, folder))?;
     }
     job.write(&new.join(JOB.trim_start_matches('/')))?;
     let program = place_program(&new)?;
@@ -143,6 +143,22 @@ fn new_root(root: &Root) -> Result<(PathBuf, PathBuf)> {
         )?;
     }
     Ok((new, host))
+}
+
+/// As the root: a layer in memory above it, so that it is no file system that only can be read.
+fn show(number: usize, from: &Path, to: &Path) -> Result<()> {
+    let layer = Path::new(SCRATCH).join(format!("shown-{number}"));
+    let [upper, work] = ["upper", "work"].map(|name| layer.join(name));
+    for folder in [&upper, &work] {
+        fs::create_dir_all(folder).context(folder.display())?;
+    }
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        from.display(),
+        upper.display(),
+        work.display()
+    );
+    mount_at("overlay", to, &options)
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {

@@ -91,7 +91,13 @@ impl<'a> Init<'a> {
             ..Clone::default()
         };
         let told = rustix::io::fcntl_dupfd_cloexec(&self.socket, 3).and_then(|socket| {
-            let child = process::clone(&request, move || self.go_on())?;
+            let child = process::clone(&request, move || {
+                // Not before the maker knows who it is: its word would come before ours.
+                match handshake::wait_go(&self.socket) {
+                    Ok(()) => self.go_on(),
+                    Err(_) => 1,
+                }
+            })?;
             handshake::send_forked(&socket, child.pid)
         });
         i32::from(told.is_err())

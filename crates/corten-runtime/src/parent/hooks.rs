@@ -199,7 +199,6 @@ fn start_inside(hook: &Hook, inside: Inside<'_>) -> Result<(OwnedFd, OwnedFd), E
         .map_err(failed("start a process", ""))?;
     drop(theirs);
     let child = launch::adopt(&first, &ours, hook.path().as_os_str())?;
-    handshake::send_go(&ours).map_err(failed("talk to", "the hook"))?;
     match watch::receive(&ours, child.pid, watch::MAKING)? {
         Message::End => Ok((child.pidfd, write)),
         message => Err(launch::reap(&child, message, hook.path().as_os_str())),

@@ -340,7 +340,9 @@ pub(crate) fn adopt(first: &Child, socket: &OwnedFd, program: &OsStr) -> Result<
     match watch::receive(socket, first.pid, watch::MAKING)? {
         Message::Forked { pid } => {
             process::wait(&first.pidfd).map_err(failed("wait for", "init's first process"))?;
-            sibling(pid)
+            let sibling = sibling(pid)?;
+            handshake::send_go(socket).map_err(failed("talk to", "the process that goes on"))?;
+            Ok(sibling)
         }
         other => Err(reap(first, other, program)),
     }

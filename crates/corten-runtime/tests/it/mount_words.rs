@@ -58,6 +58,9 @@ fn the_mount_table_has_the_specs_order() {
 
 #[test]
 fn mounts_map_ids_as_they_say() {
+    if !corten_testkit::need::kernel(6, 3) {
+        return;
+    }
     if !ours() {
         return;
     }
@@ -79,6 +82,9 @@ fn mounts_map_ids_as_they_say() {
 
 #[test]
 fn mapped_mounts_below_take_the_word_for_it() {
+    if !corten_testkit::need::kernel(6, 3) {
+        return;
+    }
     if !ours() {
         return;
     }
@@ -108,6 +114,9 @@ fn mapped_mounts_below_take_the_word_for_it() {
 
 #[test]
 fn without_mappings_the_containers_user_namespace_maps() {
+    if !corten_testkit::need::kernel(6, 3) {
+        return;
+    }
     if !ours() {
         return;
     }
@@ -356,6 +365,9 @@ fn the_unified_hierarchy_can_be_mounted_alone() {
 
 #[test]
 fn images_are_mounted_by_their_type() {
+    if !corten_testkit::need::kernel(6, 12) {
+        return;
+    }
     let image_maker = std::process::Command::new("mkfs.erofs")
         .arg("--help")
         .output();

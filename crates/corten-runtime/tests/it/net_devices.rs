@@ -8,6 +8,16 @@ use crate::harness::{Bundle, error, ours, text};
 const PAIR: &str = "ip link add itv0 type veth peer name itv1; ip link set itv0 mtu 1300; \
     ip addr add 192.0.2.7/24 dev itv0; ip addr add 2001:db8::7/64 dev itv0 nodad; ip link set itv1 up";
 
+/// User Mode Linux has none.
+fn veth() -> bool {
+    let made = Bundle::script("true").run_apart("-n", PAIR);
+    let why = text(&made.stderr);
+    corten_testkit::need::that(
+        !why.contains("Unknown device type"),
+        "this kernel has no veth",
+    )
+}
+
 fn bundle(script: &str, devices: serde_json::Value) -> Bundle {
     let mut bundle = Bundle::script(script);
     bundle.set("/linux/netDevices", devices);
@@ -16,7 +26,7 @@ fn bundle(script: &str, devices: serde_json::Value) -> Bundle {
 
 #[test]
 fn a_device_moves_with_its_addresses_and_is_up() {
-    if !ours() {
+    if !ours() || !veth() {
         return;
     }
     let bundle = bundle(
@@ -34,7 +44,7 @@ fn a_device_moves_with_its_addresses_and_is_up() {
 
 #[test]
 fn a_name_may_be_kept_or_left_to_the_kernel() {
-    if !ours() {
+    if !ours() || !veth() {
         return;
     }
     for (asked, shown) in [(json!({}), "itv0"), (json!({"name": "eth%d"}), "eth0")] {
@@ -47,7 +57,7 @@ fn a_name_may_be_kept_or_left_to_the_kernel() {
 
 #[test]
 fn what_cannot_move_is_named_and_nothing_else_moves() {
-    if !ours() {
+    if !ours() || !veth() {
         return;
     }
     let two = bundle("true", json!({"itv0": {"name": "a"}, "nope": {}}));
@@ -82,7 +92,7 @@ fn what_cannot_move_is_named_and_nothing_else_moves() {
 
 #[test]
 fn a_failure_brings_back_what_had_moved() {
-    if !ours() {
+    if !ours() || !veth() {
         return;
     }
     let bundle = bundle("true", json!({"itv0": {"name": "a"}, "nope": {}}));

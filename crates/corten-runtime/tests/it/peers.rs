@@ -63,6 +63,10 @@ const UNIFIED: &str = "umount -R /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/c
 
 /// Runs a transcript and says where it went another way.
 fn play(transcript: &str, before: &str) {
+    if std::env::var_os("CORTEN_GUEST").is_some() {
+        corten_testkit::need::skip("the engines are played on the machine itself");
+        return;
+    }
     let folder = tempfile::Builder::new()
         .prefix("corten-peer-")
         .tempdir()
