@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::checkpoint::refusal;
-use super::create::hook_lists;
+use super::maker::hook_lists;
 use crate::criu::message::Kind;
 use crate::criu::{Criu, Heard};
 use crate::error::{Error, failed, unsupported};
