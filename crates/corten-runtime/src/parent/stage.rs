@@ -70,6 +70,12 @@ impl Stage<'_> {
     ) -> Result<(Criu, T), Error> {
         // A process of ours is on its way into a container: nobody there may look into it.
         process::set_undumpable().map_err(failed("protect the process's memory", ""))?;
+        if self.plan.namespaces.user.is_some() {
+            // criu goes to its mounts as root of the user namespace, who is nobody here. What is in the folder stays
+            // closed to everybody.
+            let mode = Mode::from_raw_mode(0o711);
+            rustix::fs::chmod(self.folder, mode).map_err(failed("open the folder", self.folder))?;
+        }
         for place in self.places() {
             let mode = Mode::from_raw_mode(0o755);
             rustix::fs::mkdir(&place, mode).map_err(failed("make the folder", &place))?;

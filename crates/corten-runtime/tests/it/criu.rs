@@ -172,7 +172,10 @@ fn criu_memory_mounts_and_limits_come_back() {
         "the loopback link is down"
     );
     assert_eq!(rig.group("pids.max").trim(), "77");
-    assert_eq!(host_mounts(), mounts);
+    // Other tests have mounts of their own.
+    let now = host_mounts();
+    let ours = |line: &&String| line.contains(rig.bundle.dir.path().to_str().unwrap());
+    assert_eq!(now.iter().find(ours), mounts.iter().find(ours));
     // It is a container like any other, and can be written down again.
     ok(&rig.checkpoint(&["--leave-running"]));
     assert_eq!(rig.bundle.status(), "running");
