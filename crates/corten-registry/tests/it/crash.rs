@@ -1,48 +1,22 @@
 //! Our server killed at any moment: what was answered for is there, what was not is no trace.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use corten_registry::server::{Server, ServerConfig};
 use corten_spec::{Digest, Platform};
 
 use crate::image::{Image, noise, pull};
 use crate::peer::{Process, client, reference};
 
-const ROOT: &str = "CORTEN_TEST_REGISTRY_ROOT";
-
-/// Not a test: the process that `kill_9_during_pushes` kills.
-#[test]
-#[ignore = "run by kill_9_during_pushes as its server process"]
-fn server_process() {
-    let Some(root) = std::env::var_os(ROOT) else {
-        return;
-    };
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let server = Server::new(listener, ServerConfig::new(root)).unwrap();
-    println!("\nlistening {}", server.address().unwrap());
-    std::io::stdout().flush().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime
-        .block_on(server.run(std::future::pending()))
-        .unwrap();
-}
-
 fn spawn(root: &Path) -> (Process, SocketAddr) {
-    let child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "crash::server_process",
-            "--ignored",
-            "--nocapture",
-        ])
-        .env(ROOT, root)
+    // Cargo builds examples along with the tests: target/PROFILE/deps/it-HASH → ../examples.
+    let own = std::env::current_exe().unwrap();
+    let built = own.parent().and_then(Path::parent).unwrap();
+    let child = Command::new(built.join("examples/serve"))
+        .arg(root)
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();

@@ -1,16 +1,14 @@
 //! Several processes on one store, and what a kill leaves.
 
-use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use corten_store::Defect;
 use corten_store::snapshot::conformance::archive::{Archive, Item};
-use corten_store::{Begin, Defect, Store};
+use tempfile::TempDir;
 
-use crate::fixture::{Sandbox, describe, gzip, noise};
-
-const ROOT: &str = "CORTEN_TEST_ROOT";
+use crate::fixture::{Sandbox, gzip, noise};
 
 /// Three megabytes packed, forty files.
 fn tar() -> Vec<u8> {
@@ -21,75 +19,56 @@ fn tar() -> Vec<u8> {
         .finish()
 }
 
-/// Gives small pieces with pauses between, and counts them.
-struct Slow<'a> {
-    rest: &'a [u8],
-    given: usize,
+/// A layer in files, and processes that bring it into a store.
+struct Layer {
+    folder: TempDir,
+    packed: usize,
 }
 
-impl Read for Slow<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        std::thread::sleep(Duration::from_micros(300));
-        let n = buffer.len().min(16 << 10);
-        let n = self.rest.read(&mut buffer[..n])?;
-        self.given += n;
-        Ok(n)
-    }
-}
-
-/// What a child does: brings the layer in, and prints how many bytes it had to fetch. Run by the other tests only.
-#[test]
-#[ignore = "a child process of the others"]
-fn child() {
-    let Some(root) = std::env::var_os(ROOT) else {
-        return;
-    };
-    let store = Store::open(&PathBuf::from(root)).unwrap();
-    println!("fetched {}", fetch(&store));
-}
-
-fn fetch(store: &Store) -> usize {
-    let tar = tar();
-    let packed = gzip(&tar);
-    let lease = store.lease("child").unwrap();
-    match store.begin_layer(&lease, &describe(&packed, &tar)).unwrap() {
-        Begin::Present(_) => 0,
-        Begin::Ingest(ingest) => {
-            let rest = &packed[usize::try_from(ingest.offset()).unwrap()..];
-            let mut slow = Slow { rest, given: 0 };
-            ingest.run(&mut slow).unwrap();
-            slow.given
+impl Layer {
+    fn new() -> Self {
+        let tar = tar();
+        let packed = gzip(&tar);
+        let folder = TempDir::new().unwrap();
+        std::fs::write(folder.path().join("tar"), &tar).unwrap();
+        std::fs::write(folder.path().join("packed"), &packed).unwrap();
+        Self {
+            folder,
+            packed: packed.len(),
         }
     }
+
+    /// `examples/ingest.rs`, which cargo builds along with the tests: target/PROFILE/deps/it-HASH → ../examples.
+    fn spawn(&self, sandbox: &Sandbox) -> Child {
+        let own = std::env::current_exe().unwrap();
+        let built = own.parent().and_then(Path::parent).unwrap();
+        Command::new(built.join("examples/ingest"))
+            .arg(sandbox.store.root())
+            .args(["packed", "tar"].map(|name| self.folder.path().join(name)))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap()
+    }
 }
 
-fn spawn(sandbox: &Sandbox) -> Child {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "process::child", "--ignored", "--nocapture"])
-        .env(ROOT, sandbox.store.root())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap()
+/// What a process says that it had to fetch.
+fn fetched(child: Child) -> usize {
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success());
+    let text = String::from_utf8(out.stdout).unwrap();
+    let n = text.strip_prefix("fetched ").unwrap();
+    n.trim().parse().unwrap()
 }
 
 #[test]
 fn two_processes_share_one_layer() {
     let sandbox = Sandbox::new();
-    let children = [spawn(&sandbox), spawn(&sandbox), spawn(&sandbox)];
-    let mut fetched: Vec<usize> = children
-        .into_iter()
-        .map(|c| {
-            let out = c.wait_with_output().unwrap();
-            assert!(out.status.success());
-            let text = String::from_utf8(out.stdout).unwrap();
-            let n = text.split("fetched ").nth(1).unwrap();
-            n.split_whitespace().next().unwrap().parse().unwrap()
-        })
-        .collect();
+    let layer = Layer::new();
+    let children = [(); 3].map(|()| layer.spawn(&sandbox));
+    let mut fetched = children.map(fetched);
     fetched.sort_unstable();
     assert_eq!(fetched[..2], [0, 0], "only one of them fetched anything");
-    assert_eq!(fetched[2], gzip(&tar()).len());
+    assert_eq!(fetched[2], layer.packed);
     assert_eq!(sandbox.names("layers").len(), 1);
 }
 
@@ -97,9 +76,10 @@ fn two_processes_share_one_layer() {
 #[test]
 fn a_kill_leaves_what_the_next_one_takes_up() {
     let sandbox = Sandbox::new();
+    let layer = Layer::new();
     let mut resumed = 0;
     for round in 0..30u64 {
-        let mut child = spawn(&sandbox);
+        let mut child = layer.spawn(&sandbox);
         // From before its first system call to past its end.
         let moment = noise(8, round)[0];
         std::thread::sleep(Duration::from_micros(20_000 + u64::from(moment) * 1000));
@@ -130,7 +110,7 @@ fn a_kill_leaves_what_the_next_one_takes_up() {
         resumed > 3,
         "the kills came too early or too late: {resumed}"
     );
-    fetch(&sandbox.store);
+    fetched(layer.spawn(&sandbox));
     sandbox.store.collect().unwrap();
     assert_eq!(sandbox.store.check(false).unwrap(), []);
     for folder in ["ingest", "layers", "blobs/sha256", "trash"] {
