@@ -81,6 +81,7 @@ pub(super) fn restore(args: Vec<OsString>, context: &Context) -> Result<u8, Fail
             options: Options {
                 no_pivot: parsed.has("no-pivot"),
                 no_new_keyring: parsed.has("no-new-keyring"),
+                systemd_cgroup: context.systemd_cgroup,
                 ..Options::default()
             },
         },
@@ -102,7 +103,8 @@ pub(super) fn restore(args: Vec<OsString>, context: &Context) -> Result<u8, Fail
     };
     let status = follow();
     if (!detached && !parsed.has("keep")) || status.is_err() {
-        crate::delete(&context.root, &id, true)?;
+        let warnings = crate::delete(&context.root, &id, true)?;
+        warnings.iter().for_each(|w| context.log.warning(w));
     }
     status
 }

@@ -86,21 +86,10 @@ impl<'a> Init<'a> {
 
     /// Hands over to a sibling, which like us is the maker's child.
     fn fork(self) -> i32 {
-        let request = Clone {
-            sibling: true,
-            ..Clone::default()
-        };
-        let told = rustix::io::fcntl_dupfd_cloexec(&self.socket, 3).and_then(|socket| {
-            let child = process::clone(&request, move || {
-                // Not before the maker knows who it is: its word would come before ours.
-                match handshake::wait_go(&self.socket) {
-                    Ok(()) => self.go_on(),
-                    Err(_) => 1,
-                }
-            })?;
-            handshake::send_forked(&socket, child.pid)
-        });
-        i32::from(told.is_err())
+        match rustix::io::fcntl_dupfd_cloexec(&self.socket, 3) {
+            Ok(socket) => hand_over(&socket, || self.go_on()),
+            Err(_) => 1,
+        }
     }
 
     fn go_on(mut self) -> i32 {
@@ -314,6 +303,26 @@ impl<'a> Init<'a> {
         };
         go().map_err(at(Step::Gate, b""))
     }
+}
+
+/// Goes on as a sibling, which like us is the maker's child. Returns the forerunner's exit status.
+pub(crate) fn hand_over(socket: &OwnedFd, go_on: impl FnOnce() -> i32) -> i32 {
+    let request = Clone {
+        sibling: true,
+        ..Clone::default()
+    };
+    let born = process::clone(&request, || {
+        // Not before the maker knows who it is: its word would come before ours.
+        match handshake::wait_go(socket) {
+            Ok(()) => go_on(),
+            Err(_) => 1,
+        }
+    });
+    let told = match born {
+        Ok(child) => handshake::send_forked(socket, child.pid),
+        Err(errno) => handshake::send_failure(socket, &Failure::new(Step::Fork, errno, b"")),
+    };
+    i32::from(told.is_err())
 }
 
 /// Lets go of a descriptor that is needed no more, but closes it only where there are many: exec closes all

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corten_spec::ContainerId;
 use corten_sys::namespace::{self, Namespaces};
-use corten_sys::process::{Child, Clone};
+use corten_sys::process::Child;
 use corten_sys::{capability, keyring, signal, weakened};
 use oci_spec::runtime::{Process, Spec};
 use rustix::fs::{CWD, Mode, OFlags, openat};
@@ -333,21 +333,10 @@ impl<'a> Added<'a> {
 
     /// Hands over to a sibling, which like us is the maker's child.
     fn fork(self) -> i32 {
-        let request = Clone {
-            sibling: true,
-            ..Clone::default()
-        };
-        let told = rustix::io::fcntl_dupfd_cloexec(&self.socket, 3).and_then(|socket| {
-            let child = corten_sys::process::clone(&request, move || {
-                // Not before the maker knows who it is: its word would come before ours.
-                match handshake::wait_go(&self.socket) {
-                    Ok(()) => self.go_on(),
-                    Err(_) => 1,
-                }
-            })?;
-            handshake::send_forked(&socket, child.pid)
-        });
-        i32::from(told.is_err())
+        match rustix::io::fcntl_dupfd_cloexec(&self.socket, 3) {
+            Ok(socket) => init::hand_over(&socket, || self.go_on()),
+            Err(_) => 1,
+        }
     }
 
     fn go_on(mut self) -> i32 {
