@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use corten_spec::{IdError, Kind, ReferenceError};
 
+use crate::image::ImageError;
+
 /// Why the engine could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -103,6 +105,8 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
         kind: Kind,
     },
+    #[error(transparent)]
+    Image(#[from] ImageError),
     #[error("the store failed")]
     Store(#[from] corten_store::Error),
     #[error("the network failed")]
@@ -157,6 +161,7 @@ impl Error {
             Self::Document { .. } => Kind::Internal,
             Self::Container { source, .. } | Self::Undo { source, .. } => source.kind(),
             Self::Pull { kind, .. } => *kind,
+            Self::Image(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Net(e) => e.kind(),
             Self::Shim(e) => e.kind(),

@@ -1,5 +1,6 @@
 //! From an error to an exit code, and to what a person can do about it: one table each.
 
+use corten_engine::image::ImageError;
 use corten_engine::{Error, Is};
 use corten_registry::client::{Error as Pull, Hint};
 use corten_spec::Kind;
@@ -78,6 +79,7 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Reference(_) => {
             Some("an image is named [HOST[:PORT]/]PATH[:TAG][@DIGEST], such as busybox:1.36".into())
         }
+        Error::Image(e) => Some(image(e)),
         Error::Id(_) => Some("see 'corten ps --all' for names and ids".into()),
         _ => by_kind(error),
     }
@@ -107,6 +109,32 @@ fn by_kind(error: &Error) -> Option<String> {
         Kind::Busy | Kind::Unavailable => Some("try again".into()),
         Kind::Unsupported => Some("'corten system info' tells what this host can do".into()),
         Kind::Invalid | Kind::NotFound | Kind::Conflict | Kind::Internal => None,
+    }
+}
+
+fn image(error: &ImageError) -> String {
+    match error {
+        ImageError::Filter { .. } => {
+            "'--help' after the command lists its filters with their values".into()
+        }
+        ImageError::TagWithDigest { .. } => {
+            "name a tag, as in corten tag IMAGE example.com/app:1".into()
+        }
+        ImageError::Platform { .. } => {
+            "'corten pull --platform' gets another; 'corten image platforms' lists them".into()
+        }
+        ImageError::Exists { path } => format!("remove {} first, or name another", path.display()),
+        ImageError::Archive { .. } | ImageError::Member { .. } => {
+            "an archive is what 'corten save', docker, podman or skopeo wrote; make it again".into()
+        }
+        ImageError::Change { .. } => {
+            "a change is a line such as 'ENV A=1', 'CMD [\"sh\"]', 'EXPOSE 80', 'LABEL k=v'".into()
+        }
+        ImageError::List { .. } => "'corten manifest inspect NAME' shows what it has".into(),
+        ImageError::Document { .. } => "it must be JSON as the OCI specifications have it".into(),
+        ImageError::Place { .. } => {
+            "places are docker://NAME, oci:FOLDER[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:FOLDER".into()
+        }
     }
 }
 

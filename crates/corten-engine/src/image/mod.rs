@@ -1,7 +1,12 @@
 //! Images: what the engine needs of their config, and pull, list and removal.
 
+mod error;
+pub mod filter;
+mod inspect;
+pub mod listing;
 mod pull;
 mod remove;
+mod tag;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +14,12 @@ use corten_spec::Kind;
 use corten_spec::oci::image::ImageConfiguration;
 use corten_store::ImageRecord;
 
+pub use error::Error as ImageError;
+pub use filter::Filters;
+pub use inspect::HistoryStep;
+pub use listing::Listed;
 pub use pull::{Progress, PullOptions, PullPolicy};
+pub use remove::Removed;
 
 use crate::Engine;
 use crate::error::Error;

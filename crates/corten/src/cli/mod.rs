@@ -72,8 +72,10 @@ pub struct Global {
 #[derive(Subcommand)]
 enum Command {
     Pull(pull::Args),
-    Images(image::ListArgs),
-    Rmi(image::RemoveArgs),
+    Images(image::ls::Args),
+    Rmi(image::rm::Args),
+    Tag(image::tag::Args),
+    History(image::history::Args),
     #[command(subcommand)]
     Image(image::Command),
     Run(run::RunArgs),
@@ -162,9 +164,11 @@ impl Cli {
         let global = self.global;
         let done = |()| ExitCode::SUCCESS;
         match self.command {
-            Command::Pull(args) => pull::run(&global.engine()?, args).map(done),
-            Command::Images(args) => image::list(&global, args).map(done),
-            Command::Rmi(args) => image::remove(&global, args).map(done),
+            Command::Pull(args) => pull::run(&global, args).map(done),
+            Command::Images(args) => image::ls::run(&global, args).map(done),
+            Command::Rmi(args) => image::rm::run(&global, args).map(done),
+            Command::Tag(args) => image::tag::run(&global, args).map(done),
+            Command::History(args) => image::history::run(&global, args).map(done),
             Command::Image(command) => image::run(&global, command).map(done),
             Command::Run(args) => run::run(&global, args),
             Command::Create(args) => run::create(&global, args).map(done),
@@ -256,4 +260,12 @@ pub fn each(
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Asks for a yes on the terminal, or on whatever stdin is; anything else is a no.
+pub fn confirm(warning: &str) -> Result<bool, Failure> {
+    eprint!("WARNING! {warning}\nAre you sure you want to continue? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -1,9 +1,8 @@
 //! `corten pull`.
 
-use corten_engine::Engine;
 use corten_spec::Platform;
 
-use super::run;
+use super::{Global, run};
 use crate::failure::Failure;
 use crate::output;
 
@@ -20,9 +19,10 @@ pub struct Args {
     image: String,
 }
 
-pub fn run(engine: &Engine, args: Args) -> Result<(), Failure> {
+pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    let engine = global.engine()?;
     let platform = args.platform.unwrap_or_else(Platform::host);
-    let image = run::pull(engine, &args.image, platform, args.quiet)?;
+    let image = run::pull(&engine, &args.image, platform, args.quiet)?;
     if !args.quiet {
         eprintln!("digest: {}", image.target.digest);
     }

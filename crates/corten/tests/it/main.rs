@@ -8,6 +8,7 @@
 //! | `database` | PostgreSQL on a bind mount through a `kill -9` of everything |
 //! | `peers` | podman on corten-oci, containerd on our shim |
 //! | `crash` | `kill -9` at random moments, then repair |
+//! | `images` | names, lists, filters, formats, removal |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -18,6 +19,7 @@ mod database;
 mod exit;
 mod flags;
 mod hostile;
+mod images;
 mod interactive;
 mod lifecycle;
 mod limits;
