@@ -49,7 +49,7 @@ impl Backoff {
         let named = match error {
             Error::RateLimited { retry_after, .. } => *retry_after,
             Error::Connect { .. } if self.reached => None,
-            Error::Cut { .. } | Error::Timeout { .. } => None,
+            Error::Cut { .. } | Error::Timeout { .. } | Error::Slow { .. } => None,
             Error::Status {
                 status: 408 | 500 | 502..=504,
                 ..

@@ -22,6 +22,10 @@ pub struct ClientConfig {
     pub proxy: ProxySettings,
     pub timeouts: Timeouts,
     pub retry: Retry,
+    pub parallel: Parallel,
+    /// Bytes in one request of an upload. `None`: all of a blob in one, which is what registries know best; those
+    /// that refuse it as too large get it in chunks all the same.
+    pub upload_chunk: Option<u64>,
     pub user_agent: String,
 }
 
@@ -34,6 +38,36 @@ pub struct Timeouts {
     pub answer: Duration,
     /// Between two pieces of a body.
     pub idle: Duration,
+    /// The slowest that a body may come, in bytes a second, over each `idle` of waiting for it. Zero bears anything.
+    pub floor: u64,
+}
+
+/// How one large blob is fetched by several requests at once, each for a part of it. A connection's speed is often
+/// bounded by its round trips, or by the server; a few of them beside each other are not.
+#[derive(Clone, Copy, Debug)]
+pub struct Parallel {
+    /// Requests at once; with one, blobs come in a single stream.
+    pub requests: usize,
+    /// What must still be missing of a blob for it to be worth while, in bytes.
+    pub from: u64,
+    /// The bytes of one request.
+    pub part: u64,
+    /// What may wait in memory for its turn, in bytes: one blob's, shared by its requests.
+    pub in_flight: u64,
+    /// A link on which the first part comes faster than this, in bytes a second, needs no help.
+    pub fast: u64,
+}
+
+impl Default for Parallel {
+    fn default() -> Self {
+        Self {
+            requests: 4,
+            from: 32 << 20,
+            part: 4 << 20,
+            in_flight: 8 << 20,
+            fast: 150_000_000,
+        }
+    }
 }
 
 /// How failures that may pass (429, 5xx, cut connections) are tried again: after
@@ -52,6 +86,7 @@ impl Default for Timeouts {
             connect: Duration::from_secs(10),
             answer: Duration::from_secs(30),
             idle: Duration::from_secs(30),
+            floor: 1024,
         }
     }
 }
@@ -77,6 +112,8 @@ impl Default for ClientConfig {
             proxy: ProxySettings::default(),
             timeouts: Timeouts::default(),
             retry: Retry::default(),
+            parallel: Parallel::default(),
+            upload_chunk: None,
             user_agent: concat!("corten/", env!("CARGO_PKG_VERSION")).into(),
         }
     }

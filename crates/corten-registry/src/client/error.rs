@@ -83,6 +83,9 @@ pub enum Error {
         doing: &'static str,
         after: Duration,
     },
+    /// Bytes came, but too few of them: also on every new try.
+    #[error("{host} sends {rate} bytes a second, less than the {floor} that are waited for")]
+    Slow { host: String, rate: u64, floor: u64 },
     #[error("no TLS connection with {host}")]
     Tls {
         host: String,
@@ -149,6 +152,9 @@ pub enum Error {
     },
     #[error("proxy {proxy} cannot be used: {why}")]
     Proxy { proxy: String, why: String },
+    /// Other clients wrote the same list again and again between our reading and our writing.
+    #[error("{tag} on {host} is being changed by others all the time")]
+    Contended { host: String, tag: String },
     /// The receiver of a blob's bytes was dropped: the caller lost interest.
     #[error("nobody takes the bytes of {digest} any more")]
     Abandoned { digest: Digest },
@@ -203,13 +209,18 @@ impl Error {
             Self::CredentialHelper { .. } | Self::Abandoned { .. } | Self::Source(_) => {
                 Kind::Internal
             }
-            Self::RateLimited { .. } => Kind::Busy,
+            Self::RateLimited { .. } | Self::Contended { .. } => Kind::Busy,
+            // Method not allowed, not implemented: the registry does not do such things.
+            Self::Status {
+                status: 405 | 501, ..
+            } => Kind::Unsupported,
             Self::DigestMismatch { .. }
             | Self::SizeMismatch { .. }
             | Self::TooLarge { .. }
             | Self::Cut { .. }
             | Self::Connect { .. }
             | Self::Timeout { .. }
+            | Self::Slow { .. }
             | Self::Tls { .. }
             | Self::NotARegistry { .. }
             | Self::Manifest { .. }
@@ -230,7 +241,7 @@ impl Error {
             Self::Tls { host, plain, .. } if *plain => Some(Hint::PlainHttp { host: host.clone() }),
             Self::Tls { host, .. } => Some(Hint::TrustCa { host: host.clone() }),
             Self::RateLimited { retry_after, .. } => Some(Hint::RetryLater(*retry_after)),
-            Self::Cut { .. } => Some(Hint::RetryLater(None)),
+            Self::Cut { .. } | Self::Slow { .. } => Some(Hint::RetryLater(None)),
             Self::Connect { host, .. }
             | Self::Timeout { host, .. }
             | Self::NotARegistry { host, .. } => Some(Hint::CheckHost { host: host.clone() }),

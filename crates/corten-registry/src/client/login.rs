@@ -11,6 +11,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::endpoint::Endpoint;
+use super::outgoing::Content;
 use super::place::Place;
 use super::transport::{Answer, Message, Transport};
 use super::{ClientConfig, Error, status};
@@ -190,7 +191,7 @@ impl Login {
             method,
             place,
             headers,
-            body,
+            body: Content::Bytes(body),
         })
     }
 

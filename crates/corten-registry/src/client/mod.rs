@@ -1,7 +1,8 @@
 //! The pulling and pushing end.
 //!
 //! ```text
-//!  resolve, blob, push   one operation: which mirror, how often, from where on
+//!  resolve, blob, push,   one operation: which mirror, how often, from where on
+//!  manifests, lists, …
 //!      │
 //!      ▼
 //!  session ──► login     one request: authentication, redirects, plain HTTP on loopback
@@ -20,11 +21,17 @@ mod connect;
 mod endpoint;
 mod error;
 mod hosts;
+mod lists;
 mod login;
+mod manifests;
+mod outgoing;
+mod parts;
 mod place;
 pub mod proxy;
 mod push;
 mod reader;
+mod referrers;
+mod remote;
 mod resolve;
 mod session;
 mod status;
@@ -35,14 +42,23 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use corten_spec::digest::{Algorithm, Hasher};
 use corten_spec::{Digest, Platform, Reference};
+use http::{Method, StatusCode};
 use tokio::sync::mpsc;
 
-pub use crate::protocol::manifest::{Descriptor, ParsedManifest};
-pub use config::{ClientConfig, Retry, Timeouts};
+pub use crate::protocol::manifest::{Descriptor, ParsedManifest, Referrer};
+pub use config::{ClientConfig, Parallel, Retry, Timeouts};
 pub use error::{Error, Hint};
+pub use lists::Found;
+pub use manifests::{ANY, RawManifest};
+pub use outgoing::Readable;
+pub use push::Pushed;
 pub use reader::BlobReader;
+pub use remote::RemoteBlob;
 
+use crate::protocol::manifest::relation;
+use crate::protocol::path;
 use endpoint::Endpoint;
 use session::Session;
 
@@ -89,7 +105,7 @@ impl Client {
         reference: &Reference,
         platform: &Platform,
     ) -> Result<Resolved, Error> {
-        let endpoints = self.endpoints(reference)?;
+        let endpoints = self.endpoints(reference.registry())?;
         resolve::resolve(&self.inner.session, &endpoints, reference, platform).await
     }
 
@@ -106,13 +122,10 @@ impl Client {
         offset: u64,
         tx: mpsc::Sender<Bytes>,
     ) -> Result<(), Error> {
-        let endpoints = self.endpoints(reference)?;
+        let endpoints = self.endpoints(reference.registry())?;
         let sink = blob::Sink::Channel(tx);
-        let delivery = blob::Delivery::new(reference, descriptor, offset, sink);
-        delivery
-            .run(&self.inner.session, &endpoints)
-            .await
-            .map(drop)
+        let delivery = blob::Delivery::new(self, reference, descriptor, offset, sink);
+        delivery.run(&endpoints).await.map(drop)
     }
 
     /// A small blob as a whole, such as an image's configuration: at most `max` bytes, verified.
@@ -129,14 +142,47 @@ impl Client {
                 limit: max,
             });
         }
-        let endpoints = self.endpoints(reference)?;
+        let endpoints = self.endpoints(reference.registry())?;
         let sink = blob::Sink::Buffer(Vec::new());
-        let delivery = blob::Delivery::new(reference, descriptor, 0, sink);
-        match delivery.run(&self.inner.session, &endpoints).await? {
+        let delivery = blob::Delivery::new(self, reference, descriptor, 0, sink);
+        match delivery.run(&endpoints).await? {
             blob::Sink::Buffer(bytes) => Ok(bytes),
             // The sink that went in comes out.
-            blob::Sink::Channel(_) => Ok(Vec::new()),
+            blob::Sink::Channel(_) | blob::Sink::Waiting { .. } => Ok(Vec::new()),
         }
+    }
+
+    /// A blob as a source that can be read and sought, for [`push_blob`](Self::push_blob) to another registry.
+    /// To be called on a tokio runtime, and to be read off it.
+    pub fn open_blob(&self, reference: &Reference, descriptor: &Descriptor) -> RemoteBlob {
+        RemoteBlob::new(self.clone(), reference.clone(), descriptor.clone())
+    }
+
+    /// The size of a blob in bytes, or `None` where the repository lacks it.
+    pub async fn blob_size(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Option<u64>, Error> {
+        let repository = reference.repository();
+        let mut ask = session::Ask::get(repository, path::blob(repository, digest));
+        ask.method = Method::HEAD;
+        self.ask_in_turn(reference, async |endpoint| {
+            let answer = manifests::asked(&self.inner.session, endpoint, &ask).await?;
+            match answer.status {
+                StatusCode::OK => {
+                    let size = answer.content_length();
+                    answer.discard().await;
+                    Ok(Some(size.unwrap_or(0)))
+                }
+                StatusCode::NOT_FOUND => Ok(None),
+                _ => {
+                    let subject = status::Subject::Blob(digest);
+                    Err(status::refusal(answer, subject, repository).await)
+                }
+            }
+        })
+        .await
     }
 
     /// Uploads a blob, unless the repository has it already. `from` yields the descriptor's bytes;
@@ -145,21 +191,74 @@ impl Client {
         &self,
         reference: &Reference,
         descriptor: &Descriptor,
-        from: impl std::io::Read + std::io::Seek + Send + 'static,
-    ) -> Result<(), Error> {
+        from: impl Readable,
+    ) -> Result<Pushed, Error> {
+        self.push_blob_or_mount(reference, descriptor, None, from)
+            .await
+    }
+
+    /// The same, but the registry is asked first to take the blob over from `mount`, another repository of its own.
+    /// Where it does not, the blob is uploaded.
+    pub async fn push_blob_or_mount(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        mount: Option<&str>,
+        from: impl Readable,
+    ) -> Result<Pushed, Error> {
         let endpoint = self.push_endpoint(reference)?;
-        let upload = push::Upload {
-            session: &self.inner.session,
-            endpoint: &endpoint,
-            reference,
-            descriptor,
-            from: Some(from),
+        let (session, repository) = (&self.inner.session, reference.repository());
+        push::Upload::new(session, &endpoint, repository, descriptor, from)
+            .run(mount)
+            .await
+    }
+
+    /// Deletes a blob from a repository.
+    pub async fn delete_blob(&self, reference: &Reference, digest: &Digest) -> Result<(), Error> {
+        let endpoint = self.push_endpoint(reference)?;
+        let repository = reference.repository();
+        let access = session::Access::Delete(repository.to_owned());
+        let ask = session::Ask::new(Method::DELETE, path::blob(repository, digest), access);
+        let answer = manifests::asked(&self.inner.session, &endpoint, &ask).await?;
+        let subject = match answer.status {
+            StatusCode::ACCEPTED | StatusCode::OK | StatusCode::NO_CONTENT => {
+                answer.discard().await;
+                return Ok(());
+            }
+            StatusCode::NOT_FOUND => status::Subject::Blob(digest),
+            _ => status::Subject::Deletion,
         };
-        upload.run().await
+        Err(status::refusal(answer, subject, repository).await)
+    }
+
+    /// A manifest, index or artifact as it is, by the reference's digest or tag; checked against its digest and not
+    /// looked into. `accept` is the header of that name; [`ANY`] where all is welcome.
+    pub async fn manifest(
+        &self,
+        reference: &Reference,
+        accept: &str,
+    ) -> Result<RawManifest, Error> {
+        let key = reference.manifest_key();
+        self.ask_in_turn(reference, async |endpoint| {
+            self.manifests(endpoint, reference)
+                .get(&key, accept, false)
+                .await
+        })
+        .await
+    }
+
+    /// What a reference names, without its bytes; `None` where there is no such manifest.
+    pub async fn head(&self, reference: &Reference) -> Result<Option<Descriptor>, Error> {
+        let key = reference.manifest_key();
+        self.ask_in_turn(reference, async |endpoint| {
+            self.manifests(endpoint, reference).head(&key).await
+        })
+        .await
     }
 
     /// Uploads a manifest or index under the reference's tag (by its digest where there is none). What
-    /// it names must have been uploaded before.
+    /// it names must have been uploaded before. If it has a `subject` and the registry does not keep track of
+    /// that, it is entered into the subject's list of referrers.
     pub async fn push_manifest(
         &self,
         reference: &Reference,
@@ -167,11 +266,121 @@ impl Client {
         bytes: Bytes,
     ) -> Result<Digest, Error> {
         let endpoint = self.push_endpoint(reference)?;
-        push::manifest(&self.inner.session, &endpoint, reference, media_type, bytes).await
+        let mut hasher = match reference.digest() {
+            Some(digest) => digest.hasher(),
+            None => Hasher::new(Algorithm::Sha256),
+        };
+        hasher.update(&bytes);
+        let digest = hasher.finish();
+        let by_digest = || digest.to_string();
+        let key = reference.tag().map_or_else(by_digest, str::to_owned);
+        let at = self.manifests(&endpoint, reference);
+        let understood = at.put(&key, media_type, &bytes).await?;
+        // What is no JSON has no subject, and is none of our business.
+        if !understood && matches!(relation(&bytes), Ok(Some(_))) {
+            let descriptor = Descriptor {
+                digest: digest.clone(),
+                size: bytes.len() as u64,
+                media_type: media_type.to_owned(),
+            };
+            referrers::enter(at, &descriptor, &bytes).await?;
+        }
+        Ok(digest)
     }
 
-    fn endpoints(&self, reference: &Reference) -> Result<Vec<Arc<Endpoint>>, Error> {
-        let registry = reference.registry();
+    /// Deletes a manifest by the reference's digest; by tag, where there is no digest, only the tag. A list of
+    /// referrers that clients keep is corrected.
+    pub async fn delete_manifest(&self, reference: &Reference) -> Result<(), Error> {
+        let endpoint = self.push_endpoint(reference)?;
+        let at = self.manifests(&endpoint, reference);
+        let key = reference.manifest_key();
+        let Some(digest) = reference.digest() else {
+            return at.delete(&key).await;
+        };
+        let subject = match at.get(&key, ANY, false).await {
+            Ok(manifest) => relation(&manifest.bytes).ok().flatten().map(|r| r.subject),
+            // What is there cannot be read, and can be deleted all the same.
+            Err(Error::Manifest { .. } | Error::MediaType { .. } | Error::TooLarge { .. }) => None,
+            Err(e) => return Err(e),
+        };
+        at.delete(&key).await?;
+        match subject {
+            Some(subject) if !referrers::supported(at, &subject).await? => {
+                referrers::strike(at, &subject, digest).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What refers to the manifest `digest` in the reference's repository, of one artifact type or all.
+    pub async fn referrers(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        artifact_type: Option<&str>,
+    ) -> Result<Vec<Referrer>, Error> {
+        self.ask_in_turn(reference, async |endpoint| {
+            let at = self.manifests(endpoint, reference);
+            referrers::list(at, digest, artifact_type).await
+        })
+        .await
+    }
+
+    /// All tags of the reference's repository, in the registry's order.
+    pub async fn tags(&self, reference: &Reference) -> Result<Vec<String>, Error> {
+        self.ask_in_turn(reference, async |endpoint| {
+            lists::tags(&self.inner.session, endpoint, reference.repository()).await
+        })
+        .await
+    }
+
+    /// All repositories of a registry (`HOST[:PORT]`), as far as it tells.
+    pub async fn catalog(&self, registry: &str) -> Result<Vec<String>, Error> {
+        let endpoint = self.own_endpoint(registry)?;
+        lists::catalog(&self.inner.session, &endpoint).await
+    }
+
+    /// At most `limit` repositories that have to do with `word`: by the registry's own search, else by name.
+    pub async fn search(
+        &self,
+        registry: &str,
+        word: &str,
+        limit: usize,
+    ) -> Result<Vec<Found>, Error> {
+        let endpoint = self.own_endpoint(registry)?;
+        lists::search(&self.inner.session, &endpoint, registry, word, limit).await
+    }
+
+    fn manifests<'a>(
+        &'a self,
+        endpoint: &'a Endpoint,
+        reference: &'a Reference,
+    ) -> manifests::Manifests<'a> {
+        manifests::Manifests {
+            session: &self.inner.session,
+            endpoint,
+            reference,
+        }
+    }
+
+    /// Asks the endpoints that may say what the reference means, one after the other.
+    async fn ask_in_turn<T>(
+        &self,
+        reference: &Reference,
+        ask: impl AsyncFnMut(&Endpoint) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let mut endpoints = self.endpoints(reference.registry())?;
+        let by_digest = reference.digest().is_some();
+        endpoints.retain(|e| e.capabilities.resolve || (by_digest && e.capabilities.pull));
+        manifests::first_of(
+            &endpoints,
+            || resolve::nobody(reference.registry(), "resolve"),
+            ask,
+        )
+        .await
+    }
+
+    fn endpoints(&self, registry: &str) -> Result<Vec<Arc<Endpoint>>, Error> {
         let mut known = self
             .inner
             .endpoints
@@ -187,8 +396,14 @@ impl Client {
 
     /// A push goes to one place: the last that may take it, which is the registry itself wherever it can be.
     fn push_endpoint(&self, reference: &Reference) -> Result<Arc<Endpoint>, Error> {
-        let list = self.endpoints(reference)?;
+        let list = self.endpoints(reference.registry())?;
         let able = list.into_iter().rev().find(|e| e.capabilities.push);
-        able.ok_or_else(|| resolve::nobody(reference, "push"))
+        able.ok_or_else(|| resolve::nobody(reference.registry(), "push"))
+    }
+
+    /// The registry itself: what it has is not for its mirrors to say.
+    fn own_endpoint(&self, registry: &str) -> Result<Arc<Endpoint>, Error> {
+        let last = self.endpoints(registry)?.pop();
+        last.ok_or_else(|| resolve::nobody(registry, "list"))
     }
 }

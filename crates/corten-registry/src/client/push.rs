@@ -1,252 +1,355 @@
-//! Uploads: blobs in chunks, so that a cut costs one chunk, then the manifest that names them.
+//! Uploads of blobs: mounted from another repository if that can be, else sent in one request or in chunks.
+//!
+//! ```text
+//!  there? ──yes──► present
+//!    │ no
+//!    ▼
+//!  mount ──201──► mounted
+//!    │ 202, or refused
+//!    ▼
+//!  begin ──► PATCH … ──► PUT digest ──► uploaded        small blobs: PUT alone
+//!    ▲          │ cut
+//!    └── gone ──┴── GET: how far? ──► PATCH from there
+//! ```
 
-use std::io::{Read, Seek, SeekFrom};
-
-use bytes::Bytes;
-use corten_spec::{Digest, Reference};
-use http::header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue, LOCATION, RANGE};
+use http::header::{CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE};
 use http::{Method, StatusCode};
 
 use super::backoff::Backoff;
 use super::endpoint::Endpoint;
+use super::outgoing::{Content, Readable, Source};
 use super::place::Place;
-use super::session::{Ask, Session};
+use super::session::{Access, Ask, Session};
 use super::status::{self, Subject};
 use super::transport::Answer;
 use super::{Descriptor, Error};
 use crate::protocol::{header, path, query};
 
-/// Bytes in one request. The whole of one is held in memory, once.
-const CHUNK: u64 = 4 << 20;
+/// Up to here a blob goes in a single PUT: what a cut costs is not worth a request more.
+const SMALL: u64 = 4 << 20;
+/// Chunks for a registry (or what stands before it) that refuses a request as too large.
+const CHUNK: u64 = 16 << 20;
 
-/// One blob on its way up.
-pub(super) struct Upload<'a, R> {
-    pub session: &'a Session,
-    pub endpoint: &'a Endpoint,
-    pub reference: &'a Reference,
-    pub descriptor: &'a Descriptor,
-    /// Away while a blocking task reads from it.
-    pub from: Option<R>,
+/// How a blob came to be in a repository.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pushed {
+    /// It was there before.
+    Present,
+    /// The registry took it over from another repository; no bytes were sent.
+    Mounted,
+    Uploaded,
 }
 
-impl<R: Read + Seek + Send + 'static> Upload<'_, R> {
-    /// Uploads, unless the repository has the blob.
-    pub async fn run(mut self) -> Result<(), Error> {
-        let mut backoff = Backoff::new(self.session.config().retry, false);
-        // Where the registry keeps what it got, over all tries.
-        let mut at: Option<Place> = None;
-        loop {
-            match self.once(&mut at, &mut backoff).await {
-                Ok(()) => return Ok(()),
-                Err(e) => backoff.wait(e).await?,
-            }
+/// One blob on its way up.
+pub(super) struct Upload<'a> {
+    session: &'a Session,
+    endpoint: &'a Endpoint,
+    repository: &'a str,
+    descriptor: &'a Descriptor,
+    source: Source,
+    /// Bytes in one request; all of it where there is no bound.
+    chunk: Option<u64>,
+    /// How often an upload was begun from its first byte.
+    begun: u32,
+}
+
+/// An upload as the registry knows it.
+struct Standing {
+    at: Place,
+    position: u64,
+}
+
+impl<'a> Upload<'a> {
+    pub fn new(
+        session: &'a Session,
+        endpoint: &'a Endpoint,
+        repository: &'a str,
+        descriptor: &'a Descriptor,
+        from: impl Readable,
+    ) -> Self {
+        Self {
+            session,
+            endpoint,
+            repository,
+            descriptor,
+            source: Source::new(from),
+            chunk: session.config().upload_chunk.map(|n| n.max(1)),
+            begun: 0,
         }
     }
 
-    async fn once(&mut self, at: &mut Option<Place>, backoff: &mut Backoff) -> Result<(), Error> {
-        let mut position = match at.take() {
-            Some(place) => self.resume(place, at).await?,
-            None => {
-                if self.exists().await? {
-                    return Ok(());
+    /// Uploads, unless the repository has the blob or can take it over from repository `mount`.
+    pub async fn run(mut self, mount: Option<&str>) -> Result<Pushed, Error> {
+        let mut backoff = Backoff::new(self.session.config().retry, false);
+        // Where the registry keeps what it got, over all tries.
+        let mut standing: Option<Standing> = None;
+        let mut mount = mount.filter(|from| *from != self.repository);
+        loop {
+            match self.once(&mut standing, mount, &mut backoff).await {
+                Ok(pushed) => return Ok(pushed),
+                Err(Error::Status { status: 413, .. }) if self.chunk.is_none() => {
+                    self.chunk = Some(CHUNK);
+                    standing = None;
                 }
-                0
+                Err(e) => {
+                    if let Some(broken) = self.source.failure() {
+                        return Err(Error::Source(broken));
+                    }
+                    backoff.wait(e).await?;
+                }
             }
-        };
-        if at.is_none() {
-            let path = path::uploads(self.reference.repository());
-            let answer = self
-                .send(Method::POST, path, None, Bytes::new(), None)
-                .await?;
-            *at = Some(self.accepted(answer, StatusCode::ACCEPTED).await?);
-            position = 0;
+            // A second try must not depend on what the first may have failed by.
+            mount = None;
         }
-        while let Some(place) = at.clone() {
-            let left = self.descriptor.size - position;
-            let chunk = self.read(position, left.min(CHUNK)).await?;
-            if left <= CHUNK {
-                return self.finish(place, chunk).await;
+    }
+
+    async fn once(
+        &mut self,
+        standing: &mut Option<Standing>,
+        mount: Option<&str>,
+        backoff: &mut Backoff,
+    ) -> Result<Pushed, Error> {
+        let tried = standing.is_some();
+        let mut now = match standing.take() {
+            Some(before) => self.resume(before).await?,
+            None => None,
+        };
+        if now.is_none() && self.exists().await? {
+            // The last request may have done its work and lost its answer.
+            return Ok(if tried {
+                Pushed::Uploaded
+            } else {
+                Pushed::Present
+            });
+        }
+        if let (None, Some(from)) = (&now, mount) {
+            match self.mount(from).await? {
+                Mount::Done => return Ok(Pushed::Mounted),
+                Mount::Instead(at) => now = Some(Standing { at, position: 0 }),
+                Mount::Refused => {}
             }
-            let end = position + chunk.len() as u64;
-            let range = format!("{position}-{}", end - 1);
-            let answer = self
-                .send(
-                    Method::PATCH,
-                    String::new(),
-                    Some(place),
-                    chunk,
-                    Some(&range),
-                )
-                .await?;
-            *at = Some(self.accepted(answer, StatusCode::ACCEPTED).await?);
-            position = end;
+        }
+        let mut now = match now {
+            Some(now) => now,
+            None => self.begin().await?,
+        };
+        loop {
+            let left = self.descriptor.size - now.position;
+            if left == 0 || (left <= SMALL && self.chunk.is_none_or(|c| left <= c)) {
+                let rest = self.source.part(now.position, left);
+                *standing = Some(Standing {
+                    at: now.at.clone(),
+                    ..now
+                });
+                self.finish(now.at, rest).await?;
+                return Ok(Pushed::Uploaded);
+            }
+            let length = left.min(self.chunk.unwrap_or(left));
+            *standing = Some(Standing {
+                at: now.at.clone(),
+                ..now
+            });
+            now = self.append(now, length).await?;
             backoff.progress();
         }
-        Ok(())
     }
 
     async fn exists(&self) -> Result<bool, Error> {
-        let path = path::blob(self.reference.repository(), &self.descriptor.digest);
-        let answer = self
-            .send(Method::HEAD, path, None, Bytes::new(), None)
-            .await?;
+        let path = path::blob(self.repository, &self.descriptor.digest);
+        let answer = self.ask(Method::HEAD, path).send(self).await?;
         let there = match answer.status {
             StatusCode::OK => true,
             StatusCode::NOT_FOUND => false,
-            _ => {
-                let repository = self.reference.repository();
-                return Err(status::refusal(answer, Subject::Upload, repository).await);
-            }
+            _ => return Err(self.refusal(answer).await),
         };
+        // One of another size cannot be what the digest names.
+        let size = answer.content_length();
+        if let Some(actual) = size.filter(|n| there && *n != self.descriptor.size) {
+            return Err(Error::SizeMismatch {
+                host: answer.place.authority(),
+                what: format!("blob {}", self.descriptor.digest),
+                expected: self.descriptor.size,
+                actual,
+            });
+        }
         answer.discard().await;
         Ok(there)
     }
 
-    /// How far the registry got; an upload that it has forgotten starts anew.
-    async fn resume(&self, place: Place, at: &mut Option<Place>) -> Result<u64, Error> {
-        let answer = self
-            .send(
-                Method::GET,
-                String::new(),
-                Some(place.clone()),
-                Bytes::new(),
-                None,
-            )
-            .await?;
+    async fn mount(&self, from: &str) -> Result<Mount, Error> {
+        let digest = self.descriptor.digest.to_string();
+        let path = path::uploads(self.repository);
+        let path = query::append(&path, &[("mount", &digest), ("from", from)]);
+        let access = Access::Mount {
+            to: self.repository.to_owned(),
+            from: from.to_owned(),
+        };
+        let ask = Ask::new(Method::POST, path, access);
+        let answer = match self.session.ask(self.endpoint, &ask).await {
+            Ok(answer) => answer,
+            // Not to be let read there is no reason not to be let write here.
+            Err(Error::Unauthorized { .. } | Error::Denied { .. }) => return Ok(Mount::Refused),
+            Err(e) => return Err(e),
+        };
+        match answer.status {
+            StatusCode::CREATED => {
+                answer.discard().await;
+                Ok(Mount::Done)
+            }
+            StatusCode::ACCEPTED => Ok(Mount::Instead(self.accepted(answer).await?.at)),
+            s if s.is_client_error() && s != StatusCode::TOO_MANY_REQUESTS => {
+                answer.discard().await;
+                Ok(Mount::Refused)
+            }
+            _ => Err(self.refusal(answer).await),
+        }
+    }
+
+    async fn begin(&mut self) -> Result<Standing, Error> {
+        self.begun += 1;
+        if self.begun > self.session.config().retry.tries {
+            return Err(Error::NotARegistry {
+                host: self.endpoint.place("").authority(),
+                why: format!("it has lost an upload {} times", self.begun - 1),
+            });
+        }
+        let path = path::uploads(self.repository);
+        let answer = self.ask(Method::POST, path).send(self).await?;
+        // Only chunks have a smallest size; a registry that names one may still get all at once.
+        let least = answer.header(header::OCI_CHUNK_MIN).map(str::trim);
+        if let (Some(chunk), Some(Ok(least))) = (self.chunk, least.map(str::parse)) {
+            self.chunk = Some(chunk.max(least));
+        }
+        let begun = self.accepted(answer).await?;
+        Ok(Standing {
+            position: 0,
+            ..begun
+        })
+    }
+
+    /// How far the registry got; `None` for an upload that it has forgotten.
+    async fn resume(&self, before: Standing) -> Result<Option<Standing>, Error> {
+        let answer = self.at(Method::GET, &before.at).send(self).await?;
         let known = answer.status.is_success();
         let got = answer.header(RANGE).and_then(header::upload_range);
         let next = answer.header(LOCATION).and_then(|l| answer.place.join(l));
         answer.discard().await;
         // `0-0` stands for one byte and for none, and a chunk in the wrong place is refused: such an
         // upload is begun anew.
-        match got.filter(|s| known && s.end > 1 && s.end <= self.descriptor.size) {
-            None => Ok(0),
-            Some(span) => {
-                *at = Some(next.unwrap_or(place));
-                Ok(span.end)
-            }
-        }
+        let got = got.filter(|s| known && s.end > 1 && s.end <= self.descriptor.size);
+        Ok(got.map(|span| Standing {
+            at: next.unwrap_or(before.at),
+            position: span.end,
+        }))
     }
 
-    async fn finish(&self, place: Place, chunk: Bytes) -> Result<(), Error> {
-        let digest = self.descriptor.digest.to_string();
-        let place = Place {
-            path: query::append(&place.path, &[("digest", &digest)]),
-            ..place
-        };
-        let answer = self
-            .send(Method::PUT, String::new(), Some(place), chunk, None)
+    /// One PATCH. All of a blob at once needs no Content-Range, and some registries know it only without.
+    async fn append(&self, now: Standing, length: u64) -> Result<Standing, Error> {
+        let end = now.position + length;
+        let mut ask = self.at(Method::PATCH, &now.at);
+        if length < self.descriptor.size {
+            ask.0 = ask
+                .0
+                .with(CONTENT_RANGE, &format!("{}-{}", now.position, end - 1));
+        }
+        let answer = ask
+            .body(self.source.part(now.position, length))
+            .send(self)
             .await?;
+        self.still_there(&answer, now.position)?;
+        let next = self.accepted(answer).await?;
+        Ok(Standing {
+            position: end,
+            ..next
+        })
+    }
+
+    async fn finish(&self, at: Place, rest: Content) -> Result<(), Error> {
+        let digest = self.descriptor.digest.to_string();
+        let at = Place {
+            path: query::append(&at.path, &[("digest", &digest)]),
+            ..at
+        };
+        let answer = self.at(Method::PUT, &at).body(rest).send(self).await?;
+        self.still_there(&answer, self.descriptor.size)?;
         match answer.status {
             StatusCode::CREATED | StatusCode::NO_CONTENT => {
                 answer.discard().await;
                 Ok(())
             }
-            _ => Err(status::refusal(answer, Subject::Upload, self.reference.repository()).await),
+            _ => Err(self.refusal(answer).await),
         }
     }
 
-    async fn accepted(&self, answer: Answer, wanted: StatusCode) -> Result<Place, Error> {
-        if answer.status != wanted {
-            return Err(
-                status::refusal(answer, Subject::Upload, self.reference.repository()).await,
-            );
+    /// An upload that has been forgotten, or that stands elsewhere than we think (a cut request's bytes were still on
+    /// their way), is looked at again as after a cut.
+    fn still_there(&self, answer: &Answer, received: u64) -> Result<(), Error> {
+        match answer.status {
+            StatusCode::NOT_FOUND | StatusCode::RANGE_NOT_SATISFIABLE => Err(Error::Cut {
+                host: answer.place.authority(),
+                what: format!("an upload of {}", self.descriptor.digest),
+                received,
+                tries: 1,
+                source: None,
+            }),
+            _ => Ok(()),
         }
-        let place = answer.header(LOCATION).and_then(|l| answer.place.join(l));
+    }
+
+    async fn accepted(&self, answer: Answer) -> Result<Standing, Error> {
+        if answer.status != StatusCode::ACCEPTED {
+            return Err(self.refusal(answer).await);
+        }
+        let at = answer.header(LOCATION).and_then(|l| answer.place.join(l));
         let host = answer.place.authority();
         answer.discard().await;
-        place.ok_or_else(|| Error::NotARegistry {
+        let at = at.ok_or_else(|| Error::NotARegistry {
             host,
             why: "it does not say where an upload goes on".into(),
-        })
+        })?;
+        Ok(Standing { at, position: 0 })
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        path: String,
-        at: Option<Place>,
-        body: Bytes,
-        range: Option<&str>,
-    ) -> Result<Answer, Error> {
-        let mut ask = Ask {
+    async fn refusal(&self, answer: Answer) -> Error {
+        status::refusal(answer, Subject::Upload, self.repository).await
+    }
+
+    fn ask(&self, method: Method, path: String) -> Step {
+        Step(Ask::new(
             method,
-            at,
-            body,
-            push: true,
-            ..Ask::get(self.reference.repository(), path)
-        };
-        let octets = HeaderValue::from_static("application/octet-stream");
-        if !ask.body.is_empty() {
-            ask.headers.insert(CONTENT_TYPE, octets);
-        }
-        if let Some(value) = range.and_then(|r| HeaderValue::from_str(r).ok()) {
-            ask.headers.insert(CONTENT_RANGE, value);
-        }
-        self.session.ask(self.endpoint, &ask).await
+            path,
+            Access::Push(self.repository.to_owned()),
+        ))
     }
 
-    /// Reads on a blocking thread; a source that is shorter than its descriptor is an error.
-    async fn read(&mut self, position: u64, length: u64) -> Result<Bytes, Error> {
-        let gone = || Error::Source(std::io::ErrorKind::NotConnected.into());
-        let mut from = self.from.take().ok_or_else(gone)?;
-        let task = tokio::task::spawn_blocking(move || {
-            let read = from.seek(SeekFrom::Start(position)).and_then(|_| {
-                let mut chunk = vec![0; usize::try_from(length).unwrap_or(usize::MAX)];
-                from.read_exact(&mut chunk)?;
-                Ok(Bytes::from(chunk))
-            });
-            (from, read)
-        });
-        let (from, read) = task
-            .await
-            .unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
-        self.from = Some(from);
-        read.map_err(Error::Source)
+    /// A request to where the registry keeps the upload.
+    fn at(&self, method: Method, place: &Place) -> Step {
+        let mut step = self.ask(method, String::new());
+        step.0.at = Some(place.clone());
+        step
     }
 }
 
-/// Uploads a manifest under the reference's tag, else its digest.
-pub(super) async fn manifest(
-    session: &Session,
-    endpoint: &Endpoint,
-    reference: &Reference,
-    media_type: &str,
-    bytes: Bytes,
-) -> Result<Digest, Error> {
-    let digest = reference.digest().map_or_else(
-        || Digest::of(&bytes),
-        |d| {
-            let mut hasher = d.hasher();
-            hasher.update(&bytes);
-            hasher.finish()
-        },
-    );
-    let key = reference
-        .tag()
-        .map_or_else(|| digest.to_string(), str::to_owned);
-    let repository = reference.repository();
-    let mut ask = Ask {
-        method: Method::PUT,
-        body: bytes,
-        push: true,
-        ..Ask::get(repository, path::manifest(repository, &key))
-    };
-    let content_type = HeaderValue::from_str(media_type).map_err(|_| Error::MediaType {
-        reference: reference.to_string(),
-        media_type: media_type.into(),
-    })?;
-    ask.headers.insert(CONTENT_TYPE, content_type);
-    let mut backoff = Backoff::new(session.config().retry, true);
-    loop {
-        let sent = match session.ask(endpoint, &ask).await {
-            Ok(answer) if answer.status == StatusCode::CREATED => {
-                answer.discard().await;
-                return Ok(digest);
-            }
-            Ok(answer) => status::refusal(answer, Subject::Upload, repository).await,
-            Err(e) => e,
-        };
-        backoff.wait(sent).await?;
+enum Mount {
+    Done,
+    /// The registry began an upload instead, here.
+    Instead(Place),
+    Refused,
+}
+
+/// A request of an upload.
+struct Step(Ask);
+
+impl Step {
+    fn body(mut self, body: Content) -> Self {
+        if !body.is_empty() {
+            self.0 = self.0.with(CONTENT_TYPE, "application/octet-stream");
+        }
+        self.0.body = body;
+        self
+    }
+
+    async fn send(self, upload: &Upload<'_>) -> Result<Answer, Error> {
+        upload.session.ask(upload.endpoint, &self.0).await
     }
 }

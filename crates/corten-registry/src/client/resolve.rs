@@ -4,19 +4,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use corten_spec::{Digest, Platform, Reference, digest::Algorithm, media};
-use http::StatusCode;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
+use corten_spec::{Platform, Reference, media};
 
-use super::backoff::Backoff;
 use super::endpoint::Endpoint;
-use super::session::{Ask, Session};
-use super::status::{self, Subject};
-use super::transport::Answer;
+use super::manifests::{Manifests, misread};
+use super::session::Session;
 use super::{Descriptor, Error, ParsedManifest, Resolved};
-use crate::protocol::header::{API_VERSION, DOCKER_CONTENT_DIGEST};
-use crate::protocol::manifest::{self, Document, Index, ManifestError};
-use crate::protocol::{MANIFEST_MAX, path};
+use crate::protocol::manifest::{self, Document, Index};
 
 /// An index may list indexes; real ones do so once.
 const DEPTH_MAX: u32 = 4;
@@ -55,12 +49,12 @@ pub(super) async fn resolve(
             }
         }
     }
-    Err(last.unwrap_or_else(|| nobody(reference, "resolve")))
+    Err(last.unwrap_or_else(|| nobody(reference.registry(), "resolve")))
 }
 
-pub(super) fn nobody(reference: &Reference, what: &str) -> Error {
+pub(super) fn nobody(registry: &str, what: &str) -> Error {
     Error::NotARegistry {
-        host: reference.registry().into(),
+        host: registry.into(),
         why: format!("its hosts.toml names no host with the capability to {what}"),
     }
 }
@@ -147,131 +141,27 @@ async fn fetch(
     key: &str,
     expected: Option<&Descriptor>,
 ) -> Result<Fetched, Error> {
-    let mut backoff = Backoff::new(session.config().retry, expected.is_some());
-    loop {
-        match once(session, endpoint, reference, key, expected).await {
-            Ok(fetched) => return Ok(fetched),
-            Err(e) => backoff.wait(e).await?,
-        }
-    }
-}
-
-async fn once(
-    session: &Session,
-    endpoint: &Endpoint,
-    reference: &Reference,
-    key: &str,
-    expected: Option<&Descriptor>,
-) -> Result<Fetched, Error> {
-    let repository = reference.repository();
-    let mut ask = Ask::get(repository, path::manifest(repository, key));
-    ask.headers.insert(ACCEPT, HeaderValue::from_static(WANTED));
-    let mut answer = session.ask(endpoint, &ask).await?;
-    if answer.status != StatusCode::OK {
-        return Err(refused(session, endpoint, answer, reference).await);
-    }
-    let host = answer.place.authority();
-    let what = format!("the manifest of {reference}");
-    let bytes = answer.bytes(&what, MANIFEST_MAX).await?;
-    let content_type = answer.header(CONTENT_TYPE);
-    if content_type.is_some_and(|t| t.starts_with("text/html")) {
-        return Err(Error::NotARegistry {
-            host,
-            why: "it answers with a web page".into(),
-        });
-    }
-    let digest = verify(&answer, &bytes, key, &host)?;
+    let manifests = Manifests {
+        session,
+        endpoint,
+        reference,
+    };
+    let got = manifests.get(key, WANTED, expected.is_some()).await?;
+    let host = || endpoint.place("").authority();
     if let Some(expected) = expected
-        && expected.size != bytes.len() as u64
+        && expected.size != got.descriptor.size
     {
         return Err(Error::SizeMismatch {
-            host,
-            what,
+            host: host(),
+            what: format!("the manifest of {reference}"),
             expected: expected.size,
-            actual: bytes.len() as u64,
+            actual: got.descriptor.size,
         });
     }
-    let document =
-        manifest::parse(&bytes, content_type).map_err(|e| misread(e, reference, &host))?;
-    let media_type = match &document {
-        Document::Manifest(m) => m.media_type.clone(),
-        Document::Index(i) => i.media_type.clone(),
-    };
+    let document = manifest::parse(&got.bytes, Some(&got.descriptor.media_type));
     Ok(Fetched {
-        descriptor: Descriptor {
-            digest,
-            size: bytes.len() as u64,
-            media_type,
-        },
-        bytes,
-        document,
+        document: document.map_err(|e| misread(e, reference, &host()))?,
+        descriptor: got.descriptor,
+        bytes: got.bytes,
     })
-}
-
-/// The digest of what came, which must be the one asked for, or (by tag) the one that the registry announces.
-fn verify(answer: &Answer, bytes: &[u8], key: &str, host: &str) -> Result<Digest, Error> {
-    let asked = key.parse::<Digest>().ok();
-    let announced = answer
-        .header(DOCKER_CONTENT_DIGEST)
-        .and_then(|v| v.parse::<Digest>().ok());
-    let expected = asked.or(announced);
-    let algorithm = expected
-        .as_ref()
-        .map_or(Algorithm::Sha256, Digest::algorithm);
-    let mut hasher = corten_spec::digest::Hasher::new(algorithm);
-    hasher.update(bytes);
-    let actual = hasher.finish();
-    match expected {
-        Some(expected) if expected != actual => Err(Error::DigestMismatch {
-            host: host.into(),
-            expected,
-            actual,
-        }),
-        _ => Ok(actual),
-    }
-}
-
-fn misread(error: ManifestError, reference: &Reference, host: &str) -> Error {
-    match error {
-        ManifestError::MediaType(media_type) => Error::MediaType {
-            reference: reference.to_string(),
-            media_type,
-        },
-        source => Error::Manifest {
-            host: host.into(),
-            reference: reference.to_string(),
-            source,
-        },
-    }
-}
-
-/// A 404 without a registry's error body may come from anything with a web server in it: ask whether it is a registry at all.
-async fn refused(
-    session: &Session,
-    endpoint: &Endpoint,
-    answer: Answer,
-    reference: &Reference,
-) -> Error {
-    let marked = answer.headers.contains_key(API_VERSION);
-    let error = status::refusal(
-        answer,
-        Subject::Manifest(&reference.to_string()),
-        reference.repository(),
-    )
-    .await;
-    let Error::UnknownManifest { host, said, .. } = &error else {
-        return error;
-    };
-    if marked || !said.is_empty() {
-        return error;
-    }
-    match session.ask(endpoint, &Ask::get("", "/".into())).await {
-        Ok(ping) if !matches!(ping.status, StatusCode::OK | StatusCode::UNAUTHORIZED) => {
-            Error::NotARegistry {
-                host: host.clone(),
-                why: format!("status {} to the version check", ping.status.as_u16()),
-            }
-        }
-        _ => error,
-    }
 }

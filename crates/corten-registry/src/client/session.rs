@@ -14,11 +14,15 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, HeaderValue, LOCATION, USER_AGENT, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_ENCODING, HeaderName, HeaderValue, LOCATION,
+    USER_AGENT, WWW_AUTHENTICATE,
+};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::endpoint::Endpoint;
 use super::login::{Login, header_value};
+use super::outgoing::Content;
 use super::place::Place;
 use super::transport::{Answer, Message, Transport};
 use super::{ClientConfig, Error, status};
@@ -37,9 +41,39 @@ pub(super) struct Ask {
     /// Where an upload goes on instead; the registry named it.
     pub at: Option<Place>,
     pub headers: HeaderMap,
-    pub body: Bytes,
-    pub repository: String,
-    pub push: bool,
+    pub body: Content,
+    pub access: Access,
+}
+
+/// What an [`Ask`] needs to be let do, in the words of the token protocol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    /// That somebody is there.
+    Nothing,
+    Pull(String),
+    Push(String),
+    /// Push, and read a blob of another repository.
+    Mount {
+        to: String,
+        from: String,
+    },
+    Delete(String),
+    Catalog,
+}
+
+impl Access {
+    fn scope(&self) -> String {
+        match self {
+            Self::Nothing => String::new(),
+            Self::Pull(name) => format!("repository:{name}:pull"),
+            Self::Push(name) => format!("repository:{name}:pull,push"),
+            Self::Mount { to, from } => {
+                format!("repository:{to}:pull,push repository:{from}:pull")
+            }
+            Self::Delete(name) => format!("repository:{name}:delete,pull,push"),
+            Self::Catalog => "registry:catalog:*".into(),
+        }
+    }
 }
 
 /// Connections, and what they have been let in with.
@@ -50,24 +84,27 @@ pub(super) struct Session {
 }
 
 impl Ask {
-    pub fn get(repository: &str, path: String) -> Self {
+    pub fn new(method: Method, path: String, access: Access) -> Self {
         Self {
-            method: Method::GET,
+            method,
             path,
             at: None,
             headers: HeaderMap::new(),
-            body: Bytes::new(),
-            repository: repository.to_owned(),
-            push: false,
+            body: Content::Bytes(Bytes::new()),
+            access,
         }
     }
 
-    fn scope(&self) -> String {
-        let actions = if self.push { "pull,push" } else { "pull" };
-        match self.repository.is_empty() {
-            true => String::new(),
-            false => format!("repository:{}:{actions}", self.repository),
+    pub fn get(repository: &str, path: String) -> Self {
+        Self::new(Method::GET, path, Access::Pull(repository.to_owned()))
+    }
+
+    /// Values that are no header values (there are none in what we write) are left out.
+    pub fn with(mut self, name: HeaderName, value: &str) -> Self {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.headers.insert(name, value);
         }
+        self
     }
 
     fn start(&self, endpoint: &Endpoint) -> Place {
@@ -93,7 +130,7 @@ impl Session {
 
     /// One request with all that belongs to it. Any status but 401 and redirects is the caller's to judge.
     pub async fn ask(&self, endpoint: &Endpoint, ask: &Ask) -> Result<Answer, Error> {
-        let scope = ask.scope();
+        let scope = ask.access.scope();
         let refused = |a: &Answer| a.status == StatusCode::UNAUTHORIZED && endpoint.owns(&a.place);
         let known = self.login.known(&endpoint.account, &scope);
         let answer = self.send(endpoint, ask, known.as_ref()).await?;
@@ -130,7 +167,16 @@ impl Session {
             answer.discard().await;
             answer = self.deliver(endpoint, ask, place, auth).await?;
         }
-        Ok(answer)
+        match answer.header(CONTENT_ENCODING) {
+            Some(coding) if !plain(coding) && answer.status.is_success() => {
+                let coding: String = coding.chars().take(20).collect();
+                Err(Error::NotARegistry {
+                    host: answer.place.authority(),
+                    why: format!("its answer is packed ({coding}), which nobody asked for"),
+                })
+            }
+            _ => Ok(answer),
+        }
     }
 
     /// The first request; on a loopback endpoint TLS is tried first, and plain HTTP if nothing there speaks TLS.
@@ -174,6 +220,8 @@ impl Session {
         auth: Option<&Secret>,
     ) -> Result<Answer, Error> {
         let mut headers = ask.headers.clone();
+        // Content is its bytes as pushed: a compression on the way would change them.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Ok(agent) = HeaderValue::from_str(&self.config.user_agent) {
             headers.insert(USER_AGENT, agent);
         }
@@ -193,6 +241,10 @@ impl Session {
         let dial = endpoint.dial_timeout;
         self.transport.send(&message, &tls, dial).await
     }
+}
+
+fn plain(coding: &str) -> bool {
+    coding.is_empty() || coding.eq_ignore_ascii_case("identity")
 }
 
 /// Where a redirect leads, if it may be followed.

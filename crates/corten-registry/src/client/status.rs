@@ -18,6 +18,8 @@ pub(super) enum Subject<'a> {
     Manifest(&'a str),
     Blob(&'a Digest),
     Upload,
+    Deletion,
+    List,
 }
 
 /// The error body, if there is one that can be read.
@@ -90,5 +92,7 @@ pub(super) async fn refusal(answer: Answer, subject: Subject<'_>, repository: &s
         (_, Subject::Manifest(_)) => other(answer, "a request for a manifest").await,
         (_, Subject::Blob(_)) => other(answer, "a request for a blob").await,
         (_, Subject::Upload) => other(answer, "an upload").await,
+        (_, Subject::Deletion) => other(answer, "a deletion").await,
+        (_, Subject::List) => other(answer, "a request for a list").await,
     }
 }

@@ -1,19 +1,21 @@
 //! One request, one answer, over pooled HTTP/1.1 connections. Knows nothing of registries.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{AUTHORIZATION, HOST, HeaderValue, PROXY_AUTHORIZATION};
 use http::{HeaderMap, Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::time::timeout;
 
 use super::connect::{Origin, connect};
+use super::outgoing::{Content, Outgoing};
 use super::place::Place;
 use super::proxy::{Proxy, ProxySettings};
 use super::tls::TlsProfile;
@@ -24,7 +26,7 @@ const IDLE_MAX: Duration = Duration::from_secs(50);
 /// Idle connections kept for one origin.
 const IDLE_PER_ORIGIN: usize = 8;
 
-type Sender = SendRequest<Full<Bytes>>;
+type Sender = SendRequest<Outgoing>;
 
 /// The pool, and how connections are made.
 pub(super) struct Transport {
@@ -39,7 +41,7 @@ pub(super) struct Message {
     pub method: Method,
     pub place: Place,
     pub headers: HeaderMap,
-    pub body: Bytes,
+    pub body: Content,
 }
 
 /// The head of an answer, and its body still on the wire. Read to its end, the connection goes
@@ -53,6 +55,28 @@ pub(super) struct Answer {
     origin: Origin,
     transport: Arc<Transport>,
     received: u64,
+    pace: Pace,
+}
+
+/// How fast a body comes, by the time that we wait for it; what its consumer takes is not counted.
+#[derive(Default)]
+struct Pace {
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// The rate in bytes a second, once a window's worth of waiting is over and it lies below the floor.
+    fn below(&mut self, waited: Duration, bytes: usize, timeouts: &Timeouts) -> Option<u64> {
+        self.waited += waited;
+        self.bytes += bytes as u64;
+        if self.waited < timeouts.idle {
+            return None;
+        }
+        let rate = (self.bytes as f64 / self.waited.as_secs_f64().max(0.001)) as u64;
+        *self = Self::default();
+        (rate < timeouts.floor).then_some(rate)
+    }
 }
 
 impl Transport {
@@ -102,25 +126,12 @@ impl Transport {
     async fn exchange(
         self: &Arc<Self>,
         mut sender: Sender,
-        request: Request<Full<Bytes>>,
+        request: Request<Outgoing>,
         origin: &Origin,
         message: &Message,
     ) -> Result<Answer, Error> {
-        let after = self.timeouts.answer;
-        let answered = timeout(after, sender.send_request(request)).await;
-        let response = answered
-            .map_err(|_| Error::Timeout {
-                host: message.place.authority(),
-                doing: "answer",
-                after,
-            })?
-            .map_err(|e| match e.is_parse() || e.is_parse_too_large() {
-                true => Error::NotARegistry {
-                    host: message.place.authority(),
-                    why: format!("its answer is no HTTP ({e})"),
-                },
-                false => cut(&message.place, e),
-            })?;
+        let sending = std::pin::pin!(sender.send_request(request));
+        let response = self.answered(sending, message).await?;
         let (head, body) = response.into_parts();
         Ok(Answer {
             status: head.status,
@@ -131,7 +142,39 @@ impl Transport {
             origin: origin.clone(),
             transport: self.clone(),
             received: 0,
+            pace: Pace::default(),
         })
+    }
+
+    /// Waits for the head of the answer. A body that is still being taken is patience's reason to begin anew.
+    async fn answered(
+        &self,
+        mut sending: Pin<&mut impl Future<Output = hyper::Result<http::Response<Incoming>>>>,
+        message: &Message,
+    ) -> Result<http::Response<Incoming>, Error> {
+        let after = self.timeouts.answer;
+        let host = || message.place.authority();
+        loop {
+            let before = message.body.sent();
+            match timeout(after, sending.as_mut()).await {
+                Ok(Ok(response)) => return Ok(response),
+                Ok(Err(e)) if e.is_parse() || e.is_parse_too_large() => {
+                    return Err(Error::NotARegistry {
+                        host: host(),
+                        why: format!("its answer is no HTTP ({e})"),
+                    });
+                }
+                Ok(Err(e)) => return Err(cut(&message.place, e)),
+                Err(_) if message.body.sent() > before => {}
+                Err(_) => {
+                    return Err(Error::Timeout {
+                        host: host(),
+                        doing: "answer",
+                        after,
+                    });
+                }
+            }
+        }
     }
 
     fn take(&self, origin: &Origin) -> Option<Sender> {
@@ -169,7 +212,7 @@ fn cut(place: &Place, source: hyper::Error) -> Error {
     }
 }
 
-fn prepare(message: &Message, proxy: Option<&Proxy>) -> Result<Request<Full<Bytes>>, Error> {
+fn prepare(message: &Message, proxy: Option<&Proxy>) -> Result<Request<Outgoing>, Error> {
     let place = &message.place;
     let invalid = |_| Error::NotARegistry {
         host: place.authority(),
@@ -181,7 +224,7 @@ fn prepare(message: &Message, proxy: Option<&Proxy>) -> Result<Request<Full<Byte
         Some(_) => place.to_string(),
         None => place.path.clone(),
     };
-    let mut request = Request::new(Full::new(message.body.clone()));
+    let mut request = Request::new(message.body.open());
     *request.method_mut() = message.method.clone();
     *request.uri_mut() = target.parse().map_err(|_| ()).map_err(invalid)?;
     let host: HeaderValue = place.authority().parse().map_err(|_| ()).map_err(invalid)?;
@@ -215,8 +258,10 @@ impl Answer {
 
     /// The next piece of the body; `None` at its end.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, Error> {
-        let after = self.transport.timeouts.idle;
+        let timeouts = self.transport.timeouts;
+        let after = timeouts.idle;
         loop {
+            let since = Instant::now();
             let frame = timeout(after, self.body.frame())
                 .await
                 .map_err(|_| Error::Timeout {
@@ -244,7 +289,15 @@ impl Answer {
                     // What is no data is trailers, which mean nothing here.
                     if let Ok(data) = frame.into_data() {
                         self.received += data.len() as u64;
-                        return Ok(Some(data));
+                        let slow = self.pace.below(since.elapsed(), data.len(), &timeouts);
+                        return match slow {
+                            None => Ok(Some(data)),
+                            Some(rate) => Err(Error::Slow {
+                                host: self.place.authority(),
+                                rate,
+                                floor: timeouts.floor,
+                            }),
+                        };
                     }
                 }
             }

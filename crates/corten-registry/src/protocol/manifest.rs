@@ -4,8 +4,10 @@
 //! a re-serialisation. A document that could be read as both manifest and index is refused:
 //! two readers that disagree on the kind would run different images (CVE-2021-41190).
 
+use std::collections::BTreeMap;
+
 use corten_spec::{Digest, Platform, media, oci::image::Platform as OciPlatform};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::MANIFEST_MAX;
 
@@ -13,6 +15,8 @@ use super::MANIFEST_MAX;
 const LAYERS_MAX: usize = 1024;
 /// More entries than any real index has.
 const ENTRIES_MAX: usize = 4096;
+/// More than any manifest has been signed and described.
+const REFERRERS_MAX: usize = 16_384;
 
 /// What content is, and how to know that it is that.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +128,68 @@ pub fn relation(bytes: &[u8]) -> Result<Option<Relation>, ManifestError> {
             .or(raw.config.map(|c| c.media_type)),
         annotations: raw.annotations,
     }))
+}
+
+/// One entry of a referrers list: what refers, and what it says of itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Referrer {
+    pub media_type: String,
+    pub digest: Digest,
+    /// In bytes.
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub artifact_type: Option<String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// Reads a referrers list, which is an index whose entries name their artifact types.
+pub fn referrers(bytes: &[u8]) -> Result<Vec<Referrer>, ManifestError> {
+    #[derive(Deserialize)]
+    struct Raw {
+        manifests: Option<Vec<Referrer>>,
+    }
+    if bytes.len() > MANIFEST_MAX {
+        return Err(ManifestError::Large { size: bytes.len() });
+    }
+    let raw: Raw = serde_json::from_slice(bytes).map_err(ManifestError::Json)?;
+    let list = raw.manifests.unwrap_or_default();
+    bounded("referrers", list.len(), REFERRERS_MAX)?;
+    Ok(list)
+}
+
+/// The type of any manifest, image or not: its own word, the header's, or what its fields look like. A document
+/// and a header that disagree are refused, for two readers would take it for two things.
+pub fn type_of(bytes: &[u8], header: Option<&str>) -> Result<String, ManifestError> {
+    let header = header.map(|h| h.split(';').next().unwrap_or_default().trim());
+    let vague = |h: &str| {
+        matches!(
+            h,
+            "" | "application/json" | "application/octet-stream" | "text/plain"
+        )
+    };
+    let named = header.filter(|h| !vague(h));
+    let Ok(shape) = serde_json::from_slice::<Shape>(bytes) else {
+        // Old signed manifests and the like: the header is all that there is.
+        let header = named.ok_or(ManifestError::Neither)?;
+        return Ok(header.into());
+    };
+    let images = shape.config.is_some() || shape.layers.is_some();
+    if images && shape.manifests.is_some() {
+        return Err(ManifestError::Ambiguous);
+    }
+    match (shape.media_type, named) {
+        (Some(body), Some(header)) if body != header => Err(ManifestError::Disagree {
+            body,
+            header: header.into(),
+        }),
+        (Some(body), _) => Ok(body),
+        (None, Some(header)) => Ok(header.into()),
+        (None, None) if shape.manifests.is_some() => Ok(media::OCI_INDEX.into()),
+        (None, None) if images => Ok(media::OCI_MANIFEST.into()),
+        (None, None) => Err(ManifestError::Neither),
+    }
 }
 
 #[derive(Deserialize)]

@@ -3,6 +3,7 @@
 
 pub mod error_body;
 pub mod header;
+pub mod link;
 pub mod manifest;
 pub mod path;
 pub mod query;

@@ -48,6 +48,21 @@ pub fn uploads(name: &str) -> String {
     format!("/{name}/blobs/uploads/")
 }
 
+pub fn tags(name: &str) -> String {
+    format!("/{name}/tags/list")
+}
+
+pub fn referrers(name: &str, digest: &Digest) -> String {
+    format!("/{name}/referrers/{digest}")
+}
+
+/// The tag that stands for the referrers of a manifest on registries without that API ("Referrers Tag Schema").
+pub fn referrers_tag(digest: &Digest) -> String {
+    let hex = digest.hex();
+    let hex = hex.get(..64).unwrap_or(hex);
+    format!("{}-{hex}", digest.algorithm().as_str())
+}
+
 /// Takes a request's path apart. Escapes must be decoded already.
 pub fn parse(path: &str) -> Result<Route, PathError> {
     let rest = match path.strip_prefix("/v2") {

@@ -181,6 +181,7 @@ pub fn config() -> ClientConfig {
             connect: Duration::from_secs(5),
             answer: Duration::from_secs(2),
             idle: Duration::from_millis(700),
+            floor: 0,
         },
         retry: Retry {
             tries: 4,
