@@ -3,7 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
-use corten_spec::{IdError, Kind, ReferenceError};
+use corten_registry::protocol::manifest::ManifestError;
+use corten_spec::{Digest, IdError, Kind, Reference, ReferenceError};
 
 use crate::image::ImageError;
 
@@ -105,6 +106,25 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
         kind: Kind,
     },
+    #[error("cannot {doing} {reference}")]
+    Registry {
+        doing: &'static str,
+        reference: String,
+        #[source]
+        source: Box<corten_registry::client::Error>,
+    },
+    #[error("a layer of archive {archive} cannot be loaded")]
+    Archive {
+        archive: String,
+        #[source]
+        source: Box<Error>,
+    },
+    #[error("manifest {digest} cannot be used")]
+    Manifest {
+        digest: Digest,
+        #[source]
+        source: ManifestError,
+    },
     #[error(transparent)]
     Image(#[from] ImageError),
     #[error("the store failed")]
@@ -159,8 +179,12 @@ impl Error {
                 _ => Kind::Internal,
             },
             Self::Document { .. } => Kind::Internal,
-            Self::Container { source, .. } | Self::Undo { source, .. } => source.kind(),
+            Self::Container { source, .. }
+            | Self::Undo { source, .. }
+            | Self::Archive { source, .. } => source.kind(),
             Self::Pull { kind, .. } => *kind,
+            Self::Registry { source, .. } => source.kind(),
+            Self::Manifest { .. } => Kind::Invalid,
             Self::Image(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Net(e) => e.kind(),
@@ -177,6 +201,19 @@ impl Error {
             doing,
             path,
             source,
+        }
+    }
+
+    /// Wraps a registry's failure.
+    pub fn registry(
+        doing: &'static str,
+        reference: &Reference,
+        source: corten_registry::client::Error,
+    ) -> Self {
+        Self::Registry {
+            doing,
+            reference: reference.familiar(),
+            source: Box::new(source),
         }
     }
 

@@ -1,12 +1,22 @@
 //! Images: what the engine needs of their config, and pull, list and removal.
 
+pub mod build;
+pub mod change;
+pub mod changes;
+pub mod copy;
 mod error;
+pub mod export;
 pub mod filter;
 mod inspect;
 pub mod listing;
+pub mod load;
 mod pull;
+pub mod push;
 mod remove;
+pub mod save;
 mod tag;
+pub(crate) mod tar;
+pub(crate) mod tree;
 
 use std::collections::BTreeMap;
 
@@ -14,6 +24,8 @@ use corten_spec::Kind;
 use corten_spec::oci::image::ImageConfiguration;
 use corten_store::ImageRecord;
 
+pub use copy::Wanted;
+pub use copy::place::Place;
 pub use error::Error as ImageError;
 pub use filter::Filters;
 pub use inspect::HistoryStep;
