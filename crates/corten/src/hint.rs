@@ -80,6 +80,12 @@ pub fn of(error: &Error) -> Option<String> {
             Some("an image is named [HOST[:PORT]/]PATH[:TAG][@DIGEST], such as busybox:1.36".into())
         }
         Error::Image(e) => Some(image(e)),
+        Error::Archive { .. } | Error::Manifest { .. } => {
+            Some("whoever made it has to make it again: nothing of it was kept".into())
+        }
+        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Some(format!("check that {} is right", path.display()))
+        }
         Error::Id(_) => Some("see 'corten ps --all' for names and ids".into()),
         _ => by_kind(error),
     }

@@ -4,6 +4,7 @@
 mod attach;
 mod container_flags;
 mod exec;
+mod export;
 mod image;
 mod inspect;
 mod kill;
@@ -74,8 +75,15 @@ enum Command {
     Pull(pull::Args),
     Images(image::ls::Args),
     Rmi(image::rm::Args),
+    Push(image::push::Args),
     Tag(image::tag::Args),
     History(image::history::Args),
+    Save(image::save::Args),
+    Load(image::load::Args),
+    Import(image::import::Args),
+    Export(export::ExportArgs),
+    Commit(export::CommitArgs),
+    Copy(image::copy::Args),
     #[command(subcommand)]
     Image(image::Command),
     Run(run::RunArgs),
@@ -167,6 +175,13 @@ impl Cli {
             Command::Pull(args) => pull::run(&global, args).map(done),
             Command::Images(args) => image::ls::run(&global, args).map(done),
             Command::Rmi(args) => image::rm::run(&global, args).map(done),
+            Command::Push(args) => image::push::run(&global, args).map(done),
+            Command::Save(args) => image::save::run(&global, args).map(done),
+            Command::Load(args) => image::load::run(&global, args).map(done),
+            Command::Copy(args) => image::copy::run(&global, args).map(done),
+            Command::Import(args) => image::import::run(&global, args).map(done),
+            Command::Export(args) => export::export(&global, args).map(done),
+            Command::Commit(args) => export::commit(&global, args).map(done),
             Command::Tag(args) => image::tag::run(&global, args).map(done),
             Command::History(args) => image::history::run(&global, args).map(done),
             Command::Image(command) => image::run(&global, command).map(done),

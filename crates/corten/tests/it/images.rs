@@ -240,3 +240,211 @@ fn what_is_listed_and_inspected() -> Result<()> {
     sandbox.finish();
     Ok(())
 }
+
+#[test]
+fn what_layers_do_is_told() -> Result<()> {
+    let (sandbox, image) = with_busybox()?;
+    let top = sandbox.corten(&["image", "diff", &image]).ok();
+    for line in ["C /data/changed", "D /data/gone", "A /data/replaced/new"] {
+        assert!(lines(&top).contains(&line), "{line} in\n{top}");
+    }
+    let second = sandbox
+        .corten(&[
+            "image",
+            "diff",
+            "--layer",
+            "2",
+            "--format",
+            "{{.Kind}} {{.Path}} {{.Size}}",
+            &image,
+        ])
+        .ok();
+    assert!(lines(&second).contains(&"A /data/kept 5"), "{second}");
+    let all = sandbox
+        .corten(&["image", "changes", "--layer", "all", &image])
+        .ok();
+    assert_eq!(all.lines().filter(|l| l.ends_with(':')).count(), 3, "{all}");
+    sandbox
+        .corten(&["image", "diff", "--layer", "9", &image])
+        .fails(125)
+        .names("3 layers")
+        .complete();
+    sandbox.finish();
+    Ok(())
+}
+
+/// What GNU tar says of an archive's members.
+fn members(sandbox: &Sandbox, archive: &[u8]) -> String {
+    let path = sandbox.files().join("members.tar");
+    std::fs::write(&path, archive).expect("write");
+    let text = path.display().to_string();
+    let args = [
+        "--xattrs",
+        "--xattrs-include=*",
+        "--full-time",
+        "--numeric-owner",
+        "-tvvf",
+        &text,
+    ];
+    let said = corten_testkit::tool::call("tar", &args).expect("tar");
+    let words = |l: &str| l.split_whitespace().collect::<Vec<_>>().join(" ");
+    said.lines().map(words).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_root_goes_out_and_comes_back() -> Result<()> {
+    let (sandbox, image) = with_busybox()?;
+    let script = "rm /data/kept; echo new >/data/changed; mkdir -p /x/y; ln /data/changed /x/hard; ln -s y /x/soft; \
+        mkfifo /x/fifo; mknod /x/null c 1 3; chown 1000:70000 /x/fifo; chmod 4711 /x/y; \
+        dd if=/dev/zero of=/x/holes bs=1 count=1 seek=9999999 2>/dev/null; rm -r /data/replaced; mkdir /data/replaced";
+    sandbox
+        .corten(&[
+            "run",
+            "--name",
+            "box",
+            "--network",
+            "none",
+            &image,
+            "sh",
+            "-c",
+            script,
+        ])
+        .ok();
+    let exported = sandbox.corten(&["export", "box"]);
+    exported.exits(0);
+    assert!(
+        exported.stdout.len() < 4 << 20,
+        "holes stay holes: {}",
+        exported.stdout.len()
+    );
+    let listed = members(&sandbox, &exported.stdout);
+    for (name, looks) in [
+        (" data/changed", "-rw------- 0/0"),
+        (" x/hard link to data/changed", "hrw------- 0/0"),
+        (" x/soft -> y", "lrwxrwxrwx 0/0"),
+        (" x/fifo", "prw-r--r-- 1000/70000"),
+        (" x/null", "crw-r--r-- 0/0"),
+        (" x/y/", "drws--x--x 0/0"),
+        (" x/holes", "-rw-r--r-- 0/0"),
+        (" tmp/", "drwxrwxrwt 0/0"),
+    ] {
+        let found = listed.lines().find(|l| l.ends_with(name));
+        assert!(
+            found.is_some_and(|l| l.starts_with(looks)),
+            "{name}: {found:?}\n{listed}"
+        );
+    }
+    assert!(
+        !listed.contains("data/kept")
+            && !listed.contains(".wh.")
+            && !listed.contains("replaced/new"),
+        "{listed}"
+    );
+    assert!(
+        listed
+            .lines()
+            .any(|l| l.contains("10000000") && l.ends_with("x/holes")),
+        "{listed}"
+    );
+
+    let id = sandbox
+        .corten_with(
+            &[
+                "import",
+                "--change",
+                "CMD [\"cat\", \"/data/changed\"]",
+                "--message",
+                "from a box",
+                "-",
+                "box:1",
+            ],
+            &exported.stdout,
+        )
+        .ok();
+    assert!(id.starts_with("sha256:"), "{id}");
+    assert_eq!(
+        sandbox
+            .corten(&["run", "--rm", "--network", "none", "box:1"])
+            .ok(),
+        "new"
+    );
+    let size = [
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        "box:1",
+        "stat",
+        "-c",
+        "%s %b",
+        "/x/holes",
+    ];
+    let size = sandbox.corten(&size).ok();
+    assert!(size.starts_with("10000000 "), "{size}");
+    assert!(
+        sandbox
+            .corten(&["history", "box:1"])
+            .ok()
+            .contains("from a box")
+    );
+    // What it was made of exports as the same bytes, but for what a start adds.
+    sandbox.corten(&["create", "--name", "again", "box:1"]).ok();
+    let again = sandbox.corten(&["export", "again"]);
+    assert_eq!(members(&sandbox, &again.exits(0).stdout), listed);
+
+    let committed = sandbox
+        .corten(&[
+            "commit",
+            "--message",
+            "kept",
+            "--change",
+            "ENV A=1",
+            "box",
+            "box:2",
+        ])
+        .ok();
+    assert!(committed.starts_with("sha256:"));
+    let diff = sandbox.corten(&["image", "diff", "box:2"]).ok();
+    for line in [
+        "D /data/kept",
+        "C /data/changed",
+        "A /x/holes",
+        "C /data/replaced",
+    ] {
+        assert!(lines(&diff).contains(&line), "{line} in\n{diff}");
+    }
+    let run = |args: &[&str]| {
+        sandbox.corten(&[&["run", "--rm", "--network", "none", "box:2"], args].concat())
+    };
+    assert_eq!(
+        run(&["sh", "-c", "cat /x/hard; ls /data/replaced; echo $A"]).ok(),
+        "new\n1"
+    );
+    assert_eq!(
+        sandbox
+            .corten(&[
+                "image",
+                "inspect",
+                "--format",
+                "{{len .RootFS.Layers}}",
+                "box:2"
+            ])
+            .ok(),
+        "4"
+    );
+    sandbox
+        .corten(&["import", "/no/such", "x"])
+        .fails(125)
+        .names("/no/such")
+        .complete();
+    sandbox
+        .corten_with(&["import", "-", "x"], b"this is no tar")
+        .fails(125)
+        .names("tar");
+    sandbox
+        .corten_with(&["import", "--change", "RUN x", "-", "x"], b"x")
+        .fails(125)
+        .names("RUN");
+    sandbox.finish();
+    Ok(())
+}

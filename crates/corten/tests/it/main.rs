@@ -9,6 +9,7 @@
 //! | `peers` | podman on corten-oci, containerd on our shim |
 //! | `crash` | `kill -9` at random moments, then repair |
 //! | `images` | names, lists, filters, formats, removal |
+//! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -27,6 +28,7 @@ mod peers;
 mod pull;
 mod refusal;
 mod server;
+mod transfer;
 
 use std::time::Duration;
 

@@ -1,10 +1,16 @@
 //! `corten image …`, and the short forms `images`, `rmi`, `tag`, `history`, …: one file a command.
 
+pub mod changes;
+pub mod copy;
 pub mod history;
+pub mod import;
 pub mod inspect;
+pub mod load;
 pub mod ls;
 pub mod prune;
+pub mod push;
 pub mod rm;
+pub mod save;
 pub mod tag;
 pub mod tree;
 
@@ -25,6 +31,12 @@ pub enum Command {
     Tree(tree::Args),
     Platforms(inspect::PlatformsArgs),
     Pull(super::pull::Args),
+    Push(push::Args),
+    Save(save::Args),
+    Load(load::Args),
+    Import(import::Args),
+    #[command(visible_alias = "changes")]
+    Diff(changes::Args),
 }
 
 pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
@@ -38,6 +50,11 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Tree(args) => tree::run(global, args),
         Command::Platforms(args) => inspect::platforms(global, args),
         Command::Pull(args) => super::pull::run(global, args),
+        Command::Push(args) => push::run(global, args),
+        Command::Save(args) => save::run(global, args),
+        Command::Load(args) => load::run(global, args),
+        Command::Import(args) => import::run(global, args),
+        Command::Diff(args) => changes::run(global, args),
     }
 }
 
