@@ -7,6 +7,7 @@ use corten_registry::protocol::manifest::ManifestError;
 use corten_spec::{Digest, IdError, Kind, Reference, ReferenceError};
 
 use crate::image::ImageError;
+use crate::image::policy::PolicyError;
 
 /// Why the engine could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -126,6 +127,8 @@ pub enum Error {
         source: ManifestError,
     },
     #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
     Image(#[from] ImageError),
     #[error("the store failed")]
     Store(#[from] corten_store::Error),
@@ -185,6 +188,7 @@ impl Error {
             Self::Pull { kind, .. } => *kind,
             Self::Registry { source, .. } => source.kind(),
             Self::Manifest { .. } => Kind::Invalid,
+            Self::Policy(e) => e.kind(),
             Self::Image(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Net(e) => e.kind(),

@@ -1,6 +1,7 @@
 //! From an error to an exit code, and to what a person can do about it: one table each.
 
 use corten_engine::image::ImageError;
+use corten_engine::image::policy::PolicyError;
 use corten_engine::{Error, Is};
 use corten_registry::client::{Error as Pull, Hint};
 use corten_spec::Kind;
@@ -80,6 +81,7 @@ pub fn of(error: &Error) -> Option<String> {
             Some("an image is named [HOST[:PORT]/]PATH[:TAG][@DIGEST], such as busybox:1.36".into())
         }
         Error::Image(e) => Some(image(e)),
+        Error::Policy(e) => Some(policy(e)),
         Error::Archive { .. } | Error::Manifest { .. } => {
             Some("whoever made it has to make it again: nothing of it was kept".into())
         }
@@ -115,6 +117,24 @@ fn by_kind(error: &Error) -> Option<String> {
         Kind::Busy | Kind::Unavailable => Some("try again".into()),
         Kind::Unsupported => Some("'corten system info' tells what this host can do".into()),
         Kind::Invalid | Kind::NotFound | Kind::Conflict | Kind::Internal => None,
+    }
+}
+
+fn policy(error: &PolicyError) -> String {
+    match error {
+        PolicyError::Syntax { path, .. } | PolicyError::Rule { path, .. } => {
+            format!("correct {}: until then nothing is pulled", path.display())
+        }
+        PolicyError::Key { path, .. } => format!(
+            "put the public key into {} (PEM, or what 'gpg --export' writes)",
+            path.display()
+        ),
+        PolicyError::Rejected { .. } => {
+            "policy.toml in corten's configuration folder decides this; 'corten image policy NAME' tells which rule".into()
+        }
+        PolicyError::Unsigned { .. } => {
+            "pull an image that its makers have signed, or have it signed; policy.toml names the keys".into()
+        }
     }
 }
 

@@ -106,8 +106,8 @@ impl Tree {
         }
         let mut changes = Vec::new();
         for (path, itself) in hidden {
-            let gone = self.remove(&path, itself);
-            // A path that the same layer brings again has changed; below it, each for itself.
+            // A path that the same layer brings again has changed; what was below it went, each for itself.
+            let gone = self.remove(&path, itself && !new.contains_key(&path));
             let gone = gone.into_iter().filter(|p| !new.contains_key(p));
             changes.extend(gone.map(|p| (Change::Deleted, p, 0)));
         }

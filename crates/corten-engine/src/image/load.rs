@@ -54,6 +54,7 @@ impl Engine {
                 Files::from_stream(stream, "standard input", self.paths.root())?
             }
         };
+        self.admit_archive(&files.label())?;
         let collection = Collection::read(files)?;
         let mut loaded = Vec::new();
         for found in &collection.images {

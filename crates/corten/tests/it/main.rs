@@ -10,6 +10,7 @@
 //! | `crash` | `kill -9` at random moments, then repair |
 //! | `images` | names, lists, filters, formats, removal |
 //! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
+//! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -25,6 +26,7 @@ mod interactive;
 mod lifecycle;
 mod limits;
 mod peers;
+mod policy;
 mod pull;
 mod refusal;
 mod server;

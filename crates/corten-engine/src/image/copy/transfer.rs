@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use corten_registry::client::{Client, ClientConfig};
+use corten_registry::protocol::manifest::{self, Document};
 use corten_spec::{Digest, Platform, Reference};
 
 use super::super::{ImageError, Progress};
@@ -69,6 +70,9 @@ impl Engine {
             }
             .into());
         }
+        if let Place::Registry(reference) = from {
+            self.refuse_rejected(reference)?;
+        }
         let client = Client::new(options.client.clone());
         let source = self.source(from, &client)?;
         let wanted = match &source {
@@ -79,7 +83,20 @@ impl Engine {
             },
             _ => options.wanted.clone(),
         };
-        let (top, _) = source.top().await?;
+        let (top, bytes) = source.top().await?;
+        match &source {
+            Source::Registry { reference, .. } => {
+                let chosen = chosen(&bytes, &wanted);
+                let digests: Vec<&Digest> = [Some(&top.digest), chosen.as_ref()]
+                    .into_iter()
+                    .flatten()
+                    .collect();
+                self.admit(&client, reference, &digests).await?;
+            }
+            Source::Collection { .. } => self.admit_archive(&source.name())?,
+            // It was admitted when it came.
+            Source::Store { .. } => {}
+        }
         let source = source.pinned(&top.digest);
         let end = self.target(from, to, &client)?;
         let mut walk = Walk {
@@ -253,6 +270,17 @@ impl End {
             Some((beside, file)) => beside.publish(&file),
             None => Ok(()),
         }
+    }
+}
+
+/// The image that will be copied of an index, if it is one alone.
+fn chosen(top: &[u8], wanted: &Wanted) -> Option<Digest> {
+    let Wanted::Platform(platform) = wanted else {
+        return None;
+    };
+    match manifest::parse(top, None) {
+        Ok(Document::Index(index)) => Some(index.choose(platform)?.descriptor.digest.clone()),
+        _ => None,
     }
 }
 

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::failure::Failure;
+use crate::output;
 use crate::output::table;
 use crate::output::template::{self, Format};
 
@@ -75,4 +76,22 @@ pub fn platforms(global: &Global, args: PlatformsArgs) -> Result<(), Failure> {
         })
         .collect();
     Ok(table::print(&["PLATFORM", "DIGEST", "HERE"], &rows)?)
+}
+
+/// Tell what the policy says of a name: accept, reject or require (a signature), and by which rule
+///
+/// The policy is policy.toml in the configuration folder. Nobody is asked; the image need not exist.
+#[derive(clap::Args)]
+pub struct PolicyArgs {
+    /// The name: [HOST[:PORT]/]PATH[:TAG][@DIGEST]
+    name: String,
+}
+
+pub fn policy(global: &Global, args: PolicyArgs) -> Result<(), Failure> {
+    let reference = args.name.parse().map_err(corten_engine::Error::from)?;
+    let (action, rule) = global.engine()?.policy_for(&reference)?;
+    match global.json {
+        true => Ok(output::json(&json!({ "Action": action, "Rule": rule }))?),
+        false => Ok(output::line(format!("{action} by {rule}"))?),
+    }
 }
