@@ -4,8 +4,12 @@
 mod client_server;
 mod crash;
 mod faults;
+mod hostile;
 mod image;
+mod manifests;
+mod parts;
 mod peer;
 mod proxy;
 mod skopeo_podman;
 mod their_registry;
+mod uploads;
