@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use corten_registry::server::{CollectOptions, collect};
 use corten_spec::{Digest, Platform};
 
 use crate::image::{Image, noise, pull};
@@ -76,6 +77,12 @@ async fn kill_9_during_pushes() {
         let got = pull(&client(), &reference(address, &name)).await;
         assert_eq!(got.manifest_digest, digest);
     }
+    // What is left of uploads could be continued; nobody will, so a collector takes it.
+    let now = CollectOptions {
+        grace: Duration::ZERO,
+        ..CollectOptions::default()
+    };
+    collect(dir.path(), &now).unwrap();
     assert_eq!(
         files(&dir.path().join("uploads")),
         [] as [std::path::PathBuf; 0]
