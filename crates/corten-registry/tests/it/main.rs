@@ -10,6 +10,7 @@ mod manifests;
 mod parts;
 mod peer;
 mod proxy;
+mod serving;
 mod skopeo_podman;
 mod their_registry;
 mod uploads;
