@@ -1,6 +1,7 @@
 //! Both ends against the real peers (docker-registry, skopeo, podman) and against a hostile network.
 //! Runs on loopback, writes to temporary folders, and leaves no process behind.
 
+mod cache;
 mod client_server;
 mod crash;
 mod faults;
