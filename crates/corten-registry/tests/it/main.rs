@@ -3,6 +3,7 @@
 
 mod cache;
 mod client_server;
+mod clients;
 mod crash;
 mod faults;
 mod hostile;
