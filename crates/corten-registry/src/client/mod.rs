@@ -414,3 +414,34 @@ impl Client {
         last.ok_or_else(|| resolve::nobody(registry, "list"))
     }
 }
+
+/// Reads text as a `hosts.toml`: see `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_hosts(text: &str) {
+    let dir = std::path::Path::new("/certs");
+    if let Ok(file) = hosts::parse(text, dir) {
+        for host in file.mirrors.iter().chain(&file.server) {
+            // What was read is an address, or is refused before anything is sent.
+            let _ = place::Place::parse(&host.url);
+        }
+    }
+}
+
+/// Reads text as a URL and as a `Location`: see `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_place(text: &str) {
+    if let Some(place) = place::Place::parse(text) {
+        // What is shown is read as the same.
+        assert_eq!(place::Place::parse(&place.to_string()), Some(place));
+    }
+    let home = place::Place {
+        tls: true,
+        host: "h".into(),
+        port: 443,
+        path: "/v2/a/x".into(),
+    };
+    if let Some(there) = home.join(text) {
+        assert!(there.path.starts_with('/'), "{there}");
+        assert!(there.path.parse::<http::Uri>().is_ok());
+    }
+}

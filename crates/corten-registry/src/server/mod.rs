@@ -284,3 +284,11 @@ pub async fn serve(
 ) -> Result<(), ServerError> {
     Server::new(listener, config)?.run(shutdown).await
 }
+
+/// Reads text as a file of accounts: see `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_users(text: &str) {
+    if let Err(bad) = accounts::Users::parse(text) {
+        assert!(bad.line >= 1 && bad.line <= text.lines().count());
+    }
+}
