@@ -53,6 +53,8 @@ use upload::Uploads;
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a client may take for a request's head, and between two pieces of its body.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often uploads are looked through for what nobody goes on with.
+const GIVING_UP: Duration = Duration::from_secs(3600);
 /// How long a client may take for a TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
@@ -149,6 +151,7 @@ impl Server {
     /// What is done beside the requests; it ends with its owner.
     fn chores(&self) -> JoinSet<()> {
         let mut chores = JoinSet::new();
+        chores.spawn(give_up_always(self.state.clone()));
         if let Some((every, options)) = self.collect {
             chores.spawn(collect_always(self.state.storage.clone(), every, options));
         }
@@ -252,6 +255,19 @@ async fn requests(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection broke");
+    }
+}
+
+/// Lets go of uploads that nobody touches, for ever.
+async fn give_up_always(state: Arc<State>) {
+    loop {
+        tokio::time::sleep(GIVING_UP).await;
+        state.uploads.shelve();
+        let storage = state.storage.clone();
+        let sweep = move || collect::sweep_uploads(&storage, upload::GIVEN_UP_AFTER, false);
+        if let Err(error) = reply::blocking(sweep).await {
+            tracing::error!(%error, "cannot clear uploads");
+        }
     }
 }
 

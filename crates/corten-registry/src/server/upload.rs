@@ -116,7 +116,8 @@ impl Uploads {
         self.map().entry(id).or_insert_with(fresh).upload.clone()
     }
 
-    fn shelve(&self) {
+    /// Lets go of what was not touched for a while, so that it can be given up in time.
+    pub fn shelve(&self) {
         self.map()
             .retain(|_, s| s.touched.elapsed() < SHELVED_AFTER || Arc::strong_count(&s.upload) > 1);
     }
