@@ -1,21 +1,22 @@
-//! The fuzzer of the runtime's parsers: one executable, whose target is named by `CORTEN_FUZZ`.
+//! The fuzzer of the runtime's and the registry's parsers: one executable, whose target is named by `CORTEN_FUZZ`.
 //!
 //! Started by `cargo xtask fuzz TARGET [SECONDS]`. The entrances themselves, and what they promise, are
-//! in `corten_runtime::fuzz`.
+//! in `corten_runtime::fuzz` and `corten_registry::fuzz`.
 
 #![no_main]
 
 use std::sync::OnceLock;
 
-use corten_runtime::fuzz::TARGETS;
 use libfuzzer_sys::fuzz_target;
 
 static TARGET: OnceLock<fn(&[u8])> = OnceLock::new();
 
 fn chosen() -> fn(&[u8]) {
     let name = std::env::var("CORTEN_FUZZ").unwrap_or_default();
-    match TARGETS.iter().find(|(known, _)| *known == name) {
-        Some((_, target)) => *target,
+    let runtime = corten_runtime::fuzz::TARGETS.into_iter();
+    let mut all = runtime.chain(corten_registry::fuzz::TARGETS);
+    match all.find(|(known, _)| *known == name) {
+        Some((_, target)) => target,
         None => panic!("CORTEN_FUZZ is {name:?}, which is none of the targets"),
     }
 }

@@ -14,5 +14,8 @@
 
 pub mod auth;
 pub mod client;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod protocol;
 pub mod server;

@@ -113,6 +113,46 @@ impl Endpoint {
     }
 }
 
+/// Endpoints that are asked one after the other, until one knows.
+pub(super) struct Turns {
+    waiting: std::vec::IntoIter<Arc<Endpoint>>,
+    /// What the last one failed by.
+    last: Error,
+}
+
+impl Turns {
+    /// `nobody` is the error if there is none to ask.
+    pub fn new(endpoints: Vec<Arc<Endpoint>>, nobody: Error) -> Self {
+        Self {
+            waiting: endpoints.into_iter(),
+            last: nobody,
+        }
+    }
+
+    /// Who is to be asked; after the last one, why nobody knew.
+    pub fn next(&mut self) -> Result<Arc<Endpoint>, Error> {
+        let next = self.waiting.next();
+        next.ok_or_else(|| std::mem::replace(&mut self.last, gone()))
+    }
+
+    /// What the one that was asked said.
+    pub fn heard<T>(&mut self, said: Result<T, Error>) -> Option<T> {
+        said.map_err(|error| {
+            tracing::debug!(%error, "not here");
+            self.last = error;
+        })
+        .ok()
+    }
+}
+
+/// Stands in the place of an error that was handed out.
+fn gone() -> Error {
+    Error::NotARegistry {
+        host: String::new(),
+        why: "all of its endpoints have been asked".into(),
+    }
+}
+
 /// Mirrors in their order, the registry itself last.
 pub(super) fn endpoints(
     config: &ClientConfig,

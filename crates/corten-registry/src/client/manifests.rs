@@ -1,7 +1,5 @@
 //! Manifests as they are, images or not: fetched, looked for, uploaded, deleted.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use corten_spec::{Digest, Reference, digest::Algorithm};
 use http::header::{ACCEPT, CONTENT_TYPE};
@@ -221,25 +219,6 @@ pub(super) async fn asked(
         };
         backoff.wait(failed).await?;
     }
-}
-
-/// What several endpoints may know, from the first that does.
-pub(super) async fn first_of<T>(
-    endpoints: &[Arc<Endpoint>],
-    nobody: impl FnOnce() -> Error,
-    mut ask: impl AsyncFnMut(&Endpoint) -> Result<T, Error>,
-) -> Result<T, Error> {
-    let mut last = None;
-    for endpoint in endpoints {
-        match ask(endpoint).await {
-            Ok(found) => return Ok(found),
-            Err(e) => {
-                tracing::debug!(host = endpoint.account, error = %e, "not here");
-                last = Some(e);
-            }
-        }
-    }
-    Err(last.unwrap_or_else(nobody))
 }
 
 /// The digest of what came, which must be the one asked for, or (by tag) the one that the registry announces.

@@ -59,7 +59,7 @@ pub use remote::RemoteBlob;
 
 use crate::protocol::manifest::relation;
 use crate::protocol::path;
-use endpoint::Endpoint;
+use endpoint::{Endpoint, Turns};
 use session::Session;
 
 /// A registry client. Cheap to clone; clones share connections and tokens. Its futures need a tokio
@@ -167,22 +167,23 @@ impl Client {
         let repository = reference.repository();
         let mut ask = session::Ask::get(repository, path::blob(repository, digest));
         ask.method = Method::HEAD;
-        self.ask_in_turn(reference, async |endpoint| {
-            let answer = manifests::asked(&self.inner.session, endpoint, &ask).await?;
+        let mut turns = self.turns(reference)?;
+        loop {
+            let endpoint = turns.next()?;
+            let asked = manifests::asked(&self.inner.session, &endpoint, &ask).await;
+            let Some(answer) = turns.heard(asked) else {
+                continue;
+            };
             match answer.status {
-                StatusCode::OK => {
-                    let size = answer.content_length();
-                    answer.discard().await;
-                    Ok(Some(size.unwrap_or(0)))
-                }
-                StatusCode::NOT_FOUND => Ok(None),
+                StatusCode::OK => return Ok(Some(answer.content_length().unwrap_or(0))),
+                StatusCode::NOT_FOUND => return Ok(None),
                 _ => {
                     let subject = status::Subject::Blob(digest);
-                    Err(status::refusal(answer, subject, repository).await)
+                    let refused = status::refusal(answer, subject, repository).await;
+                    turns.heard::<()>(Err(refused));
                 }
             }
-        })
-        .await
+        }
     }
 
     /// Uploads a blob, unless the repository has it already. `from` yields the descriptor's bytes;
@@ -239,21 +240,27 @@ impl Client {
         accept: &str,
     ) -> Result<RawManifest, Error> {
         let key = reference.manifest_key();
-        self.ask_in_turn(reference, async |endpoint| {
-            self.manifests(endpoint, reference)
-                .get(&key, accept, false)
-                .await
-        })
-        .await
+        let mut turns = self.turns(reference)?;
+        loop {
+            let endpoint = turns.next()?;
+            let at = self.manifests(&endpoint, reference);
+            if let Some(found) = turns.heard(at.get(&key, accept, false).await) {
+                return Ok(found);
+            }
+        }
     }
 
     /// What a reference names, without its bytes; `None` where there is no such manifest.
     pub async fn head(&self, reference: &Reference) -> Result<Option<Descriptor>, Error> {
         let key = reference.manifest_key();
-        self.ask_in_turn(reference, async |endpoint| {
-            self.manifests(endpoint, reference).head(&key).await
-        })
-        .await
+        let mut turns = self.turns(reference)?;
+        loop {
+            let endpoint = turns.next()?;
+            let at = self.manifests(&endpoint, reference);
+            if let Some(found) = turns.heard(at.head(&key).await) {
+                return Ok(found);
+            }
+        }
     }
 
     /// Uploads a manifest or index under the reference's tag (by its digest where there is none). What
@@ -319,19 +326,27 @@ impl Client {
         digest: &Digest,
         artifact_type: Option<&str>,
     ) -> Result<Vec<Referrer>, Error> {
-        self.ask_in_turn(reference, async |endpoint| {
-            let at = self.manifests(endpoint, reference);
-            referrers::list(at, digest, artifact_type).await
-        })
-        .await
+        let mut turns = self.turns(reference)?;
+        loop {
+            let endpoint = turns.next()?;
+            let at = self.manifests(&endpoint, reference);
+            let listed = referrers::list(at, digest, artifact_type).await;
+            if let Some(found) = turns.heard(listed) {
+                return Ok(found);
+            }
+        }
     }
 
     /// All tags of the reference's repository, in the registry's order.
     pub async fn tags(&self, reference: &Reference) -> Result<Vec<String>, Error> {
-        self.ask_in_turn(reference, async |endpoint| {
-            lists::tags(&self.inner.session, endpoint, reference.repository()).await
-        })
-        .await
+        let (session, repository) = (&self.inner.session, reference.repository());
+        let mut turns = self.turns(reference)?;
+        loop {
+            let endpoint = turns.next()?;
+            if let Some(found) = turns.heard(lists::tags(session, &endpoint, repository).await) {
+                return Ok(found);
+            }
+        }
     }
 
     /// All repositories of a registry (`HOST[:PORT]`), as far as it tells.
@@ -363,21 +378,13 @@ impl Client {
         }
     }
 
-    /// Asks the endpoints that may say what the reference means, one after the other.
-    async fn ask_in_turn<T>(
-        &self,
-        reference: &Reference,
-        ask: impl AsyncFnMut(&Endpoint) -> Result<T, Error>,
-    ) -> Result<T, Error> {
+    /// The endpoints that may say what the reference means.
+    fn turns(&self, reference: &Reference) -> Result<Turns, Error> {
         let mut endpoints = self.endpoints(reference.registry())?;
         let by_digest = reference.digest().is_some();
         endpoints.retain(|e| e.capabilities.resolve || (by_digest && e.capabilities.pull));
-        manifests::first_of(
-            &endpoints,
-            || resolve::nobody(reference.registry(), "resolve"),
-            ask,
-        )
-        .await
+        let nobody = resolve::nobody(reference.registry(), "resolve");
+        Ok(Turns::new(endpoints, nobody))
     }
 
     fn endpoints(&self, registry: &str) -> Result<Vec<Arc<Endpoint>>, Error> {
@@ -405,5 +412,36 @@ impl Client {
     fn own_endpoint(&self, registry: &str) -> Result<Arc<Endpoint>, Error> {
         let last = self.endpoints(registry)?.pop();
         last.ok_or_else(|| resolve::nobody(registry, "list"))
+    }
+}
+
+/// Reads text as a `hosts.toml`: see `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_hosts(text: &str) {
+    let dir = std::path::Path::new("/certs");
+    if let Ok(file) = hosts::parse(text, dir) {
+        for host in file.mirrors.iter().chain(&file.server) {
+            // What was read is an address, or is refused before anything is sent.
+            let _ = place::Place::parse(&host.url);
+        }
+    }
+}
+
+/// Reads text as a URL and as a `Location`: see `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_place(text: &str) {
+    if let Some(place) = place::Place::parse(text) {
+        // What is shown is read as the same.
+        assert_eq!(place::Place::parse(&place.to_string()), Some(place));
+    }
+    let home = place::Place {
+        tls: true,
+        host: "h".into(),
+        port: 443,
+        path: "/v2/a/x".into(),
+    };
+    if let Some(there) = home.join(text) {
+        assert!(there.path.starts_with('/'), "{there}");
+        assert!(there.path.parse::<http::Uri>().is_ok());
     }
 }

@@ -7,6 +7,7 @@ pub const DOCKER_UPLOAD_UUID: &str = "docker-upload-uuid";
 pub const API_VERSION: &str = "docker-distribution-api-version";
 pub const OCI_SUBJECT: &str = "oci-subject";
 pub const OCI_FILTERS: &str = "oci-filters-applied";
+pub const OCI_TAG: &str = "oci-tag";
 pub const OCI_CHUNK_MIN: &str = "oci-chunk-min-length";
 
 /// A span of bytes, `start` included and `end` not.

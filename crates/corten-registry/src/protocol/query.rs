@@ -42,12 +42,16 @@ pub fn decode_path(value: &str) -> Option<String> {
 
 /// The value of `key` in a query, decoded; the first where there are several.
 pub fn get(query: Option<&str>, key: &str) -> Option<String> {
-    let pairs = query?
-        .split('&')
-        .map(|p| p.split_once('=').unwrap_or((p, "")));
+    all(query, key).next()
+}
+
+/// All values of `key`, decoded.
+pub fn all(query: Option<&str>, key: &str) -> impl Iterator<Item = String> {
+    let pairs = query.unwrap_or_default().split('&');
+    let pairs = pairs.map(|p| p.split_once('=').unwrap_or((p, "")));
     pairs
-        .filter(|(k, _)| decode(k).as_deref() == Some(key))
-        .find_map(|(_, v)| decode(v))
+        .filter(move |(k, _)| decode(k).as_deref() == Some(key))
+        .filter_map(|(_, v)| decode(v))
 }
 
 /// `base?k=v&…`, or with `&` where `base` has a query already.
@@ -76,6 +80,8 @@ mod tests {
         assert_eq!(get(query, "digest").as_deref(), Some("sha256:ab"));
         assert_eq!(get(query, "from").as_deref(), Some("a/b c"));
         assert_eq!(get(query, "no"), None);
+        let tags: Vec<String> = all(Some("tag=1&x&tag=b%2Ec"), "tag").collect();
+        assert_eq!(tags, ["1", "b.c"]);
         assert_eq!(decode("%f"), None);
         assert_eq!(decode("%ff"), None);
     }

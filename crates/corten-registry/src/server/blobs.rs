@@ -7,15 +7,15 @@ use corten_spec::Digest;
 use corten_spec::reference::is_repository;
 use http::StatusCode;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LOCATION, RANGE,
+    ACCEPT_RANGES, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_RANGE, LOCATION, RANGE,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use super::State;
 use super::reply::{Failure, Reply, blocking, refuse, refuse_with};
 use super::route::Given;
-use super::storage::Of;
+use super::storage::{Of, Storage};
 use super::upload::{Broken, Upload};
-use super::{ServerError, State};
 use crate::protocol::error_body::Code;
 use crate::protocol::header::{
     DOCKER_CONTENT_DIGEST, DOCKER_UPLOAD_UUID, Span, Wanted, range, upload_range,
@@ -29,44 +29,76 @@ pub(super) async fn get(
     name: &str,
     digest: &Digest,
     given: &Given,
+    is_head: bool,
 ) -> Result<Reply, Failure> {
-    let (storage, repository, wanted) = (state.storage.clone(), name.to_owned(), digest.clone());
-    let size = blocking(
-        move || match storage.linked(&repository, Of::Blob, &wanted)? {
-            Some(_) => storage.size(&wanted),
-            None => Ok(None),
-        },
-    )
-    .await?;
-    let size = size.ok_or_else(|| unknown(digest))?;
-    let path = state.storage.content(digest);
-    let file = tokio::fs::File::open(&path)
-        .await
-        .map_err(|source| ServerError::Storage {
-            doing: "open",
-            path,
-            source,
-        })?;
-    let reply = |status| {
-        Reply::new(status)
-            .header(CONTENT_TYPE, "application/octet-stream")
-            .header(ACCEPT_RANGES, "bytes")
-            .header(ETAG, format!("\"{digest}\""))
-            .named(DOCKER_CONTENT_DIGEST, digest.to_string())
+    let range = asked_range(given, digest);
+    if let Some(cache) = &state.cache {
+        return cache.blob(name, digest, range, is_head).await;
+    }
+    let found = local(&state.storage, name, digest, range).await?;
+    found.ok_or_else(|| unknown(digest))
+}
+
+/// The range that is asked for, unless it was meant for another content (`If-Range`, RFC 9110 §13.1.5).
+fn asked_range<'a>(given: &'a Given, digest: &Digest) -> Option<&'a str> {
+    let meant = given
+        .header(IF_RANGE)
+        .is_none_or(|tag| tag.trim() == format!("\"{digest}\""));
+    given.header(RANGE).filter(|_| meant)
+}
+
+/// A blob that the repository has here, or the part of it that is asked for.
+pub(super) async fn local(
+    storage: &Arc<Storage>,
+    name: &str,
+    digest: &Digest,
+    range: Option<&str>,
+) -> Result<Option<Reply>, Failure> {
+    let (own, repository, wanted) = (storage.clone(), name.to_owned(), digest.clone());
+    let opened = blocking(move || match own.used(&repository, Of::Blob, &wanted)? {
+        Some(_) => own.open_content(&wanted),
+        None => Ok(None),
+    });
+    let Some((file, size)) = opened.await? else {
+        return Ok(None);
     };
-    match range(given.header(RANGE), size) {
-        Wanted::All => Ok(reply(StatusCode::OK).file(
-            file,
-            Span {
+    let file = tokio::fs::File::from_std(file);
+    part(digest, size, range, |reply, span| reply.file(file, span)).map(Some)
+}
+
+/// The headers of a whole blob, and where its body comes from.
+fn described(digest: &Digest, status: StatusCode) -> Reply {
+    Reply::new(status)
+        .header(CONTENT_TYPE, "application/octet-stream")
+        .header(ACCEPT_RANGES, "bytes")
+        .header(ETAG, format!("\"{digest}\""))
+        .named(DOCKER_CONTENT_DIGEST, digest.to_string())
+}
+
+/// The answer to a HEAD for a blob that is not here.
+pub(super) fn head(digest: &Digest, size: u64) -> Reply {
+    described(digest, StatusCode::OK).sized(size)
+}
+
+/// A blob of `size` bytes, or the part that `range` asks for; `body` adds the bytes.
+pub(super) fn part(
+    digest: &Digest,
+    size: u64,
+    wanted: Option<&str>,
+    body: impl FnOnce(Reply, Span) -> Reply,
+) -> Result<Reply, Failure> {
+    match range(wanted, size) {
+        Wanted::All => {
+            let whole = Span {
                 start: 0,
                 end: size,
-            },
-        )),
+            };
+            Ok(body(described(digest, StatusCode::OK), whole))
+        }
         Wanted::Part(span) => {
             let place = format!("bytes {}-{}/{size}", span.start, span.end - 1);
-            Ok(reply(StatusCode::PARTIAL_CONTENT)
-                .header(CONTENT_RANGE, place)
-                .file(file, span))
+            let reply = described(digest, StatusCode::PARTIAL_CONTENT);
+            Ok(body(reply.header(CONTENT_RANGE, place), span))
         }
         Wanted::Unsatisfiable => Err(refuse_with(
             StatusCode::RANGE_NOT_SATISFIABLE,
@@ -79,7 +111,7 @@ pub(super) async fn get(
 
 pub(super) async fn delete(state: &State, name: &str, digest: &Digest) -> Result<Reply, Failure> {
     let (storage, repository, gone) = (state.storage.clone(), name.to_owned(), digest.clone());
-    match blocking(move || storage.unlink(&repository, Of::Blob, &gone)).await? {
+    match blocking(move || storage.unlink(&storage.order()?, &repository, Of::Blob, &gone)).await? {
         true => Ok(Reply::new(StatusCode::ACCEPTED)),
         false => Err(unknown(digest)),
     }
@@ -101,10 +133,10 @@ pub(super) async fn begin(state: &State, name: &str, given: Given) -> Result<Rep
         None => Ok(standing(StatusCode::ACCEPTED, name, &id, 0)),
         Some(digest) => {
             let mut upload = lock(upload).await?;
+            // Whatever comes of it, nobody can come back to it.
+            state.uploads.end(name, &id).await?;
             let limit = length(&given)?;
-            let taken = take(&mut upload, given, limit).await;
-            state.uploads.forget(name, &id);
-            taken?;
+            take(&mut upload, given, limit).await?;
             seal(name, &mut upload, &digest).await
         }
     }
@@ -128,7 +160,7 @@ async fn mount_blob(
             Some(from) => storage.linked(from, Of::Blob, &what)?.is_some(),
             None => true,
         };
-        Ok(there && storage.link(&to, &what)?)
+        Ok(there && storage.link(&storage.order()?, &to, &what)?)
     })
     .await?;
     Ok(mounted.then(|| created(name, &digest)))
@@ -136,7 +168,7 @@ async fn mount_blob(
 
 /// GET: how far an upload is.
 pub(super) async fn progress(state: &State, name: &str, id: &str) -> Result<Reply, Failure> {
-    let upload = lock(find(state, name, id)?).await?;
+    let upload = lock(find(state, name, id).await?).await?;
     Ok(standing(StatusCode::NO_CONTENT, name, id, upload.offset))
 }
 
@@ -147,7 +179,7 @@ pub(super) async fn append(
     id: &str,
     given: Given,
 ) -> Result<Reply, Failure> {
-    let mut upload = lock(find(state, name, id)?).await?;
+    let mut upload = lock(find(state, name, id).await?).await?;
     let limit = expected(&given, &upload, name, id)?;
     take(&mut upload, given, limit).await?;
     Ok(standing(StatusCode::ACCEPTED, name, id, upload.offset))
@@ -160,7 +192,7 @@ pub(super) async fn finish(
     id: &str,
     given: Given,
 ) -> Result<Reply, Failure> {
-    let mut upload = lock(find(state, name, id)?).await?;
+    let mut upload = lock(find(state, name, id).await?).await?;
     let digest = given.parameter("digest").ok_or_else(|| {
         refuse(
             StatusCode::BAD_REQUEST,
@@ -172,12 +204,12 @@ pub(super) async fn finish(
     let limit = expected(&given, &upload, name, id)?;
     // A connection cut here leaves the upload to be continued; a wrong digest ends it.
     take(&mut upload, given, limit).await?;
-    state.uploads.forget(name, id);
+    state.uploads.end(name, id).await?;
     seal(name, &mut upload, &digest).await
 }
 
-pub(super) fn cancel(state: &State, name: &str, id: &str) -> Result<Reply, Failure> {
-    match state.uploads.forget(name, id) {
+pub(super) async fn cancel(state: &State, name: &str, id: &str) -> Result<Reply, Failure> {
+    match state.uploads.end(name, id).await? {
         true => Ok(Reply::new(StatusCode::NO_CONTENT)),
         false => Err(unknown_upload()),
     }
@@ -251,8 +283,9 @@ fn expected(given: &Given, upload: &Upload, name: &str, id: &str) -> Result<Opti
     }
 }
 
-fn find(state: &State, name: &str, id: &str) -> Result<Arc<Mutex<Upload>>, Failure> {
-    state.uploads.get(name, id).ok_or_else(unknown_upload)
+async fn find(state: &State, name: &str, id: &str) -> Result<Arc<Mutex<Upload>>, Failure> {
+    let found = state.uploads.get(name, id).await?;
+    found.ok_or_else(unknown_upload)
 }
 
 async fn lock(upload: Arc<Mutex<Upload>>) -> Result<OwnedMutexGuard<Upload>, Failure> {
@@ -288,7 +321,7 @@ fn created(name: &str, digest: &Digest) -> Reply {
         .named(DOCKER_CONTENT_DIGEST, digest.to_string())
 }
 
-fn unknown(digest: &Digest) -> Failure {
+pub(super) fn unknown(digest: &Digest) -> Failure {
     refuse(
         StatusCode::NOT_FOUND,
         Code::BlobUnknown,

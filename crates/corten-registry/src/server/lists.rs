@@ -10,14 +10,21 @@ use super::reply::{Failure, Reply, blocking, refuse};
 use super::route::Given;
 use crate::protocol::error_body::Code;
 use crate::protocol::header::OCI_FILTERS;
-use crate::protocol::query;
+use crate::protocol::{path, query};
 
 /// The page where the client names no size, and the largest that it gets.
 const PAGE_MAX: usize = 10_000;
+/// What a page of referrers holds at most, in bytes: clients read no index that is larger than a manifest may be.
+const REFERRERS_BYTES_MAX: usize = 3 << 20;
 
 pub(super) async fn tags(state: &State, name: &str, given: &Given) -> Result<Reply, Failure> {
-    let (storage, repository) = (state.storage.clone(), name.to_owned());
-    let tags = blocking(move || storage.tags(&repository)).await?;
+    let tags = match &state.cache {
+        Some(cache) => cache.tags(name).await?,
+        None => {
+            let (storage, repository) = (state.storage.clone(), name.to_owned());
+            blocking(move || storage.tags(&repository)).await?
+        }
+    };
     let tags = tags.ok_or_else(|| {
         refuse(
             StatusCode::NOT_FOUND,
@@ -44,6 +51,18 @@ pub(super) async fn catalog(state: &State, given: &Given) -> Result<Reply, Failu
     )
 }
 
+fn page_size(given: &Given) -> Result<usize, Failure> {
+    let Some(n) = given.parameter("n") else {
+        return Ok(PAGE_MAX);
+    };
+    let n = n.parse::<usize>().map_err(|_| {
+        let message = format!("{n:?} is no page size");
+        let status = StatusCode::BAD_REQUEST;
+        refuse(status, Code::PaginationNumberInvalid, message)
+    })?;
+    Ok(n.min(PAGE_MAX))
+}
+
 /// At most `n` names after `last`, and a link to the rest.
 fn page(
     mut names: Vec<String>,
@@ -51,18 +70,7 @@ fn page(
     path: &str,
     body: impl FnOnce(&[String]) -> Value,
 ) -> Result<Reply, Failure> {
-    let n = match given.parameter("n") {
-        None => PAGE_MAX,
-        Some(n) => n.parse::<usize>().map_err(|_| {
-            let message = format!("{n:?} is no page size");
-            refuse(
-                StatusCode::BAD_REQUEST,
-                Code::PaginationNumberInvalid,
-                message,
-            )
-        })?,
-    };
-    let n = n.min(PAGE_MAX);
+    let n = page_size(given)?;
     if let Some(last) = given.parameter("last") {
         names.retain(|name| *name > last);
     }
@@ -78,30 +86,67 @@ fn page(
     })
 }
 
-/// The manifests whose `subject` is this one; an unknown subject has none.
+/// The manifests whose `subject` is this one; an unknown subject has none. In pages, of as many as fit into a manifest.
 pub(super) async fn referrers(
     state: &State,
     name: &str,
     subject: &Digest,
     given: &Given,
 ) -> Result<Reply, Failure> {
-    let (storage, repository, subject) = (state.storage.clone(), name.to_owned(), subject.clone());
-    let stored = blocking(move || storage.referrers(&repository, &subject)).await?;
+    let mut list = all_referrers(state, name, subject).await?;
     let wanted = given.parameter("artifactType").filter(|t| !t.is_empty());
-    let parsed = stored
-        .iter()
-        .filter_map(|d| serde_json::from_slice::<Value>(d).ok());
-    let fits = |d: &Value| {
-        wanted
-            .as_ref()
-            .is_none_or(|w| d["artifactType"] == json!(w))
+    if let Some(wanted) = &wanted {
+        list.retain(|d| d["artifactType"] == json!(wanted));
+    }
+    if let Some(last) = given.parameter("last") {
+        list.retain(|d| {
+            d["digest"]
+                .as_str()
+                .is_some_and(|digest| digest > last.as_str())
+        });
+    }
+    let n = page_size(given)?;
+    let mut size = 0;
+    let fits = |d: &&Value| {
+        size += d.to_string().len() + 1;
+        size < REFERRERS_BYTES_MAX
     };
-    let manifests: Vec<Value> = parsed.filter(fits).collect();
-    let index =
-        json!({ "schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": manifests });
-    let reply = Reply::new(StatusCode::OK).bytes(media::OCI_INDEX, index.to_string());
+    // One that fills a page by itself is a page.
+    let count = list.iter().take_while(fits).count().clamp(1, n.max(1));
+    let more = list.len() > count;
+    list.truncate(count);
+    let last = list
+        .last()
+        .and_then(|d| d["digest"].as_str())
+        .map(str::to_owned);
+    let index = json!({ "schemaVersion": 2, "mediaType": media::OCI_INDEX, "manifests": list });
+    let mut reply = Reply::new(StatusCode::OK).bytes(media::OCI_INDEX, index.to_string());
+    if let Some(last) = last.filter(|_| more) {
+        let path = format!("/v2{}", path::referrers(name, subject));
+        let mut next = query::append(&path, &[("n", &n.to_string()), ("last", &last)]);
+        if let Some(wanted) = &wanted {
+            next = query::append(&next, &[("artifactType", wanted)]);
+        }
+        reply = reply.header(LINK, format!("<{next}>; rel=\"next\""));
+    }
     Ok(match wanted {
         Some(_) => reply.named(OCI_FILTERS, "artifactType"),
         None => reply,
     })
+}
+
+/// Descriptors, sorted by digest.
+async fn all_referrers(state: &State, name: &str, subject: &Digest) -> Result<Vec<Value>, Failure> {
+    if let Some(cache) = &state.cache
+        && let Some(mut list) = cache.referrers(name, subject).await?
+    {
+        list.sort_by_key(|r| r.digest.to_string());
+        return Ok(list.iter().map(|r| json!(r)).collect());
+    }
+    let (storage, repository, subject) = (state.storage.clone(), name.to_owned(), subject.clone());
+    let stored = blocking(move || storage.referrers(&repository, &subject)).await?;
+    let parsed = stored
+        .iter()
+        .filter_map(|d| serde_json::from_slice::<Value>(d).ok());
+    Ok(parsed.collect())
 }

@@ -1,25 +1,50 @@
 //! Manifests and tags. A manifest is taken only if it can be parsed, is what its digest says, and names
 //! nothing that the repository lacks; so whatever can be resolved here can be pulled.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use corten_spec::Digest;
+use corten_spec::reference::is_tag;
 use http::StatusCode;
-use http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use http::header::{CONTENT_TYPE, LOCATION};
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use serde_json::json;
 
 use super::reply::{Failure, Reply, blocking, refuse};
 use super::route::Given;
-use super::storage::{Of, Storage};
+use super::storage::{Of, Order, Storage};
 use super::{PATIENCE, ServerError, State};
 use crate::protocol::MANIFEST_MAX;
 use crate::protocol::error_body::Code;
-use crate::protocol::header::{DOCKER_CONTENT_DIGEST, OCI_SUBJECT};
+use crate::protocol::header::{DOCKER_CONTENT_DIGEST, OCI_SUBJECT, OCI_TAG};
 use crate::protocol::manifest::{self, Document, Relation};
 use crate::protocol::path::Key;
+use crate::protocol::query;
 
-pub(super) async fn get(state: &State, name: &str, key: Key) -> Result<Reply, Failure> {
-    let (storage, repository) = (state.storage.clone(), name.to_owned());
-    let found = blocking(move || {
+/// Tags that one manifest may bring along.
+const TAGS_MAX: usize = 64;
+
+/// A manifest that a repository has here.
+pub(super) struct Found {
+    pub digest: Digest,
+    media_type: String,
+    bytes: Vec<u8>,
+}
+
+impl Found {
+    pub fn reply(&self) -> Reply {
+        Reply::manifest(&self.digest, &self.media_type, self.bytes.clone())
+    }
+}
+
+pub(super) async fn found(
+    storage: &Arc<Storage>,
+    name: &str,
+    key: &Key,
+) -> Result<Option<Found>, ServerError> {
+    let (storage, repository, key) = (storage.clone(), name.to_owned(), key.clone());
+    blocking(move || {
         let digest = match key {
             Key::Digest(digest) => Some(digest),
             Key::Tag(tag) => storage.tag(&repository, &tag)?,
@@ -27,16 +52,23 @@ pub(super) async fn get(state: &State, name: &str, key: Key) -> Result<Reply, Fa
         let Some(digest) = digest else {
             return Ok(None);
         };
-        let media_type = storage.linked(&repository, Of::Manifest, &digest)?;
+        let media_type = storage.used(&repository, Of::Manifest, &digest)?;
         let bytes = storage.read(&digest)?;
-        Ok(media_type.zip(bytes).map(|(m, b)| (digest, m, b)))
+        Ok(media_type.zip(bytes).map(|(media_type, bytes)| Found {
+            digest,
+            media_type,
+            bytes,
+        }))
     })
-    .await?;
-    let (digest, media_type, bytes) = found.ok_or_else(|| unknown(name))?;
-    Ok(Reply::new(StatusCode::OK)
-        .bytes(&media_type, bytes)
-        .header(ETAG, format!("\"{digest}\""))
-        .named(DOCKER_CONTENT_DIGEST, digest.to_string()))
+    .await
+}
+
+pub(super) async fn get(state: &State, name: &str, key: Key) -> Result<Reply, Failure> {
+    if let Some(cache) = &state.cache {
+        return cache.manifest(name, key).await;
+    }
+    let found = found(&state.storage, name, &key).await?;
+    Ok(found.ok_or_else(|| unknown(name))?.reply())
 }
 
 pub(super) async fn put(
@@ -46,65 +78,98 @@ pub(super) async fn put(
     given: Given,
 ) -> Result<Reply, Failure> {
     let content_type = given.header(CONTENT_TYPE).map(str::to_owned);
-    let limited = Limited::new(given.body, MANIFEST_MAX).collect();
-    let body = tokio::time::timeout(PATIENCE, limited).await;
-    let invalid = |message: &str| refuse(StatusCode::BAD_REQUEST, Code::ManifestInvalid, message);
-    let bytes = match body {
-        Err(_) => return Err(invalid("the body did not come in time")),
-        Ok(Err(e)) if e.is::<LengthLimitError>() => {
-            let message = format!("a manifest has at most {MANIFEST_MAX} bytes");
-            return Err(refuse(
-                StatusCode::PAYLOAD_TOO_LARGE,
-                Code::SizeInvalid,
-                message,
-            ));
-        }
-        Ok(Err(_)) => return Err(invalid("the body broke off")),
-        Ok(Ok(body)) => body.to_bytes(),
-    };
+    let more = more_tags(&given)?;
+    let bytes = body(given).await?;
     let document =
         manifest::parse(&bytes, content_type.as_deref()).map_err(|e| invalid(&explain(&e)))?;
     let relation = manifest::relation(&bytes).map_err(|e| invalid(&explain(&e)))?;
-    let (digest, tag) = match key {
-        Key::Digest(digest) => (digest, None),
-        Key::Tag(tag) => (Digest::of(&bytes), Some(tag)),
+    let (digest, tags) = match key {
+        Key::Digest(digest) => (digest, more),
+        Key::Tag(tag) => (Digest::of(&bytes), vec![tag]),
     };
-    let mut hasher = digest.hasher();
-    hasher.update(&bytes);
-    let actual = hasher.finish();
-    if actual != digest {
-        let message = format!("the manifest is {actual}, not {digest}");
-        return Err(refuse(
-            StatusCode::BAD_REQUEST,
-            Code::DigestInvalid,
-            message,
-        ));
-    }
+    is(&bytes, &digest)?;
     let subject = relation.as_ref().map(|r| r.subject.to_string());
+    let mut reply = Reply::new(StatusCode::CREATED)
+        .header(LOCATION, format!("/v2/{name}/manifests/{digest}"))
+        .named(DOCKER_CONTENT_DIGEST, digest.to_string());
+    if let Some(subject) = subject {
+        reply = reply.named(OCI_SUBJECT, subject);
+    }
+    if !tags.is_empty() {
+        reply = reply.named(OCI_TAG, tags.join(", "));
+    }
     let put = Put {
         name: name.to_owned(),
-        digest: digest.clone(),
-        tag,
+        digest,
+        tags,
         bytes: bytes.to_vec(),
         document,
         relation,
+        sparse: false,
     };
     let storage = state.storage.clone();
-    if let Some(missing) = blocking(move || put.store(&storage)).await? {
-        let message = format!("the manifest names {missing}, which this repository lacks");
-        return Err(refuse(
-            StatusCode::BAD_REQUEST,
-            Code::ManifestBlobUnknown,
-            message,
-        ));
+    match blocking(move || put.store(&storage)).await? {
+        None => Ok(reply),
+        Some(missing) => {
+            let message = format!("the manifest names {missing}, which this repository lacks");
+            let status = StatusCode::BAD_REQUEST;
+            Err(refuse(status, Code::ManifestBlobUnknown, message))
+        }
     }
-    let reply = Reply::new(StatusCode::CREATED)
-        .header(LOCATION, format!("/v2/{name}/manifests/{digest}"))
-        .named(DOCKER_CONTENT_DIGEST, digest.to_string());
-    Ok(match subject {
-        Some(subject) => reply.named(OCI_SUBJECT, subject),
-        None => reply,
-    })
+}
+
+fn invalid(message: &str) -> Failure {
+    refuse(StatusCode::BAD_REQUEST, Code::ManifestInvalid, message)
+}
+
+/// A manifest's bytes, within bounds of size and time.
+async fn body(given: Given) -> Result<Bytes, Failure> {
+    let limited = Limited::new(given.body, MANIFEST_MAX).collect();
+    match tokio::time::timeout(PATIENCE, limited).await {
+        Err(_) => Err(invalid("the body did not come in time")),
+        Ok(Err(e)) if e.is::<LengthLimitError>() => {
+            let message = format!("a manifest has at most {MANIFEST_MAX} bytes");
+            let status = StatusCode::PAYLOAD_TOO_LARGE;
+            Err(refuse(status, Code::SizeInvalid, message))
+        }
+        Ok(Err(_)) => Err(invalid("the body broke off")),
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+    }
+}
+
+/// A manifest that is pushed by digest may bring its tags along (`?tag=a&tag=b`).
+fn more_tags(given: &Given) -> Result<Vec<String>, Failure> {
+    let tags: Vec<String> = query::all(given.query.as_deref(), "tag")
+        .take(TAGS_MAX + 1)
+        .collect();
+    if tags.len() > TAGS_MAX {
+        let message = format!("more than {TAGS_MAX} tags at once");
+        return Err(refuse(StatusCode::URI_TOO_LONG, Code::TagInvalid, message));
+    }
+    match tags.iter().find(|t| !is_tag(t)) {
+        None => Ok(tags),
+        Some(odd) => {
+            let message = format!("{odd:?} is no tag");
+            Err(refuse(StatusCode::BAD_REQUEST, Code::TagInvalid, message))
+        }
+    }
+}
+
+fn is(bytes: &[u8], digest: &Digest) -> Result<(), Failure> {
+    let mut hasher = digest.hasher();
+    hasher.update(bytes);
+    let actual = hasher.finish();
+    match actual == *digest {
+        true => Ok(()),
+        false => {
+            let message = format!("the manifest is {actual}, not {digest}");
+            Err(refuse(
+                StatusCode::BAD_REQUEST,
+                Code::DigestInvalid,
+                message,
+            ))
+        }
+    }
 }
 
 /// Our message and the one below it: the client sees no chain.
@@ -116,35 +181,33 @@ fn explain(error: &manifest::ManifestError) -> String {
 }
 
 /// A checked manifest on its way to disk.
-struct Put {
-    name: String,
-    digest: Digest,
-    tag: Option<String>,
-    bytes: Vec<u8>,
-    document: Document,
-    relation: Option<Relation>,
+pub(super) struct Put {
+    pub name: String,
+    pub digest: Digest,
+    pub tags: Vec<String>,
+    pub bytes: Vec<u8>,
+    pub document: Document,
+    pub relation: Option<Relation>,
+    /// What it names need not be here.
+    pub sparse: bool,
 }
 
 impl Put {
     /// Stores it all, or nothing and the digest that is missing.
-    fn store(&self, storage: &Storage) -> Result<Option<Digest>, ServerError> {
+    pub fn store(&self, storage: &Storage) -> Result<Option<Digest>, ServerError> {
         let (media_type, wanted) = self.wanted();
+        let temporary = self.write(storage)?;
+        // Until the manifest is linked nothing may take away what it names.
+        let order = &storage.order()?;
         for (of, digest) in wanted {
-            if storage.linked(&self.name, of, digest)?.is_none() {
+            if !self.sparse && storage.linked(&self.name, of, digest)?.is_none() {
+                // What stays of it all the same goes at the next start.
+                let _ = std::fs::remove_file(&temporary);
                 return Ok(Some(digest.clone()));
             }
         }
-        let temporary = storage.upload(&format!("manifest-{}", super::upload::random_id()));
-        let written = std::fs::File::create_new(&temporary).and_then(|mut f| {
-            std::io::Write::write_all(&mut f, &self.bytes)?;
-            f.sync_all()
-        });
-        written.map_err(|source| ServerError::Storage {
-            doing: "write",
-            path: temporary.clone(),
-            source,
-        })?;
         storage.commit(
+            order,
             &temporary,
             &self.name,
             Of::Manifest,
@@ -162,14 +225,32 @@ impl Put {
                 descriptor["annotations"] = r.annotations.clone();
             }
             let descriptor = descriptor.to_string();
-            storage.add_referrer(&self.name, &r.subject, &self.digest, descriptor.as_bytes())?;
+            storage.add_referrer(
+                order,
+                &self.name,
+                &r.subject,
+                &self.digest,
+                descriptor.as_bytes(),
+            )?;
         }
-        match &self.tag {
-            Some(tag) => storage
-                .set_tag(&self.name, tag, &self.digest)
-                .map(|()| None),
-            None => Ok(None),
+        for tag in &self.tags {
+            storage.set_tag(order, &self.name, tag, &self.digest)?;
         }
+        Ok(None)
+    }
+
+    fn write(&self, storage: &Storage) -> Result<std::path::PathBuf, ServerError> {
+        let temporary = storage.upload(&format!("manifest-{}", super::upload::random_id()));
+        let written = std::fs::File::create_new(&temporary).and_then(|mut f| {
+            std::io::Write::write_all(&mut f, &self.bytes)?;
+            f.sync_all()
+        });
+        written.map_err(|source| ServerError::Storage {
+            doing: "write",
+            path: temporary.clone(),
+            source,
+        })?;
+        Ok(temporary)
     }
 
     /// What must be there first. Layers that may not be distributed are by their nature somewhere else.
@@ -200,8 +281,8 @@ impl Put {
 pub(super) async fn delete(state: &State, name: &str, key: Key) -> Result<Reply, Failure> {
     let (storage, repository) = (state.storage.clone(), name.to_owned());
     let removed = blocking(move || match key {
-        Key::Tag(tag) => storage.remove_tag(&repository, &tag),
-        Key::Digest(digest) => remove(&storage, &repository, &digest),
+        Key::Tag(tag) => storage.remove_tag(&storage.order()?, &repository, &tag),
+        Key::Digest(digest) => remove(&storage, &storage.order()?, &repository, &digest),
     })
     .await?;
     match removed {
@@ -210,21 +291,27 @@ pub(super) async fn delete(state: &State, name: &str, key: Key) -> Result<Reply,
     }
 }
 
-fn remove(storage: &Storage, name: &str, digest: &Digest) -> Result<bool, ServerError> {
+/// Takes a manifest, its tags and its entry among the referrers from a repository.
+pub(super) fn remove(
+    storage: &Storage,
+    order: &Order<'_>,
+    name: &str,
+    digest: &Digest,
+) -> Result<bool, ServerError> {
     if storage.linked(name, Of::Manifest, digest)?.is_none() {
         return Ok(false);
     }
     // Tags first: killed in between, a tag may be missing but never point at nothing.
     for tag in storage.tags(name)?.unwrap_or_default() {
         if storage.tag(name, &tag)?.as_ref() == Some(digest) {
-            storage.remove_tag(name, &tag)?;
+            storage.remove_tag(order, name, &tag)?;
         }
     }
     let bytes = storage.read(digest)?.unwrap_or_default();
     if let Ok(Some(r)) = manifest::relation(&bytes) {
-        storage.remove_referrer(name, &r.subject, digest)?;
+        storage.remove_referrer(order, name, &r.subject, digest)?;
     }
-    storage.unlink(name, Of::Manifest, digest)
+    storage.unlink(order, name, Of::Manifest, digest)
 }
 
 fn unknown(name: &str) -> Failure {

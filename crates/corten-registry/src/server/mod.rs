@@ -4,17 +4,23 @@
 //!  connection ──► route ──► blobs, uploads, manifests, lists ──► storage (blocking, on its own threads)
 //! ```
 //!
-//! It has no TLS and no accounts: whoever reaches the socket may push. It is meant for loopback, or
-//! behind a proxy that has both. Bodies stream; a request holds at most one manifest (4 MiB) in memory.
+//! Without accounts whoever reaches the socket may push; with them, and beyond loopback, it insists on TLS. It may also
+//! be a cache of another registry. Bodies stream; a request holds at most one manifest (4 MiB) in memory.
 
+mod accounts;
 mod blobs;
+mod cache;
+mod collect;
 mod error;
 mod lists;
 mod manifests;
+mod patient;
 mod reply;
 mod route;
 mod storage;
+mod tls;
 mod upload;
+mod watched;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,19 +32,31 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+pub use cache::CacheConfig;
+pub use collect::{CollectOptions, Collected, collect};
 pub use error::ServerError;
+pub use tls::TlsFiles;
 
+use accounts::Accounts;
+use cache::Cache;
+use patient::Patient;
 use storage::Storage;
+use tls::Tls;
 use upload::Uploads;
 
 /// How long requests under way may take after a shutdown was asked for.
 const GRACE: Duration = Duration::from_secs(5);
 /// How long a client may take for a request's head, and between two pieces of its body.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often uploads are looked through for what nobody goes on with.
+const GIVING_UP: Duration = Duration::from_secs(3600);
+/// How long a client may take for a TLS handshake.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// Where a server keeps what it has, and its bounds.
 #[derive(Clone, Debug)]
@@ -49,6 +67,17 @@ pub struct ServerConfig {
     pub delete: bool,
     /// Connections at once; more wait.
     pub connections: usize,
+    /// Nothing may be pushed or deleted.
+    pub read_only: bool,
+    pub tls: Option<TlsFiles>,
+    /// Users and their bcrypt hashes, as `htpasswd -B` writes them; without the file everybody may do everything.
+    pub htpasswd: Option<PathBuf>,
+    /// Accounts beyond loopback without TLS, for where something else does that.
+    pub insecure_plain_http: bool,
+    /// Be a cache of another registry.
+    pub cache: Option<CacheConfig>,
+    /// Collect garbage so often, beginning that long after the start.
+    pub collect: Option<(Duration, CollectOptions)>,
 }
 
 impl ServerConfig {
@@ -57,6 +86,12 @@ impl ServerConfig {
             root: root.into(),
             delete: true,
             connections: 512,
+            read_only: false,
+            tls: None,
+            htpasswd: None,
+            insecure_plain_http: false,
+            cache: None,
+            collect: None,
         }
     }
 }
@@ -65,6 +100,8 @@ impl ServerConfig {
 pub struct Server {
     listener: TcpListener,
     connections: usize,
+    tls: Option<Arc<Tls>>,
+    collect: Option<(Duration, CollectOptions)>,
     state: Arc<State>,
 }
 
@@ -72,20 +109,37 @@ pub struct Server {
 struct State {
     storage: Arc<Storage>,
     uploads: Uploads,
+    accounts: Option<Arc<Accounts>>,
+    cache: Option<Arc<Cache>>,
     delete: bool,
+    read_only: bool,
 }
 
 impl Server {
-    /// Opens the storage and clears the uploads that a crash left in it. Connections queue from here on.
+    /// Opens the storage and clears what a crash left in it. Connections queue from here on.
     pub fn new(listener: TcpListener, config: ServerConfig) -> Result<Self, ServerError> {
+        let address = listener.local_addr().map_err(ServerError::Listener)?;
+        let in_the_clear = config.htpasswd.is_some() && config.tls.is_none();
+        if in_the_clear && !address.ip().is_loopback() && !config.insecure_plain_http {
+            return Err(ServerError::Exposed { address });
+        }
+        let tls = config.tls.as_ref().map(Tls::open).transpose()?;
+        let accounts = config.htpasswd.map(Accounts::open).transpose()?;
         let storage = Arc::new(Storage::open(&config.root)?);
+        collect::sweep_uploads(&storage, upload::GIVEN_UP_AFTER, false)?;
+        let cache = config.cache.map(|c| Cache::new(c, storage.clone()));
         Ok(Self {
             listener,
             connections: config.connections.max(1),
+            tls: tls.map(Arc::new),
+            collect: config.collect,
             state: Arc::new(State {
                 uploads: Uploads::new(storage.clone()),
+                accounts: accounts.map(Arc::new),
+                cache: cache.transpose()?.map(Arc::new),
                 storage,
                 delete: config.delete,
+                read_only: config.read_only,
             }),
         })
     }
@@ -94,9 +148,23 @@ impl Server {
         self.listener.local_addr().map_err(ServerError::Listener)
     }
 
+    /// What is done beside the requests; it ends with its owner.
+    fn chores(&self) -> JoinSet<()> {
+        let mut chores = JoinSet::new();
+        chores.spawn(give_up_always(self.state.clone()));
+        if let Some((every, options)) = self.collect {
+            chores.spawn(collect_always(self.state.storage.clone(), every, options));
+        }
+        if let Some(cache) = self.state.cache.clone() {
+            chores.spawn(cache.make_room_always());
+        }
+        chores
+    }
+
     /// Serves until `shutdown` resolves, then finishes the requests under way, for at most five
     /// seconds. Needs a tokio runtime with I/O and time.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), ServerError> {
+        let _chores = self.chores();
         self.listener
             .set_nonblocking(true)
             .map_err(ServerError::Listener)?;
@@ -118,7 +186,8 @@ impl Server {
                 Some(_) = connections.join_next() => {}
                 (slot, accepted) = next => match accepted {
                     Ok((stream, _)) => {
-                        let connection = connection(stream, self.state.clone(), stopped.clone());
+                        let (state, tls) = (self.state.clone(), self.tls.clone());
+                        let connection = connection(stream, tls, state, stopped.clone());
                         connections.spawn(async move { connection.await; drop(slot); });
                     }
                     Err(error) => {
@@ -140,20 +209,42 @@ impl Server {
     }
 }
 
-async fn connection(stream: TcpStream, state: Arc<State>, mut stopped: watch::Receiver<()>) {
+/// One client, through TLS if we have it.
+async fn connection(
+    stream: TcpStream,
+    tls: Option<Arc<Tls>>,
+    state: Arc<State>,
+    stopped: watch::Receiver<()>,
+) {
     // Without it small answers would wait for the client's delayed acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection ended at once");
         return;
     }
+    let Some(tls) = tls else {
+        return requests(stream, state, stopped).await;
+    };
+    match tokio::time::timeout(HANDSHAKE, tls.acceptor().accept(stream)).await {
+        Ok(Ok(stream)) => requests(stream, state, stopped).await,
+        Ok(Err(error)) => tracing::debug!(%error, "no TLS connection with a client"),
+        Err(_) => tracing::debug!("a client did not complete its TLS handshake"),
+    }
+}
+
+async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    state: Arc<State>,
+    mut stopped: watch::Receiver<()>,
+) {
     let service = service_fn(move |request| {
         let state = state.clone();
         async move { Ok::<_, Infallible>(route::answer(state, request).await) }
     });
+    let stream = TokioIo::new(Patient::new(stream, PATIENCE));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(PATIENCE)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(stream, service);
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -167,6 +258,40 @@ async fn connection(stream: TcpStream, state: Arc<State>, mut stopped: watch::Re
     }
 }
 
+/// Lets go of uploads that nobody touches, for ever.
+async fn give_up_always(state: Arc<State>) {
+    loop {
+        tokio::time::sleep(GIVING_UP).await;
+        state.uploads.shelve();
+        let storage = state.storage.clone();
+        let sweep = move || collect::sweep_uploads(&storage, upload::GIVEN_UP_AFTER, false);
+        if let Err(error) = reply::blocking(sweep).await {
+            tracing::error!(%error, "cannot clear uploads");
+        }
+    }
+}
+
+/// Collects for ever, beside the requests.
+async fn collect_always(storage: Arc<Storage>, every: Duration, options: CollectOptions) {
+    loop {
+        tokio::time::sleep(every).await;
+        let storage = storage.clone();
+        match reply::blocking(move || collect::collect_in(&storage, &options)).await {
+            Ok(done) if done == Collected::default() => {}
+            Ok(done) => {
+                let Collected {
+                    manifests,
+                    blobs,
+                    uploads,
+                    bytes,
+                } = done;
+                tracing::info!(manifests, blobs, uploads, bytes, "collected garbage");
+            }
+            Err(error) => tracing::error!(%error, "cannot collect garbage"),
+        }
+    }
+}
+
 /// [`Server::new`] and [`Server::run`] in one.
 pub async fn serve(
     listener: TcpListener,
@@ -174,4 +299,12 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServerError> {
     Server::new(listener, config)?.run(shutdown).await
+}
+
+/// Reads text as a file of accounts: see `crate::fuzz`.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn fuzz_users(text: &str) {
+    if let Err(bad) = accounts::Users::parse(text) {
+        assert!(bad.line >= 1 && bad.line <= text.lines().count());
+    }
 }

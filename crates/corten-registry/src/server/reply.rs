@@ -2,10 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
+use corten_spec::Digest;
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt as _, Full};
@@ -14,8 +16,9 @@ use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio::sync::mpsc;
 
 use super::ServerError;
+use super::cache::Growing;
 use crate::protocol::error_body::{Code, render};
-use crate::protocol::header::Span;
+use crate::protocol::header::{DOCKER_CONTENT_DIGEST, Span};
 
 /// One read from disk, in bytes. Two of them wait at most, whatever the blob's size.
 const PIECE: usize = 128 << 10;
@@ -34,6 +37,7 @@ pub(super) struct Reply {
 enum Content {
     Bytes(Bytes),
     File(tokio::fs::File, Span),
+    Growing(Growing),
 }
 
 /// Why a request is not met: an answer with an error body, or our own failure, which is a 500.
@@ -84,21 +88,59 @@ impl Reply {
         self
     }
 
+    pub fn growing(mut self, growing: Growing) -> Self {
+        self.body = Content::Growing(growing);
+        self
+    }
+
+    pub fn manifest(digest: &Digest, media_type: &str, bytes: impl Into<Bytes>) -> Self {
+        Self::new(StatusCode::OK)
+            .bytes(media_type, bytes)
+            .header(ETAG, format!("\"{digest}\""))
+            .named(DOCKER_CONTENT_DIGEST, digest.to_string())
+    }
+
+    /// 304 in its place, if the client has named it as what it has (RFC 9110 §13.1.2).
+    pub fn unless_known(self, known: Option<&str>) -> Self {
+        let own = self.headers.get(ETAG).and_then(|v| v.to_str().ok());
+        let same = |own: &str| {
+            let mut listed = known.unwrap_or_default().split(',');
+            listed.any(|k| k.trim().trim_start_matches("W/") == own)
+        };
+        if self.status != StatusCode::OK || !own.is_some_and(same) {
+            return self;
+        }
+        Self {
+            status: StatusCode::NOT_MODIFIED,
+            body: Content::Bytes(Bytes::new()),
+            ..self
+        }
+    }
+
+    /// The size that HEAD answers with, where there is no body to take it from.
+    pub fn sized(mut self, length: u64) -> Self {
+        self.headers.insert(CONTENT_LENGTH, length.into());
+        self
+    }
+
     /// `head`: the headers of a GET without its body.
     pub fn into_response(self, head: bool) -> Response<ReplyBody> {
         let length = match &self.body {
             Content::Bytes(b) => b.len() as u64,
             Content::File(_, span) => span.end - span.start,
+            Content::Growing(g) => g.span.end - g.span.start,
         };
         let body = match self.body {
             _ if head => empty(),
             Content::Bytes(bytes) => Full::new(bytes).map_err(|e| match e {}).boxed_unsync(),
             Content::File(file, span) => stream(file, span).boxed_unsync(),
+            Content::Growing(growing) => grow(growing).boxed_unsync(),
         };
         let mut response = Response::new(body);
         *response.status_mut() = self.status;
         *response.headers_mut() = self.headers;
-        if self.status != StatusCode::NO_CONTENT {
+        let bodiless = [StatusCode::NO_CONTENT, StatusCode::NOT_MODIFIED];
+        if !bodiless.contains(&self.status) && !response.headers().contains_key(CONTENT_LENGTH) {
             response.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
         response
@@ -167,6 +209,40 @@ fn stream(mut file: tokio::fs::File, span: Span) -> FileBody {
         rx,
         left: span.end - span.start,
     }
+}
+
+/// The same for a file that is still being written.
+fn grow(mut growing: Growing) -> FileBody {
+    let (tx, rx) = mpsc::channel(2);
+    let left = growing.span.end - growing.span.start;
+    tokio::spawn(async move {
+        let mut position = growing.span.start;
+        while position < growing.span.end {
+            let piece = match growing.ready(position).await {
+                Some(to) => read_at(&growing.file, position, to - position).await,
+                None => Err(io::ErrorKind::UnexpectedEof.into()),
+            };
+            let failed = piece.is_err();
+            position += piece.as_ref().map_or(0, |p| p.len() as u64);
+            if tx.send(piece).await.is_err() || failed {
+                return;
+            }
+        }
+    });
+    FileBody { rx, left }
+}
+
+async fn read_at(file: &Arc<std::fs::File>, at: u64, most: u64) -> io::Result<Bytes> {
+    use std::os::unix::fs::FileExt as _;
+    let file = file.clone();
+    let want = usize::try_from(most).unwrap_or(PIECE).min(PIECE);
+    let read = tokio::task::spawn_blocking(move || {
+        let mut piece = vec![0; want];
+        file.read_exact_at(&mut piece, at)?;
+        Ok(Bytes::from(piece))
+    });
+    read.await
+        .unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()))
 }
 
 /// A part of a file, read ahead by a task of its own.

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
+use http::header::{AUTHORIZATION, IF_NONE_MATCH, WWW_AUTHENTICATE};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 
-use super::reply::{Failure, Reply, ReplyBody, refuse};
+use super::reply::{Failure, Reply, ReplyBody, refuse, refuse_with};
 use super::{State, blobs, lists, manifests};
 use crate::protocol::error_body::Code;
 use crate::protocol::header::API_VERSION;
@@ -40,8 +41,9 @@ pub(super) async fn answer(state: Arc<State>, request: Request<Incoming>) -> Res
     };
     let method = parts.method;
     let target = parts.uri.path().to_owned();
-    let reply = match dispatch(state, &method, &target, given).await {
-        Ok(reply) => reply,
+    let known = given.header(IF_NONE_MATCH).map(str::to_owned);
+    let reply = match admitted(state, &method, &target, given).await {
+        Ok(reply) => reply.unless_known(known.as_deref()),
         Err(Failure::Refused(reply)) => *reply,
         Err(Failure::Internal(error)) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);
@@ -59,6 +61,31 @@ pub(super) async fn answer(state: Arc<State>, request: Request<Incoming>) -> Res
     reply.named(API_VERSION, "registry/2.0").into_response(head)
 }
 
+/// Lets in who may come in.
+async fn admitted(
+    state: Arc<State>,
+    method: &Method,
+    target: &str,
+    given: Given,
+) -> Result<Reply, Failure> {
+    if let Some(accounts) = &state.accounts
+        && accounts.user(given.header(AUTHORIZATION)).await.is_none()
+    {
+        return Err(refuse_with(
+            StatusCode::UNAUTHORIZED,
+            Code::Unauthorized,
+            "a user and a password are needed",
+            |r| {
+                r.header(
+                    WWW_AUTHENTICATE,
+                    "Basic realm=\"corten registry\", charset=\"UTF-8\"",
+                )
+            },
+        ));
+    }
+    dispatch(state, method, target, given).await
+}
+
 async fn dispatch(
     state: Arc<State>,
     method: &Method,
@@ -68,6 +95,16 @@ async fn dispatch(
     let decoded =
         query::decode_path(target).ok_or_else(|| not_found("the path has a bad escape"))?;
     let route = path::parse(&decoded).map_err(refuse_path)?;
+    let writing = !matches!(method.as_str(), "GET" | "HEAD");
+    if let Some(cache) = state.cache.as_ref().filter(|_| writing) {
+        let upstream = cache.upstream();
+        return Err(not_allowed(&format!(
+            "this is a cache of {upstream}: push there"
+        )));
+    }
+    if writing && state.read_only {
+        return Err(not_allowed("this registry is read-only"));
+    }
     let deleting = method == Method::DELETE && !matches!(route, Route::Upload { .. });
     if deleting && !state.delete {
         return Err(not_allowed("deletion is switched off"));
@@ -80,7 +117,10 @@ async fn dispatch(
         Route::Referrers { name, digest } if read => {
             lists::referrers(&state, &name, &digest, &given).await
         }
-        Route::Blob { name, digest } if read => blobs::get(&state, &name, &digest, &given).await,
+        Route::Blob { name, digest } if read => {
+            let is_head = method == Method::HEAD;
+            blobs::get(&state, &name, &digest, &given, is_head).await
+        }
         Route::Blob { name, digest } if deleting => blobs::delete(&state, &name, &digest).await,
         Route::Manifest { name, key } if read => manifests::get(&state, &name, key).await,
         Route::Manifest { name, key } if method == Method::PUT => {
@@ -94,7 +134,7 @@ async fn dispatch(
             "GET" | "HEAD" => blobs::progress(&state, &name, &id).await,
             "PATCH" => blobs::append(&state, &name, &id, given).await,
             "PUT" => blobs::finish(&state, &name, &id, given).await,
-            "DELETE" => blobs::cancel(&state, &name, &id),
+            "DELETE" => blobs::cancel(&state, &name, &id).await,
             _ => Err(not_allowed("an upload knows GET, PATCH, PUT and DELETE")),
         },
         _ => Err(not_allowed("this path does not know this method")),

@@ -30,6 +30,12 @@ pub enum Fault {
     NoRange,
     /// The connection ends before an answer.
     Gone,
+    /// The connection ends after so many bytes of the request's body have been passed on.
+    CutUpload(usize),
+    /// The answer gets this line into its head, in the place of one with the same name.
+    Header(String),
+    /// So many bytes of the body every so often.
+    Drip(usize, Duration),
 }
 
 /// One request as the script sees it: its line, its head, and how many like it (by method and path) came before.
@@ -129,8 +135,6 @@ fn serve(
     script: &Script,
 ) -> io::Result<()> {
     let mut head = read_head(&mut client)?;
-    let mut body = vec![0; length(&head)];
-    client.read_exact(&mut body)?;
     let line = head.lines().next().unwrap_or_default().to_owned();
     let nth = {
         let mut heads = heads.lock().unwrap();
@@ -143,6 +147,15 @@ fn serve(
         head: &head,
         nth,
     });
+    let mut body = vec![0; length(&head)];
+    if let Fault::CutUpload(n) = fault {
+        body.truncate(n);
+        client.read_exact(&mut body)?;
+        let mut server = TcpStream::connect(upstream)?;
+        server.write_all(head.as_bytes())?;
+        return server.write_all(&body);
+    }
+    client.read_exact(&mut body)?;
     match &fault {
         Fault::Gone => return Ok(()),
         Fault::Instead(answer) => return client.write_all(answer.as_bytes()),
@@ -185,6 +198,28 @@ fn with_length(head: &str, field: &str) -> String {
 
 fn pass_on(client: &mut TcpStream, head: &str, mut body: Vec<u8>, fault: Fault) -> io::Result<()> {
     match fault {
+        Fault::Header(line) => {
+            let name = line
+                .split(':')
+                .next()
+                .unwrap_or_default()
+                .to_ascii_lowercase();
+            let others = head
+                .trim_end()
+                .lines()
+                .filter(|l| l.split(':').next().unwrap_or_default().to_ascii_lowercase() != name);
+            let others: String = others.map(|l| format!("{l}\r\n")).collect();
+            client.write_all(format!("{others}{line}\r\n\r\n").as_bytes())?;
+            return client.write_all(&body);
+        }
+        Fault::Drip(n, every) => {
+            client.write_all(head.as_bytes())?;
+            for piece in body.chunks(n) {
+                client.write_all(piece)?;
+                std::thread::sleep(every);
+            }
+            return Ok(());
+        }
         Fault::Cut(n) => body.truncate(n),
         Fault::Flip(n) => body[n] ^= 1,
         Fault::Stall(n) => {
