@@ -3,7 +3,9 @@
 //! [`Snapshotter`] is the contract; [`overlay`] keeps it with folders; [`conformance`] holds any implementation to
 //! it. [`settle`] lets a layer that was unpacked alone learn from the layers below what it could not know.
 
+pub(crate) mod attach;
 pub mod conformance;
+mod copy;
 mod merged;
 mod overlay;
 mod patch;
