@@ -18,21 +18,44 @@ pub(super) const DIRENT: usize = 12;
 
 const COMPAT_CHECKSUM: u32 = 0x1;
 const COMPAT_MTIME: u32 = 0x2;
+const INCOMPAT_CHUNKED_FILE: u32 = 0x4;
 const INCOMPAT_DEVICE_TABLE: u32 = 0x8;
 
-/// How an inode's data lies: in blocks of its own, or behind the inode.
+/// How an inode's data lies: in blocks of the image, behind the inode, or in chunks of any device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Layout {
     Plain = 0,
     Inline = 2,
+    Chunks = 4,
 }
 
-/// A device that holds file contents, in blocks of the image's size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Device {
-    pub blocks: u32,
-    /// Its first block in the address space that all devices share.
-    pub start: u32,
+/// A file's contents, which are all in one chunk: they lie in one piece wherever they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Chunk {
+    /// From 1 on; 0 would be the image.
+    pub device: u16,
+    /// Its first block there.
+    pub block: u32,
+}
+
+/// Bytes of a chunk's entry, which is also what it is aligned to.
+pub(super) const CHUNK: usize = 8;
+/// Chunks have entries of the long form, with a device.
+const CHUNK_INDEXES: u32 = 0x20;
+
+impl Chunk {
+    /// What an inode of this many bytes says of its chunks: how many times a block is doubled for one to hold it all.
+    pub fn format(size: u64, block_bits: u8) -> u32 {
+        let bits = u64::BITS - size.saturating_sub(1).leading_zeros();
+        // 2^40 bytes are as many as a device can have blocks for.
+        bits.saturating_sub(block_bits.into()).min(31) | CHUNK_INDEXES
+    }
+
+    pub fn encode(self, out: &mut Vec<u8>) {
+        out.extend([0; 2]);
+        out.extend(self.device.to_le_bytes());
+        out.extend(self.block.to_le_bytes());
+    }
 }
 
 pub(super) struct Super<'a> {
@@ -41,7 +64,8 @@ pub(super) struct Super<'a> {
     pub inodes: u64,
     pub blocks: u32,
     pub uuid: [u8; 16],
-    pub devices: &'a [Device],
+    /// The blocks of each device that holds contents.
+    pub devices: &'a [u32],
 }
 
 /// Bytes before the first inode: a whole number of blocks.
@@ -72,7 +96,7 @@ impl Super<'_> {
         out.extend(self.uuid);
         // No name.
         out.extend([0; 16]);
-        out.extend(INCOMPAT_DEVICE_TABLE.to_le_bytes());
+        out.extend((INCOMPAT_CHUNKED_FILE | INCOMPAT_DEVICE_TABLE).to_le_bytes());
         out.extend([0; 2]);
         out.extend((self.devices.len() as u16).to_le_bytes());
         out.extend((((SUPER + SUPER_LENGTH) / SLOT) as u16).to_le_bytes());
@@ -81,8 +105,7 @@ impl Super<'_> {
             let end = out.len() + SLOT;
             // A tag, which we do not use.
             out.resize(end - SLOT + 64, 0);
-            out.extend(device.blocks.to_le_bytes());
-            out.extend(device.start.to_le_bytes());
+            out.extend(device.to_le_bytes());
             out.resize(end, 0);
         }
         out.resize(head(self.block_bits) as usize, 0);
@@ -111,7 +134,7 @@ pub(super) struct Inode {
     /// Type and permissions, as in `st_mode`.
     pub mode: u16,
     pub size: u64,
-    /// First block, or device number.
+    /// First block, format of the chunks, or device number.
     pub place: u32,
     pub number: u32,
     pub owner: (u32, u32),
@@ -210,17 +233,13 @@ mod tests {
     #[test]
     fn a_superblock_has_its_fields_where_the_kernel_looks() {
         for (bits, head) in [(9, 1536), (12, 4096)] {
-            let devices = [Device {
-                blocks: 7,
-                start: 9,
-            }];
             let bytes = Super {
                 block_bits: bits,
                 root: 48,
                 inodes: 3,
                 blocks: 5,
                 uuid: [0xaa; 16],
-                devices: &devices,
+                devices: &[7],
             }
             .encode();
             assert_eq!(bytes.len(), head);
@@ -228,9 +247,24 @@ mod tests {
             assert_eq!(at(12, 4), [bits, 0, 48, 0]);
             assert_eq!(at(36, 4), [5, 0, 0, 0]);
             assert_eq!(at(48, 16), [0xaa; 16]);
-            assert_eq!(at(80, 4), [8, 0, 0, 0]);
+            assert_eq!(at(80, 4), [12, 0, 0, 0]);
             assert_eq!(at(86, 4), [1, 0, 9, 0]);
-            assert_eq!(at(128 + 64, 8), [7, 0, 0, 0, 9, 0, 0, 0]);
+            assert_eq!(at(128 + 64, 8), [7, 0, 0, 0, 0, 0, 0, 0]);
+        }
+    }
+
+    #[test]
+    fn one_chunk_holds_a_file() {
+        for (size, block_bits, doubled) in [
+            (1, 9, 0),
+            (512, 9, 0),
+            (513, 9, 1),
+            (1 << 30, 9, 21),
+            ((1 << 30) + 1, 9, 22),
+            (5000, 12, 1),
+            (1 << 40, 9, 31),
+        ] {
+            assert_eq!(Chunk::format(size, block_bits), doubled | 0x20, "{size}");
         }
     }
 

@@ -4,15 +4,15 @@
 //!  superblock, device table │ inodes, each with its xattrs and, where it fits, its entries or target │ long folders and targets
 //! ```
 //!
-//! No file contents: those are in devices of their own. All devices share one address space of 32-bit block numbers, in
-//! which the image comes first, so an inode of a file has just the number of its first block.
+//! No file contents: those are in devices of their own, and an inode has the number of its first block there. (EROFS can also address devices
+//! through one space of block numbers, which would save an entry a file; its own tools read that wrongly, though.)
 //!
 //! Nodes are taken folder by folder in the order of their names, and nothing depends on the time, the host or the way that the
 //! bytes came: the same layer gives the same image.
 
 use std::io::{self, Write};
 
-use super::format::{self, DIRENT, Device, INODE, Inode, Layout, Super, UNIT};
+use super::format::{self, CHUNK, Chunk, DIRENT, INODE, Inode, Layout, Super, UNIT};
 use super::node::{Kind, NONE, Nodes, ROOT};
 use crate::layer::LayerError;
 use crate::layer::marks::OPAQUE;
@@ -121,7 +121,7 @@ impl<'a> Plan<'a> {
         let mut apart = Vec::new();
         for i in 0..self.order.len() {
             let n = self.order[i];
-            let fixed = (INODE + self.xattr_bytes(n)) as u64;
+            let fixed = (INODE + self.xattr_bytes(n) + self.chunk_bytes(n)) as u64;
             let tail = self.tail(n);
             // What lies behind an inode must not cross the end of a block.
             let fits = |at: u64| tail < block && (at + fixed) % block + tail <= block;
@@ -143,26 +143,9 @@ impl<'a> Plan<'a> {
             next += self.tail(n).div_ceil(block);
         }
         self.blocks = number(next)?;
-        let [data, sparse] = self
-            .devices()
-            .map(|d| u64::from(d.start) + u64::from(d.blocks));
-        number(data.max(sparse))?;
+        let Geometry { data, sparse, .. } = self.geometry;
+        number(data.max(sparse).div_ceil(block))?;
         Ok(())
-    }
-
-    /// The data device, then that of sparse files.
-    fn devices(&self) -> [Device; 2] {
-        let blocks = |bytes: u64| u32::try_from(bytes.div_ceil(self.block())).unwrap_or(u32::MAX);
-        let data = Device {
-            // A device needs a block, and a start that is not 0, to be found by its addresses.
-            blocks: blocks(self.geometry.data).max(1),
-            start: self.blocks,
-        };
-        let sparse = Device {
-            blocks: blocks(self.geometry.sparse),
-            start: data.start.saturating_add(data.blocks),
-        };
-        [data, sparse]
     }
 
     /// Bytes that an inode has besides itself and its xattrs: a folder's entries or a symlink's target.
@@ -207,13 +190,35 @@ impl<'a> Plan<'a> {
         }
     }
 
+    /// What follows an inode and its xattrs for where the contents are.
+    fn chunk_bytes(&self, n: u32) -> usize {
+        match self.chunk(n) {
+            // It is aligned as it is long.
+            Some(_) => CHUNK + self.xattr_bytes(n).wrapping_neg() % CHUNK,
+            None => 0,
+        }
+    }
+
+    fn chunk(&self, n: u32) -> Option<Chunk> {
+        let node = self.nodes.get(n);
+        let device = match node.kind {
+            Kind::File => 1,
+            Kind::Sparse => 2,
+            _ => return None,
+        };
+        // That it fits was checked with the size of the device.
+        let block = (node.place / self.block()) as u32;
+        (node.size > 0).then_some(Chunk { device, block })
+    }
+
     /// Writes the image; returns its length.
     pub fn write(&self, uuid: [u8; 16], out: &mut impl Write) -> io::Result<u64> {
-        let [data, sparse] = self.devices();
-        let devices = match self.geometry.sparse {
-            0 => vec![data],
-            _ => vec![data, sparse],
-        };
+        let Geometry { data, sparse, .. } = self.geometry;
+        let devices: Vec<u32> = [data, sparse]
+            .into_iter()
+            .take(if sparse == 0 { 1 } else { 2 })
+            .map(|bytes| bytes.div_ceil(self.block()) as u32)
+            .collect();
         let head = Super {
             block_bits: self.geometry.block_bits,
             // The first inode, and the head ends within the first 65536 units.
@@ -248,20 +253,19 @@ impl<'a> Plan<'a> {
     fn inode(&self, n: u32, number: usize, apart: Option<u32>, out: &mut Vec<u8>) {
         let node = self.nodes.get(n);
         let tail = self.tail(n);
-        let is_inline = tail > 0 && apart.is_none();
-        let place = match (node.kind, apart) {
-            (_, Some(block)) => block,
-            (Kind::File, _) => self.first_block(n, self.devices()[0]),
-            (Kind::Sparse, _) => self.first_block(n, self.devices()[1]),
-            (Kind::Char | Kind::Block, _) => node.place as u32,
-            _ => 0,
+        let chunk = self.chunk(n);
+        let (layout, place) = match (apart, chunk) {
+            (Some(block), _) => (Layout::Plain, block),
+            (None, Some(_)) => {
+                let format = Chunk::format(node.size, self.geometry.block_bits);
+                (Layout::Chunks, format)
+            }
+            (None, None) if tail > 0 => (Layout::Inline, 0),
+            // A device's number is all that it has.
+            (None, None) => (Layout::Plain, self.device(n)),
         };
         let inode = Inode {
-            layout: if is_inline {
-                Layout::Inline
-            } else {
-                Layout::Plain
-            },
+            layout,
             mode: mode(node.kind, node.mode),
             size: match node.kind {
                 Kind::File | Kind::Sparse => node.size,
@@ -285,17 +289,20 @@ impl<'a> Plan<'a> {
             }
             _ => out.extend(xattrs),
         }
-        if is_inline {
+        if let Some(chunk) = chunk {
+            out.resize(out.len().next_multiple_of(CHUNK), 0);
+            chunk.encode(out);
+        }
+        if layout == Layout::Inline {
             self.contents(n, out);
         }
     }
 
-    fn first_block(&self, n: u32, device: Device) -> u32 {
+    fn device(&self, n: u32) -> u32 {
         let node = self.nodes.get(n);
-        match node.size {
-            0 => 0,
-            // That it fits was checked.
-            _ => device.start + (node.place / self.block()) as u32,
+        match node.kind {
+            Kind::Char | Kind::Block => node.place as u32,
+            _ => 0,
         }
     }
 
