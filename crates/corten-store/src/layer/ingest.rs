@@ -359,9 +359,8 @@ fn feed<R: Read>(tee: &mut Tee<'_, R>, mut sender: Sender) -> Result<(), LayerEr
         let Ok(mut buffer) = sender.buffer() else {
             return Ok(());
         };
-        let n = unpacked
-            .read(&mut buffer)
-            .map_err(|e| Unpacked::<&[u8]>::fault(packing, e))?;
+        let n =
+            fill(&mut unpacked, &mut buffer).map_err(|e| Unpacked::<&[u8]>::fault(packing, e))?;
         if n == 0 {
             // A writer that is gone tells why itself.
             let _ = sender.end();
@@ -371,6 +370,20 @@ fn feed<R: Read>(tee: &mut Tee<'_, R>, mut sender: Sender) -> Result<(), LayerEr
             return Ok(());
         }
     }
+}
+
+/// Whole buffers, as direct I/O likes them, but for the last.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut have = 0;
+    while have < buffer.len() {
+        match source.read(&mut buffer[have..]) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(have)
 }
 
 type Tar = tar::Reader<Record<Pipe>>;

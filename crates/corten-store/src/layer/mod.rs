@@ -14,6 +14,7 @@ pub(crate) mod erofs;
 mod error;
 mod folder;
 mod form;
+mod gzip;
 mod ingest;
 mod pipe;
 mod record;

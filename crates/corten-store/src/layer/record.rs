@@ -2,15 +2,16 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, Read};
-use std::os::unix::fs::FileExt as _;
 
 use corten_spec::Digest;
 use corten_spec::digest::Hasher;
 
+use crate::content::direct::Direct;
+
 pub(super) struct Record<R> {
     source: R,
     hasher: Hasher,
-    file: Option<File>,
+    file: Option<Direct>,
     /// Bytes consumed by whoever reads.
     taken: u64,
     /// Bytes that went through.
@@ -24,7 +25,7 @@ impl<R: BufRead> Record<R> {
         Self {
             source,
             hasher,
-            file,
+            file: file.map(Direct::new),
             taken: 0,
             recorded: 0,
             is_padding: false,
@@ -39,7 +40,7 @@ impl<R: BufRead> Record<R> {
     /// How many bytes there were, and their digest.
     pub fn finish(self) -> io::Result<(u64, Digest)> {
         if let Some(file) = &self.file {
-            file.set_len(self.recorded)?;
+            file.file().set_len(self.recorded)?;
         }
         Ok((self.recorded, self.hasher.finish()))
     }
@@ -52,10 +53,10 @@ impl<R: BufRead> BufRead for Record<R> {
         let new = buffer.get(seen..).unwrap_or_default();
         if !new.is_empty() {
             self.hasher.update(new);
-            if let Some(file) = &self.file
+            if let Some(file) = &mut self.file
                 && !(self.is_padding && new.iter().all(|&b| b == 0))
             {
-                file.write_all_at(new, self.recorded)?;
+                file.write(new, self.recorded)?;
             }
             self.recorded += new.len() as u64;
         }

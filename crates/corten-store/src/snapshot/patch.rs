@@ -44,6 +44,9 @@ impl Fault {
 
 type Outcome<T> = Result<T, Fault>;
 
+/// Where the target of a link lies, under the name that the link has for it; and its path, if it is shown.
+type Target<'t> = (OwnedFd, &'t [u8], Option<Vec<u8>>);
+
 fn errno(op: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Fault {
     move |e| Fault::Errno(op, path.to_vec(), e)
 }
@@ -255,11 +258,7 @@ impl<'a> Patch<'a> {
     }
 
     /// The target as this layer shows it with all below, and then its path; or, if this layer hides it, as it was below.
-    fn target<'t>(
-        &self,
-        link: &[u8],
-        target: &'t [u8],
-    ) -> Outcome<(OwnedFd, &'t [u8], Option<Vec<u8>>)> {
+    fn target<'t>(&self, link: &[u8], target: &'t [u8]) -> Outcome<Target<'t>> {
         let view = self.view().map_err(errno("look up the target", link))?;
         let (parent, name) = split(target);
         for (view, is_shown) in [(&view, true), (&self.lower, false)] {

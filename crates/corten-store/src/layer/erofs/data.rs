@@ -3,19 +3,18 @@
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use super::index::Place;
 use super::{DATA, Packing, SPARSE};
+use crate::content::direct::{Direct, PIECE, Piece};
 use crate::layer::LayerError;
 use crate::layer::folder::{Contents, check_space, fill};
 use crate::layer::tar::Entry;
 
 /// Files start at multiples of it, in every device but the tar.
 const PAGE: u64 = 4096;
-/// Written in one piece.
-const BUFFER: usize = 256 << 10;
 
 pub(super) struct Data {
     folder: PathBuf,
@@ -29,8 +28,10 @@ pub(super) struct Data {
 
 /// The packed contents, some of them still in memory.
 struct Pages {
-    file: File,
-    buffer: Vec<u8>,
+    file: Direct,
+    buffer: Piece,
+    /// Bytes of the buffer that are in use.
+    used: usize,
     written: u64,
 }
 
@@ -41,8 +42,9 @@ impl Data {
         let pages = match packing {
             Packing::Tar => None,
             Packing::Pages => Some(Pages {
-                file: data.try_clone()?,
-                buffer: Vec::with_capacity(BUFFER),
+                file: Direct::new(data.try_clone()?),
+                buffer: Piece::new(),
+                used: 0,
                 written: 0,
             }),
         };
@@ -119,7 +121,7 @@ impl Data {
 impl Pages {
     /// Of what there is; a page's start.
     fn end(&self) -> u64 {
-        self.written + self.buffer.len() as u64
+        self.written + self.used as u64
     }
 
     fn put(
@@ -129,27 +131,29 @@ impl Pages {
     ) -> Result<(), LayerError> {
         while let Some(mut chunk) = contents.chunk()? {
             while !chunk.is_empty() {
-                let n = chunk.len().min(BUFFER - self.buffer.len());
-                self.buffer.extend_from_slice(&chunk[..n]);
+                let n = chunk.len().min(PIECE - self.used);
+                self.buffer[self.used..self.used + n].copy_from_slice(&chunk[..n]);
+                self.used += n;
                 chunk = &chunk[n..];
-                if self.buffer.len() == BUFFER {
+                if self.used == PIECE {
                     self.flush().map_err(&fault)?;
                 }
             }
         }
         // A buffer is a whole number of pages.
-        let full = self.buffer.len().next_multiple_of(PAGE as usize);
-        self.buffer.resize(full, 0);
-        if full == BUFFER {
+        let full = self.used.next_multiple_of(PAGE as usize);
+        self.buffer[self.used..full].fill(0);
+        self.used = full;
+        if full == PIECE {
             self.flush().map_err(&fault)?;
         }
         Ok(())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.write_all_at(&self.buffer, self.written)?;
-        self.written += self.buffer.len() as u64;
-        self.buffer.clear();
+        self.file.write(&self.buffer[..self.used], self.written)?;
+        self.written += self.used as u64;
+        self.used = 0;
         Ok(())
     }
 }
