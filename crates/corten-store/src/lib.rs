@@ -73,6 +73,7 @@ pub mod snapshot;
 mod store;
 
 pub use check::{Defect, Finding};
+pub use collect::{Occupied, Share};
 pub use error::{Error, Result};
 pub use layer::{
     Begin, Chosen, LayerChoice, LayerDesc, LayerError, LayerId, LayerIngest, Limits, Packing,

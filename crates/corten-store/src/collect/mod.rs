@@ -4,10 +4,12 @@
 //! but what the next collection sweeps up. Each file is moved to the trash under the same lock that
 //! whoever publishes one takes, so a blob that comes back meanwhile is safe.
 
+mod estimate;
 mod sweep;
 pub(crate) mod trash;
 pub(crate) mod usage;
 
+pub use estimate::{Occupied, Share};
 pub(crate) use sweep::{Sort, list, orphans, stray_mounts};
 
 use std::io;

@@ -13,6 +13,9 @@ pub(crate) mod settle;
 
 pub use overlay::Overlay;
 
+use std::path::Path;
+
+use crate::collect::usage;
 use crate::error::{Error, Result};
 use crate::layer::LayerId;
 
@@ -32,6 +35,13 @@ pub struct Usage {
     /// In bytes of disk blocks.
     pub bytes: u64,
     pub inodes: u64,
+}
+
+impl Usage {
+    /// What a folder occupies, without what is mounted in it.
+    pub fn of(folder: &Path) -> Result<Self> {
+        usage::of(folder)
+    }
 }
 
 /// Makes writable snapshots of layers.
