@@ -73,8 +73,11 @@ pub mod snapshot;
 mod store;
 
 pub use check::{Defect, Finding};
+pub use collect::{Occupied, Share};
 pub use error::{Error, Result};
-pub use layer::{Begin, LayerDesc, LayerError, LayerId, LayerIngest, Limits};
+pub use layer::{
+    Begin, Chosen, LayerChoice, LayerDesc, LayerError, LayerId, LayerIngest, Limits, Packing,
+};
 pub use metadata::{ContainerRow, Containers, ImageRecord, LayerRef, Lease, Target};
 pub use snapshot::{RootMount, Snapshotter, Usage};
-pub use store::Store;
+pub use store::{Options, Store};

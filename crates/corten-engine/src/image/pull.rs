@@ -22,8 +22,8 @@ use crate::error::Error;
 /// Layers under way at once. Two would keep two cores busy; a third hides a slow server.
 const LAYERS_AT_ONCE: usize = 3;
 /// Pieces of a body that wait between the socket and the layer's thread: with hyper's
-/// buffers of at most some 100 kB each, a few megabytes a layer.
-const PIECES_IN_FLIGHT: usize = 32;
+/// buffers of at most some 400 kB each, a megabyte or two a layer.
+const PIECES_IN_FLIGHT: usize = 4;
 
 /// When `run` and `create` ask a registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,10 +6,10 @@
 use std::io::{self, BufRead, Read};
 
 use corten_spec::media;
-use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
 use super::LayerError;
+use super::gzip::Gzip;
 
 /// How the bytes are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Unpacked<R: BufRead>(Inner<R>);
 
 enum Inner<R: BufRead> {
     Plain(R),
-    Gzip(Box<MultiGzDecoder<R>>),
+    Gzip(Box<Gzip<R>>),
     Zstd(Box<Decoder<'static, R>>),
 }
 
@@ -53,7 +53,7 @@ impl<R: BufRead> Unpacked<R> {
     pub fn new(source: R, packing: Packing) -> io::Result<Self> {
         Ok(Self(match packing {
             Packing::Plain => Inner::Plain(source),
-            Packing::Gzip => Inner::Gzip(Box::new(MultiGzDecoder::new(source))),
+            Packing::Gzip => Inner::Gzip(Box::new(Gzip::new(source))),
             Packing::Zstd => Inner::Zstd(Box::new(Decoder::with_buffer(source)?)),
         }))
     }

@@ -140,6 +140,21 @@ impl Db {
             .map_err(|e| self.full(e))
     }
 
+    /// Runs a transaction to look at what would come of it, and gives it up.
+    pub fn rolled_back<T>(
+        &self,
+        op: &'static str,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut connection = self.lock();
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(Error::db(op))?;
+        let out = f(&transaction).map_err(|e| self.full(e))?;
+        transaction.rollback().map_err(Error::db(op))?;
+        Ok(out)
+    }
+
     /// As [`Db::write`], and the log is on the platter when this returns: for transactions after which
     /// files are unlinked.
     pub fn write_durably<T>(

@@ -2,7 +2,7 @@
 
 use corten_store::snapshot::conformance::archive::{Archive, Item};
 use corten_store::snapshot::conformance::layer;
-use corten_store::{Error, LayerError, Limits, Store};
+use corten_store::{Error, LayerChoice, LayerError, Limits, Options, Store};
 
 use crate::fixture::Sandbox;
 
@@ -198,9 +198,14 @@ fn bounds_hold() {
         unpacked: 1 << 20,
         header: 4096,
         pending: 10_000,
+        ..Limits::default()
+    };
+    let options = Options {
+        limits,
+        ..Options::default()
     };
     let bounded = Sandbox {
-        store: Store::open_with(&sandbox.path().join("bounded"), limits).unwrap(),
+        store: Store::open_with(&sandbox.path().join("bounded"), options).unwrap(),
         ..sandbox
     };
     let limit = |archive: Archive| match fails(&bounded, &archive.finish()) {
@@ -226,7 +231,7 @@ fn bounds_hold() {
 /// Deeper than a process may have descriptors open, and then in the way.
 #[test]
 fn a_deep_tree_is_replaced_and_removed() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::of(LayerChoice::Folders);
     let lease = sandbox.store.lease("test").unwrap();
     let deep = "d/".repeat(2000);
     let tar = Archive::new()
