@@ -67,6 +67,9 @@ mod check;
 mod collect;
 mod content;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod layer;
 mod metadata;
 pub mod snapshot;
