@@ -10,6 +10,7 @@ pub mod filter;
 mod inspect;
 pub mod listing;
 pub mod load;
+mod mount;
 pub mod policy;
 mod pull;
 pub mod push;
