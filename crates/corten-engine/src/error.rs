@@ -111,8 +111,9 @@ pub enum Error {
     Registry {
         doing: &'static str,
         reference: String,
+        kind: Kind,
         #[source]
-        source: Box<corten_registry::client::Error>,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("a layer of archive {archive} cannot be loaded")]
     Archive {
@@ -185,8 +186,7 @@ impl Error {
             Self::Container { source, .. }
             | Self::Undo { source, .. }
             | Self::Archive { source, .. } => source.kind(),
-            Self::Pull { kind, .. } => *kind,
-            Self::Registry { source, .. } => source.kind(),
+            Self::Pull { kind, .. } | Self::Registry { kind, .. } => *kind,
             Self::Manifest { .. } => Kind::Invalid,
             Self::Policy(e) => e.kind(),
             Self::Image(e) => e.kind(),
@@ -214,9 +214,19 @@ impl Error {
         reference: &Reference,
         source: corten_registry::client::Error,
     ) -> Self {
+        Self::registry_named(doing, &reference.familiar(), source)
+    }
+
+    /// The same for a registry as such.
+    pub fn registry_named(
+        doing: &'static str,
+        name: &str,
+        source: corten_registry::client::Error,
+    ) -> Self {
         Self::Registry {
             doing,
-            reference: reference.familiar(),
+            reference: name.into(),
+            kind: source.kind(),
             source: Box::new(source),
         }
     }

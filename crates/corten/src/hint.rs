@@ -167,13 +167,13 @@ fn image(error: &ImageError) -> String {
 fn pull(hint: &Hint) -> String {
     match hint {
         Hint::CheckName => "check the name and the tag".into(),
-        Hint::Login { host, user: None } => format!(
-            "put credentials for {host} into ~/.docker/config.json ('docker login', 'skopeo login')"
-        ),
+        Hint::Login { host, user: None } => {
+            format!("'corten login {host}' gives it an account (kept in ~/.docker/config.json)")
+        }
         Hint::Login {
             host,
             user: Some(user),
-        } => format!("correct the password of {user} for {host} in ~/.docker/config.json"),
+        } => format!("correct the password of {user} for {host}: 'corten login {host}'"),
         Hint::Platforms(all) => format!("choose one of these with --platform: {}", all.join(", ")),
         Hint::TrustCa { host } => format!(
             "if the host is right, name its authority as 'ca' in /etc/corten/certs.d/{host}/hosts.toml"

@@ -363,6 +363,12 @@ impl Client {
         }
     }
 
+    /// Asks a registry (`HOST[:PORT]`) whether it lets us in, as whom the configuration names.
+    pub async fn check(&self, registry: &str) -> Result<(), Error> {
+        let endpoint = self.own_endpoint(registry)?;
+        lists::ping(&self.inner.session, &endpoint).await
+    }
+
     /// All repositories of a registry (`HOST[:PORT]`), as far as it tells.
     pub async fn catalog(&self, registry: &str) -> Result<Vec<String>, Error> {
         let endpoint = self.own_endpoint(registry)?;

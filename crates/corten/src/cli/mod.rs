@@ -8,7 +8,9 @@ mod export;
 mod image;
 mod inspect;
 mod kill;
+mod login;
 mod logs;
+mod manifest;
 mod ps;
 mod pull;
 mod registry;
@@ -16,6 +18,7 @@ mod rm;
 mod run;
 mod start;
 mod stop;
+mod sync;
 mod system;
 pub mod value;
 mod wait;
@@ -84,6 +87,12 @@ enum Command {
     Export(export::ExportArgs),
     Commit(export::CommitArgs),
     Copy(image::copy::Args),
+    Sync(sync::Args),
+    Search(image::search::Args),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    #[command(subcommand)]
+    Manifest(manifest::Command),
     #[command(subcommand)]
     Image(image::Command),
     Run(run::RunArgs),
@@ -182,6 +191,11 @@ impl Cli {
             Command::Import(args) => image::import::run(&global, args).map(done),
             Command::Export(args) => export::export(&global, args).map(done),
             Command::Commit(args) => export::commit(&global, args).map(done),
+            Command::Sync(args) => sync::run(&global, args).map(done),
+            Command::Search(args) => image::search::run(&global, args).map(done),
+            Command::Login(args) => login::login(&global, args).map(done),
+            Command::Logout(args) => login::logout(&global, args).map(done),
+            Command::Manifest(command) => manifest::run(&global, command).map(done),
             Command::Tag(args) => image::tag::run(&global, args).map(done),
             Command::History(args) => image::history::run(&global, args).map(done),
             Command::Image(command) => image::run(&global, command).map(done),

@@ -11,6 +11,7 @@
 //! | `images` | names, lists, filters, formats, removal |
 //! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
 //! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
+//! | `remote` | all tags, search, accounts, referrers, lists, sync |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -29,6 +30,7 @@ mod peers;
 mod policy;
 mod pull;
 mod refusal;
+mod remote;
 mod server;
 mod transfer;
 

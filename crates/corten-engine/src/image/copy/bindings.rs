@@ -70,20 +70,19 @@ impl Bindings {
         }
     }
 
-    /// A whole name goes into containerd's annotation, and its tag into OCI's; what tools read OCI archives with wants
-    /// the whole name there.
+    /// A layout's user finds an image by the very word that it was given. A whole name goes into containerd's annotation,
+    /// too; docker has only the tag in OCI's.
     fn annotations(&self, name: &str) -> Value {
-        let whole = name.contains([':', '/']).then(|| name.parse::<Reference>());
-        let Some(Ok(reference)) = whole else {
+        let whole = name.parse::<Reference>();
+        let Some(reference) = whole.ok().filter(|r| r.to_string() == name) else {
             return json!({ "org.opencontainers.image.ref.name": name });
         };
-        let full = reference.to_string();
         let short = match (self.layout, reference.tag()) {
-            (Layout::Docker, Some(tag)) => tag.to_owned(),
-            _ => full.clone(),
+            (Layout::Docker, Some(tag)) => tag,
+            _ => name,
         };
         json!({
-            "io.containerd.image.name": full,
+            "io.containerd.image.name": name,
             "org.opencontainers.image.ref.name": short,
         })
     }

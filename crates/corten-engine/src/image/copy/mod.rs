@@ -111,6 +111,24 @@ impl Walk<'_> {
         Ok(copied)
     }
 
+    /// Copies one manifest that is named by its digest, with all below it.
+    pub async fn entry(&mut self, descriptor: &Descriptor) -> Result<(), Error> {
+        let bytes = self.source.manifest(descriptor).await?;
+        let mut copied = Copied {
+            top: descriptor.clone(),
+            images: Vec::new(),
+            narrowed: false,
+        };
+        match parse(descriptor, &bytes)? {
+            Parsed::Index(index) => {
+                self.index(descriptor, bytes, index, false, 0, &mut copied)
+                    .await
+            }
+            Parsed::Manifest(m) => self.image(descriptor, bytes, m, false, &mut copied).await,
+            Parsed::Artifact(blobs) => self.artifact(descriptor, bytes, blobs, false).await,
+        }
+    }
+
     /// The image for one platform, without the index.
     async fn chosen(
         &mut self,

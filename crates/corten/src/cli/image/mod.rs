@@ -9,8 +9,10 @@ pub mod load;
 pub mod ls;
 pub mod prune;
 pub mod push;
+pub mod referrers;
 pub mod rm;
 pub mod save;
+pub mod search;
 pub mod tag;
 pub mod tree;
 
@@ -31,6 +33,9 @@ pub enum Command {
     Tree(tree::Args),
     Platforms(inspect::PlatformsArgs),
     Policy(inspect::PolicyArgs),
+    Referrers(referrers::ListArgs),
+    Attach(referrers::AttachArgs),
+    Artifact(referrers::ArtifactArgs),
     Pull(super::pull::Args),
     Push(push::Args),
     Save(save::Args),
@@ -51,6 +56,9 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Tree(args) => tree::run(global, args),
         Command::Platforms(args) => inspect::platforms(global, args),
         Command::Policy(args) => inspect::policy(global, args),
+        Command::Referrers(args) => referrers::list(global, args),
+        Command::Attach(args) => referrers::attach(global, args),
+        Command::Artifact(args) => referrers::artifact(global, args),
         Command::Pull(args) => super::pull::run(global, args),
         Command::Push(args) => push::run(global, args),
         Command::Save(args) => save::run(global, args),
