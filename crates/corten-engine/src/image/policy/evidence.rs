@@ -3,13 +3,15 @@
 //! cosign: the tag `sha256-HEX.sig`, and what the registry lists as referring to the manifest. Simple signing: the
 //! lookaside folder. Whoever can write to the registry can put any number of bad ones there, so each search has an end.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use corten_registry::client::{ANY, Client, Descriptor, RawManifest};
 use corten_spec::{Digest, Kind, Reference};
 use serde::Deserialize;
-use std::collections::BTreeMap;
 
 use super::claim::Expected;
-use super::{Requirement, cosign, read, simple};
+use super::{Lookaside, Requirement, cosign, read, simple};
 use crate::error::Error;
 
 /// Signatures that are tried on one image; an honest one has a handful.
@@ -49,8 +51,13 @@ impl Search<'_> {
             reference: &signed,
             identity: self.requirement.identity,
         };
-        if let Some(signer) = self.in_lookaside(&signed, &expected, reasons) {
-            return Ok(Some(signer));
+        let signer = match &self.requirement.lookaside {
+            Some(Lookaside::Folder(folder)) => self.in_folder(folder, &signed, &expected, reasons),
+            Some(Lookaside::Url(url)) => self.at_url(url, &signed, &expected, reasons).await?,
+            None => None,
+        };
+        if signer.is_some() {
+            return Ok(signer);
         }
         if self.requirement.keys.is_empty() {
             return Ok(None);
@@ -118,13 +125,45 @@ impl Search<'_> {
         Ok(format!("{to}{rest}{tag}{digest}").parse()?)
     }
 
-    fn in_lookaside(
+    /// As [`Self::in_folder`], of what a web server has.
+    async fn at_url(
         &self,
+        url: &str,
+        signed: &Reference,
+        expected: &Expected<'_>,
+        reasons: &mut Vec<String>,
+    ) -> Result<Option<String>, Error> {
+        let mut places: Vec<String> = [self.reference, signed]
+            .map(|r| simple::place(r, self.digest))
+            .into();
+        places.dedup();
+        for place in places {
+            for n in 1..=TRIES {
+                let url = format!("{url}/{place}/signature-{n}");
+                let registry = self.reference.registry();
+                let got = self
+                    .client
+                    .document(registry, &url, SIZE_MAX as usize)
+                    .await;
+                let Some(message) = got.map_err(|e| self.failed(e))? else {
+                    break;
+                };
+                match simple::check(&self.requirement.rings, &message, expected) {
+                    Ok(signer) => return Ok(Some(signer)),
+                    Err(why) => reasons.push(why),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn in_folder(
+        &self,
+        folder: &Path,
         signed: &Reference,
         expected: &Expected<'_>,
         reasons: &mut Vec<String>,
     ) -> Option<String> {
-        let folder = self.requirement.lookaside.as_ref()?;
         let mut places = Vec::from(simple::places(folder, self.reference, self.digest));
         places.extend(simple::places(folder, signed, self.digest));
         places.dedup();

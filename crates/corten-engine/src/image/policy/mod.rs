@@ -59,10 +59,18 @@ enum Action {
 struct Requirement {
     keys: Vec<PublicKey>,
     rings: Vec<KeyRing>,
-    lookaside: Option<PathBuf>,
+    lookaside: Option<Lookaside>,
     identity: Identity,
     /// In place of the pattern's part without wildcards, the name that was signed begins with this.
     signed_as: Option<(String, String)>,
+}
+
+/// Where simple signing's documents lie.
+#[derive(Debug)]
+enum Lookaside {
+    Folder(PathBuf),
+    /// Without a slash at its end.
+    Url(String),
 }
 
 /// Why the policy cannot be used, or what it refuses.
