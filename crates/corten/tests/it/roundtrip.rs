@@ -147,6 +147,8 @@ for name in busybox:oci busybox:docker busybox:zstd odd:0 odd:1 odd:2 odd:3 odd:
     esac
     podman save -q --format oci-archive -o $d/podman.tar $to
     $corten --root $d/root3 --run $d/run --etc $d/etc load -q -i $d/podman.tar >/dev/null
+    # It tells the digest by which an image first came, and two of ours are one image.
+    podman rmi -f $to >/dev/null
     rm $d/podman.tar
     echo "same $name"
 done
