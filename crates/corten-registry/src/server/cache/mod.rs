@@ -286,12 +286,17 @@ impl Cache {
 /// Is it upstream's trouble, rather than an answer?
 fn is_away(error: &Error) -> bool {
     match error {
-        Error::UnknownManifest { .. }
-        | Error::UnknownBlob { .. }
-        | Error::Unauthorized { .. }
-        | Error::Denied { .. } => false,
+        Error::Connect { .. }
+        | Error::Timeout { .. }
+        | Error::Slow { .. }
+        | Error::Cut { .. }
+        | Error::Tls { .. }
+        | Error::Proxy { .. }
+        | Error::NotARegistry { .. }
+        | Error::RateLimited { .. } => true,
         Error::Status { status, .. } => *status >= 500,
-        _ => true,
+        // What is wrong with one image, or with our account, says nothing of the others.
+        _ => false,
     }
 }
 
