@@ -8,6 +8,7 @@
 //! | `database` | PostgreSQL on a bind mount through a `kill -9` of everything |
 //! | `peers` | podman on corten-oci, containerd on our shim |
 //! | `crash` | `kill -9` at random moments, then repair |
+//! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -24,6 +25,7 @@ mod limits;
 mod peers;
 mod pull;
 mod refusal;
+mod registry;
 mod server;
 
 use std::time::Duration;

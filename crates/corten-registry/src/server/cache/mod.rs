@@ -77,20 +77,24 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub fn new(config: CacheConfig, storage: Arc<Storage>) -> Result<Self, ServerError> {
-        let (registry, plain) = registry(&config.upstream)?;
+    /// `registry` and `plain` are what [`registry`] makes of the upstream's address.
+    pub fn new(
+        config: CacheConfig,
+        (registry, plain): (String, bool),
+        storage: Arc<Storage>,
+    ) -> Self {
         let mut client = config.client.clone();
         if plain {
             client.plain_http.insert(registry.clone());
         }
-        Ok(Self {
+        Self {
             client: Client::new(client),
             registry,
             config,
             storage,
             downloads: Mutex::default(),
             resting: Mutex::default(),
-        })
+        }
     }
 
     pub fn upstream(&self) -> &str {
@@ -333,7 +337,7 @@ fn unknown(name: &str) -> Failure {
 }
 
 /// How references name an upstream, and whether it speaks plain HTTP.
-fn registry(upstream: &str) -> Result<(String, bool), ServerError> {
+pub(super) fn registry(upstream: &str) -> Result<(String, bool), ServerError> {
     let bad = |why: &str| ServerError::Upstream {
         upstream: upstream.to_owned(),
         why: why.to_owned(),
