@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use corten_spec::{Digest, Reference};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use tokio::sync::Semaphore;
 
 use super::manifests::{Put, found};
 use super::reply::{Failure, Reply, blocking, refuse, refuse_with};
@@ -37,6 +38,8 @@ pub(super) use download::Growing;
 
 /// After upstream gave no answer it is left in peace for so long where there is something of ours to give.
 const REST: Duration = Duration::from_secs(10);
+/// Downloads from upstream at once; more wait for their turn.
+const DOWNLOADS_AT_ONCE: usize = 16;
 
 /// A pull-through cache's settings.
 #[derive(Clone, Debug)]
@@ -72,6 +75,7 @@ pub(super) struct Cache {
     config: CacheConfig,
     storage: Arc<Storage>,
     downloads: Mutex<HashMap<Digest, Arc<Download>>>,
+    turns: Semaphore,
     /// Until when upstream is not asked what we can answer.
     resting: Mutex<Option<Instant>>,
 }
@@ -93,6 +97,7 @@ impl Cache {
             config,
             storage,
             downloads: Mutex::default(),
+            turns: Semaphore::new(DOWNLOADS_AT_ONCE),
             resting: Mutex::default(),
         }
     }
