@@ -176,7 +176,13 @@ impl Client {
                 continue;
             };
             match answer.status {
-                StatusCode::OK => return Ok(Some(answer.content_length().unwrap_or(0))),
+                StatusCode::OK => {
+                    let size = answer.content_length();
+                    return size.map(Some).ok_or_else(|| Error::NotARegistry {
+                        host: answer.place.authority(),
+                        why: "it does not say how large a blob is".into(),
+                    });
+                }
                 StatusCode::NOT_FOUND => return Ok(None),
                 _ => {
                     let subject = status::Subject::Blob(digest);

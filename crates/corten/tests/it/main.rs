@@ -13,6 +13,7 @@
 //! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
 //! | `remote` | all tags, search, accounts, referrers, lists, sync |
 //! | `roundtrip` | through everybody, and the digests stay |
+//! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -33,6 +34,7 @@ mod pull;
 mod refusal;
 mod remote;
 mod roundtrip;
+mod registry;
 mod server;
 mod transfer;
 
