@@ -32,9 +32,9 @@ mod peers;
 mod policy;
 mod pull;
 mod refusal;
+mod registry;
 mod remote;
 mod roundtrip;
-mod registry;
 mod server;
 mod transfer;
 

@@ -113,6 +113,7 @@ impl Search<'_> {
             self.reference.registry(),
             self.reference.repository()
         );
+        // The pattern fits, so the name begins so.
         let rest = name.strip_prefix(from.as_str()).unwrap_or_default();
         let tag = self
             .reference

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use corten_spec::Reference;
 use serde::Deserialize;
 
 use super::claim::Identity;
@@ -150,7 +151,15 @@ fn requirement(
     }
     let signed_as = match (raw.signed_as, patterns) {
         (None, _) => None,
-        (Some(to), [pattern]) => Some((pattern.literal().to_owned(), to)),
+        (Some(to), [pattern]) => {
+            let from = pattern.literal().ok_or_else(|| {
+                wrong("signed-as goes with a name whose wildcards begin at a component, and without a tag".into())
+            })?;
+            if format!("{to}/x").parse::<Reference>().is_err() {
+                return Err(wrong(format!("signed-as {to:?} is no beginning of a name")));
+            }
+            Some((from.to_owned(), to))
+        }
         (Some(_), _) => return Err(wrong("signed-as goes with one name only".into())),
     };
     let mut keys = Vec::new();
