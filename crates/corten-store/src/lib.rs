@@ -67,6 +67,9 @@ mod check;
 mod collect;
 mod content;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod layer;
 mod metadata;
 pub mod snapshot;
@@ -78,6 +81,7 @@ pub use error::{Error, Result};
 pub use layer::{
     Begin, Chosen, LayerChoice, LayerDesc, LayerError, LayerId, LayerIngest, Limits, Packing,
 };
-pub use metadata::{ContainerRow, Containers, ImageRecord, LayerRef, Lease, Target};
+pub use metadata::{ContainerRow, Containers, ImageRecord, LayerRef, Lease, MountedImage, Target};
+pub use snapshot::attach::is_mounted;
 pub use snapshot::{RootMount, Snapshotter, Usage};
 pub use store::{Options, Store};

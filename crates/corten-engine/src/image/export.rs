@@ -132,7 +132,7 @@ fn upper(mount: &RootMount) -> Option<PathBuf> {
 
 /// The same view with nothing to write to: an overlay whose upper folder is in use by a container that runs must not have it
 /// as its own, too.
-fn read_only(mount: &RootMount) -> Result<OwnedFd, Error> {
+pub(super) fn read_only(mount: &RootMount) -> Result<OwnedFd, Error> {
     let mut options = mount.options.clone();
     if let (Some(upper), Some(lower)) = (option(mount, "upperdir"), option(mount, "lowerdir")) {
         let layers = format!("lowerdir={upper}:{lower}");

@@ -11,6 +11,7 @@ mod inspect;
 pub mod list;
 pub mod listing;
 pub mod load;
+mod mount;
 pub mod policy;
 mod pull;
 pub mod push;

@@ -297,7 +297,7 @@ impl LayerWork {
         };
         let fetch = self
             .client
-            .blob(&self.reference, &self.descriptor, offset, counted_tx);
+            .raw_blob(&self.reference, &self.descriptor, offset, counted_tx);
         let (fetched, (), unpacked) = tokio::join!(fetch, relay, unpack);
         let layer = self.outcome(fetched, unpacked)?;
         self.progress.done(&digest);

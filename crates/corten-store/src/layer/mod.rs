@@ -9,7 +9,7 @@
 //! file system; [`entry`] decides what an entry means in an image (whiteouts, forbidden names); then [`erofs`] writes it into an index of the
 //! tar, or [`folder`] makes it real under one descriptor. [`form`] says which.
 
-mod entry;
+pub(crate) mod entry;
 pub(crate) mod erofs;
 mod error;
 mod folder;
@@ -18,18 +18,22 @@ mod gzip;
 mod ingest;
 mod pipe;
 mod record;
-mod tar;
+pub(crate) mod tar;
 mod unpack;
 
 pub(crate) use entry::{join, split};
 pub use erofs::Packing;
 pub use error::EntryPath;
 pub use error::LayerError;
+#[cfg(any(test, fuzzing))]
+pub(crate) use folder::Contents;
 pub(crate) use folder::{Done, Pending, attributes, marks};
 pub(crate) use form::Form;
 pub use form::{Chosen, LayerChoice};
 pub use ingest::{Begin, LayerIngest};
 pub(crate) use ingest::{make_tree, rebuild};
+#[cfg(any(test, fuzzing))]
+pub(crate) use unpack::inflate_all;
 
 use std::fmt;
 use std::str::FromStr;

@@ -83,6 +83,26 @@ impl<R: BufRead> Read for Unpacked<R> {
     }
 }
 
+/// Reads to the end or the first fault, but at most so many bytes; whatever is read twice must be read alike.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn inflate_all(bytes: &[u8], most: u64) {
+    let read = |room: usize| {
+        let unpacked = Unpacked::new(
+            io::BufReader::with_capacity(room, bytes),
+            Packing::of(bytes),
+        );
+        let Ok(unpacked) = unpacked else {
+            return (Vec::new(), true);
+        };
+        let mut out = Vec::new();
+        let failed = unpacked.take(most).read_to_end(&mut out).is_err();
+        (out, failed)
+    };
+    let (small, large) = (read(61), read(1 << 16));
+    assert_eq!(small.1, large.1);
+    assert!(small.1 || small.0 == large.0);
+}
+
 /// Is this a layer at all?
 pub fn check_media_type(media_type: &str) -> Result<(), LayerError> {
     match media::layer_compression(media_type) {

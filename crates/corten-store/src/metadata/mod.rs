@@ -10,6 +10,7 @@ mod container;
 mod image;
 pub(crate) mod layer;
 mod lease;
+mod mounted;
 pub(crate) mod owner;
 mod schema;
 
@@ -17,6 +18,7 @@ pub use container::{ContainerRow, Containers};
 pub use image::{ImageRecord, LayerRef, Target};
 pub use lease::Lease;
 pub(crate) use lease::{blob_size, dead as dead_leases};
+pub use mounted::MountedImage;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;

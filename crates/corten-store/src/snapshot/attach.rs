@@ -117,7 +117,7 @@ pub(crate) fn is_used(t: &Transaction<'_>, layer: &str) -> rusqlite::Result<bool
 }
 
 /// Is something mounted right here? No path at all is nothing.
-pub(crate) fn is_mounted(path: &Path) -> Result<bool> {
+pub fn is_mounted(path: &Path) -> Result<bool> {
     match rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
         Ok(s) => Ok(s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
         Err(Errno::NOENT) => Ok(false),

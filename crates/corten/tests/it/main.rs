@@ -9,6 +9,7 @@
 //! | `peers` | podman on corten-oci, containerd on our shim |
 //! | `crash` | `kill -9` at random moments, then repair |
 //! | `images` | names, lists, filters, formats, removal |
+//! | `mounts` | layers and images mounted on the host, and what stays of them |
 //! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
 //! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
 //! | `remote` | all tags, search, accounts, referrers, lists, sync |
@@ -28,6 +29,7 @@ mod images;
 mod interactive;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod peers;
 mod policy;
 mod pull;

@@ -152,6 +152,3 @@ impl Write for Hashed {
         self.out.flush()
     }
 }
-
-#[cfg(test)]
-mod tests;

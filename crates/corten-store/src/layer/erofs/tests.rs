@@ -1,1 +1,0 @@
-//! The image as the kernel sees it.
