@@ -41,6 +41,9 @@ Tasks:
                          --rounds N, --gap MS, --soak N (no times: so many containers, and what is left),
                          and parts: run, lifecycle, cost, throughput, phases;
                          CORTEN_OCI=PATH measures another executable
+  bench images [--rounds N]
+                         pulls of a large image into empty stores, beside podman, docker, containerd and the floor of
+                         a bare pipeline; the first run of an absent image, page cache, removal; needs 50 GB of disk
 ";
 
 fn main() -> ExitCode {
@@ -74,6 +77,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         // How guests call it: as their first process, and from there.
         "guest-init" => guest::init(rest),
         "guest-run" => guest::runner(rest),
+        "bench-images-inside" => bench::images_inside(rest),
         "bench-oci-inside" => bench::oci_inside(rest),
         "bench-oci-agent" => bench::oci_agent(rest),
         "" | "help" | "-h" | "--help" => {

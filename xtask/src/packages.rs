@@ -18,6 +18,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("curl", "/usr/bin/curl"),
     ("docker.io", "/usr/sbin/dockerd"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    ("erofs-utils", "/usr/bin/fsck.erofs"),
     ("iproute2", "/sbin/ip"),
     ("iptables", "/usr/sbin/iptables"),
     ("mmdebstrap", "/usr/bin/mmdebstrap"),

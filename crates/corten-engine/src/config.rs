@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use corten_spec::Cidr;
+use corten_store::{LayerChoice, Limits, Options, Packing};
 use serde::Deserialize;
 
 use crate::error::Error;
@@ -14,6 +15,14 @@ use crate::paths::Paths;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     pub network: Network,
+    pub store: StoreSettings,
+}
+
+/// How images are kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StoreSettings {
+    pub layers: LayerChoice,
+    pub limits: Limits,
 }
 
 /// The default network, `bridge`.
@@ -31,6 +40,26 @@ pub struct Network {
 #[serde(default, deny_unknown_fields)]
 struct File {
     network: FileNetwork,
+    store: FileStore,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct FileStore {
+    layers: FileLayers,
+    max_layer_bytes: Option<u64>,
+    max_layer_entries: Option<u64>,
+}
+
+/// The words for a [`LayerChoice`].
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FileLayers {
+    #[default]
+    Auto,
+    Erofs,
+    ErofsPages,
+    Overlay,
 }
 
 #[derive(Default, Deserialize)]
@@ -55,7 +84,36 @@ impl Config {
         };
         Ok(Self {
             network: file.network.over(Network::of(paths.instance())),
+            store: file.store.over(StoreSettings::default()),
         })
+    }
+}
+
+impl StoreSettings {
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            limits: self.limits.clone(),
+            layers: self.layers,
+        }
+    }
+}
+
+impl FileStore {
+    fn over(self, default: StoreSettings) -> StoreSettings {
+        let limits = default.limits;
+        StoreSettings {
+            layers: match self.layers {
+                FileLayers::Auto => LayerChoice::Auto,
+                FileLayers::Erofs => LayerChoice::Erofs(Packing::Tar),
+                FileLayers::ErofsPages => LayerChoice::Erofs(Packing::Pages),
+                FileLayers::Overlay => LayerChoice::Folders,
+            },
+            limits: Limits {
+                unpacked: self.max_layer_bytes.unwrap_or(limits.unpacked),
+                entries: self.max_layer_entries.unwrap_or(limits.entries),
+                ..limits
+            },
+        }
     }
 }
 
@@ -123,5 +181,13 @@ mod tests {
         assert!(toml::from_str::<File>("[network]\nbrige = \"x\"").is_err());
         let file: File = toml::from_str("[network]\nbridge = \"x\"").unwrap();
         assert_eq!(file.network.over(Network::of(None)).bridge, "x");
+        let text = "[store]\nlayers = \"overlay\"\nmax-layer-bytes = 5";
+        let file: File = toml::from_str(text).unwrap();
+        let store = file.store.over(StoreSettings::default());
+        assert_eq!(store.layers, LayerChoice::Folders);
+        assert_eq!(store.limits.unpacked, 5);
+        for bad in ["layers = \"zfs\"", "max-layer-bytes = -1", "layer = 1"] {
+            assert!(toml::from_str::<File>(&format!("[store]\n{bad}")).is_err());
+        }
     }
 }

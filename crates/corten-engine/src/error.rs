@@ -3,7 +3,11 @@
 use std::io;
 use std::path::PathBuf;
 
-use corten_spec::{IdError, Kind, ReferenceError};
+use corten_registry::protocol::manifest::ManifestError;
+use corten_spec::{Digest, IdError, Kind, Reference, ReferenceError};
+
+use crate::image::ImageError;
+use crate::image::policy::PolicyError;
 
 /// Why the engine could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -103,6 +107,30 @@ pub enum Error {
         source: Box<dyn std::error::Error + Send + Sync>,
         kind: Kind,
     },
+    #[error("cannot {doing} {reference}")]
+    Registry {
+        doing: &'static str,
+        reference: String,
+        kind: Kind,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("a layer of archive {archive} cannot be loaded")]
+    Archive {
+        archive: String,
+        #[source]
+        source: Box<Error>,
+    },
+    #[error("manifest {digest} cannot be used")]
+    Manifest {
+        digest: Digest,
+        #[source]
+        source: ManifestError,
+    },
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
+    #[error(transparent)]
+    Image(#[from] ImageError),
     #[error("the store failed")]
     Store(#[from] corten_store::Error),
     #[error("the network failed")]
@@ -155,8 +183,13 @@ impl Error {
                 _ => Kind::Internal,
             },
             Self::Document { .. } => Kind::Internal,
-            Self::Container { source, .. } | Self::Undo { source, .. } => source.kind(),
-            Self::Pull { kind, .. } => *kind,
+            Self::Container { source, .. }
+            | Self::Undo { source, .. }
+            | Self::Archive { source, .. } => source.kind(),
+            Self::Pull { kind, .. } | Self::Registry { kind, .. } => *kind,
+            Self::Manifest { .. } => Kind::Invalid,
+            Self::Policy(e) => e.kind(),
+            Self::Image(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Net(e) => e.kind(),
             Self::Shim(e) => e.kind(),
@@ -172,6 +205,29 @@ impl Error {
             doing,
             path,
             source,
+        }
+    }
+
+    /// Wraps a registry's failure.
+    pub fn registry(
+        doing: &'static str,
+        reference: &Reference,
+        source: corten_registry::client::Error,
+    ) -> Self {
+        Self::registry_named(doing, &reference.familiar(), source)
+    }
+
+    /// The same for a registry as such.
+    pub fn registry_named(
+        doing: &'static str,
+        name: &str,
+        source: corten_registry::client::Error,
+    ) -> Self {
+        Self::Registry {
+            doing,
+            reference: name.into(),
+            kind: source.kind(),
+            source: Box::new(source),
         }
     }
 

@@ -44,7 +44,7 @@ impl Engine {
         for folder in [paths.root(), paths.run()] {
             make_private(folder)?;
         }
-        let store = Store::open(paths.root())?;
+        let store = Store::open_with(paths.root(), config.store.options())?;
         Ok(Self {
             paths,
             config,

@@ -58,6 +58,7 @@ impl Engine {
         self.check_cgroups(repair, &mut found)?;
         self.check_network(repair, &mut found)?;
         self.check_folders(repair, &mut found)?;
+        self.check_mounted(repair, &mut found)?;
         for f in self.store.check(repair)? {
             found.push(Finding {
                 what: f.what.to_string(),
@@ -93,6 +94,21 @@ impl Engine {
             Err(Error::ContainerMissing { .. }) => Ok(false),
             Err(e) => Err(e),
         }
+    }
+
+    /// Images that somebody had mounted, whose mount a crash or a reboot has taken.
+    fn check_mounted(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
+        for row in self.lost_mounts()? {
+            if repair {
+                self.forget_mounted(&row)?;
+            }
+            found.push(Finding {
+                what: "image that was mounted and no longer is".into(),
+                place: row.reference,
+                repaired: repair,
+            });
+        }
+        Ok(())
     }
 
     /// Containers whose run ended, or was never begun, without anybody giving back what it held.
@@ -351,7 +367,7 @@ impl Engine {
 }
 
 /// The entries of a folder; one that is not there has none.
-fn names(folder: &Path) -> Result<Vec<String>, Error> {
+pub(crate) fn names(folder: &Path) -> Result<Vec<String>, Error> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),

@@ -5,11 +5,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
 use corten_cgroup::Layout;
-use corten_store::Snapshotter as _;
+use corten_spec::Kind;
+use corten_store::{Occupied, Share, Snapshotter as _};
 use serde_json::{Value, json};
 
 use crate::Engine;
+use crate::container::Container;
 use crate::error::Error;
+use crate::volume;
 
 /// Facts for `system info`.
 #[derive(Clone, Debug, serde::Serialize)]
@@ -19,6 +22,8 @@ pub struct Info {
     pub root: String,
     pub run: String,
     pub snapshotter: &'static str,
+    /// How layers are kept, and why so.
+    pub layers: String,
     pub cgroup: &'static str,
     pub containers: usize,
     pub running: usize,
@@ -32,7 +37,97 @@ pub struct Info {
     pub subnets: Vec<String>,
 }
 
+/// One line of `system df`. Sizes in bytes of disk.
+#[derive(Clone, Debug, serde::Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct DiskUse {
+    #[serde(rename = "Type")]
+    pub what: &'static str,
+    pub total: u64,
+    /// How many of them something needs.
+    pub active: u64,
+    pub size: u64,
+    /// What removing all that is not active would free; for the last line, what `system prune` would.
+    pub reclaimable: u64,
+}
+
 impl Engine {
+    /// What lies on the disk, and what of it could go.
+    pub fn disk_use(&self) -> Result<Vec<DiskUse>, Error> {
+        let occupied = self.store.occupied()?;
+        let containers = self.containers()?;
+        let garbage = [
+            occupied.blobs,
+            occupied.layers,
+            occupied.snapshots,
+            occupied.rests,
+        ];
+        let garbage: u64 = garbage.iter().map(|s| s.reclaimable).sum();
+        Ok(vec![
+            self.images_use(&occupied, &containers, garbage)?,
+            self.containers_use(&occupied, &containers)?,
+            volume::disk_use(&self.paths, &containers)?,
+            DiskUse {
+                what: "Garbage",
+                total: occupied.rests.count,
+                active: 0,
+                size: garbage,
+                reclaimable: garbage,
+            },
+        ])
+    }
+
+    fn images_use(
+        &self,
+        occupied: &Occupied,
+        containers: &[Container],
+        garbage: u64,
+    ) -> Result<DiskUse, Error> {
+        let images = self.images()?;
+        let used = |reference: &str| containers.iter().any(|c| c.image == reference);
+        let unused: Vec<String> = images
+            .iter()
+            .filter(|i| !used(&i.reference))
+            .map(|i| i.reference.clone())
+            .collect();
+        let needed = |share: &Share| share.bytes - share.reclaimable.min(share.bytes);
+        Ok(DiskUse {
+            what: "Images",
+            total: images.len() as u64,
+            active: (images.len() - unused.len()) as u64,
+            size: needed(&occupied.layers) + needed(&occupied.blobs),
+            reclaimable: self.store.freed_without(&unused)?.saturating_sub(garbage),
+        })
+    }
+
+    fn containers_use(
+        &self,
+        occupied: &Occupied,
+        containers: &[Container],
+    ) -> Result<DiskUse, Error> {
+        let (mut running, mut stopped) = (0, 0);
+        for container in containers {
+            let bytes = match self.store.snapshotter().usage(container.id.as_str()) {
+                Ok(usage) => usage.bytes,
+                // One that is being made, or removed.
+                Err(e) if e.kind() == Kind::NotFound => 0,
+                Err(e) => return Err(e.into()),
+            };
+            match self.status(container)?.is_running() {
+                true => running += 1,
+                false => stopped += bytes,
+            }
+        }
+        let all = occupied.snapshots;
+        Ok(DiskUse {
+            what: "Containers",
+            total: containers.len() as u64,
+            active: running,
+            size: all.bytes - all.reclaimable.min(all.bytes),
+            reclaimable: stopped,
+        })
+    }
+
     pub fn info(&self) -> Result<Info, Error> {
         let containers = self.containers()?;
         let mut running = 0;
@@ -44,6 +139,7 @@ impl Engine {
             root: self.paths.root().display().to_string(),
             run: self.paths.run().display().to_string(),
             snapshotter: self.store.snapshotter().name(),
+            layers: self.store.layers().to_string(),
             cgroup: match Layout::probe()? {
                 Layout::V1 { .. } => "v1",
                 Layout::V2 { .. } => "v2",

@@ -9,8 +9,13 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
+use corten_store::Usage;
+
+use crate::container::{Container, volumes_of};
 use crate::error::Error;
 use crate::paths::Paths;
+use crate::recovery::names;
+use crate::system::DiskUse;
 use crate::{make_private, remove_tree, rootfs};
 
 /// Beside `_data` until the image's content has been copied. It outlives a crash in the
@@ -46,6 +51,28 @@ pub fn fill(paths: &Paths, name: &str, root: BorrowedFd<'_>, target: &str) -> Re
         copy_folder(&from, &to)?;
     }
     fs::remove_file(&marker).map_err(Error::io("remove", marker))
+}
+
+/// What volumes occupy; those of no container could go.
+pub fn disk_use(paths: &Paths, containers: &[Container]) -> Result<DiskUse, Error> {
+    let mut out = DiskUse {
+        what: "Volumes",
+        total: 0,
+        active: 0,
+        size: 0,
+        reclaimable: 0,
+    };
+    for name in names(&paths.volumes())? {
+        let used = containers.iter().any(|c| volumes_of(c).any(|v| v == name));
+        let bytes = Usage::of(&paths.volumes().join(&name))?.bytes;
+        out.total += 1;
+        out.size += bytes;
+        match used {
+            true => out.active += 1,
+            false => out.reclaimable += bytes,
+        }
+    }
+    Ok(out)
 }
 
 pub fn remove(paths: &Paths, name: &str) -> Result<(), Error> {

@@ -103,6 +103,26 @@ impl Reference {
         }
     }
 
+    /// The same repository by another tag, and no digest; `None` where that is no tag.
+    pub fn with_tag(&self, tag: &str) -> Option<Self> {
+        is_tag(tag).then(|| Self {
+            tag: Some(tag.to_owned()),
+            digest: None,
+            ..self.clone()
+        })
+    }
+
+    /// Without the tag where there is a digest, as a reference needs one of the two.
+    pub fn untagged(&self) -> Self {
+        match self.digest {
+            Some(_) => Self {
+                tag: None,
+                ..self.clone()
+            },
+            None => self.clone(),
+        }
+    }
+
     /// As a person would type it: without `docker.io/library/`.
     pub fn familiar(&self) -> String {
         let full = self.to_string();

@@ -8,13 +8,13 @@ use std::fs;
 
 use corten_spec::Digest;
 
-use crate::collect::{Sort, UNOWNED_SNAPSHOTS, orphans};
+use crate::collect::{Sort, UNOWNED_SNAPSHOTS, orphans, stray_mounts};
 use crate::error::{Error, Result};
 use crate::layer::LayerId;
 use crate::metadata::layer as rows;
 use crate::metadata::{dead_leases, parsed};
 use crate::snapshot::settle;
-use crate::store::Store;
+use crate::store::{Store, digest_of};
 
 /// What sort of defect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub enum Defect {
     LostBlob,
     /// A row whose folder is missing, or may have been hollowed out by a power cut.
     LostLayer,
+    /// A layer's image that is mounted though no snapshot has it.
+    StrayMount,
     /// An image that needs a blob or layer that is lost for good.
     BrokenImage,
     /// SQLite finds its own file damaged.
@@ -58,6 +60,7 @@ impl fmt::Display for Defect {
             Self::LostSnapshot => "snapshot whose folder is gone",
             Self::LostBlob => "blob that is gone or cut",
             Self::LostLayer => "layer that is gone, or was not flushed before a crash",
+            Self::StrayMount => "mounted layer that no container has",
             Self::BrokenImage => "image that has lost a part",
             Self::Database => "damaged database",
         })
@@ -99,26 +102,15 @@ impl Store {
     /// [`Error::NotFound`], [`Error::Damaged`].
     pub fn verify_blob(&self, digest: &Digest) -> Result<()> {
         let path = self.blob_path(digest);
-        let mut file = match fs::File::open(&path) {
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+        let found = match digest_of(&path, digest) {
+            Err(Error::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Error::NotFound {
                     what: "blob",
                     name: digest.to_string(),
                 });
             }
-            other => other.map_err(Error::io("open", &path))?,
+            other => other?,
         };
-        let mut hasher = digest.hasher();
-        let mut buffer = vec![0; 256 << 10];
-        loop {
-            let n =
-                std::io::Read::read(&mut file, &mut buffer).map_err(Error::io("read", &path))?;
-            if n == 0 {
-                break;
-            }
-            hasher.update(&buffer[..n]);
-        }
-        let found = hasher.finish();
         match found == *digest {
             true => Ok(()),
             false => Err(Error::Damaged {
@@ -288,10 +280,12 @@ impl Check<'_> {
     }
 
     fn orphans(&mut self) -> Result<()> {
-        let found = self
-            .store
-            .db()
-            .write("look for orphans", |t| orphans(self.store, t))?;
+        let (strays, found) = self.store.db().write("look for orphans", |t| {
+            Ok((stray_mounts(self.store, t)?, orphans(self.store, t)?))
+        })?;
+        for path in strays {
+            self.note(Defect::StrayMount, path.display().to_string(), self.repair);
+        }
         for orphan in found {
             let what = match orphan.sort {
                 Sort::Blob => Defect::OrphanBlob,

@@ -80,6 +80,13 @@ pub enum Error {
         #[source]
         source: LayerError,
     },
+    /// The kernel would not mount a layer's image.
+    #[error("cannot mount layer {layer}")]
+    Mount {
+        layer: String,
+        #[source]
+        source: io::Error,
+    },
     /// A row is there, and what it speaks of on disk is not, or is damaged.
     #[error("{what} {name} is damaged on disk: {why}")]
     Damaged {
@@ -103,7 +110,7 @@ impl Error {
             Self::Invalid { .. } | Self::Mismatch { .. } => Kind::Invalid,
             Self::Layer { source, .. } => source.kind(),
             Self::Source { .. } => Kind::Unavailable,
-            Self::Newer { .. } => Kind::Unsupported,
+            Self::Newer { .. } | Self::Mount { .. } => Kind::Unsupported,
             Self::Root { .. } => Kind::Invalid,
             Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Kind::Denied

@@ -67,14 +67,21 @@ mod check;
 mod collect;
 mod content;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod layer;
 mod metadata;
 pub mod snapshot;
 mod store;
 
 pub use check::{Defect, Finding};
+pub use collect::{Occupied, Share};
 pub use error::{Error, Result};
-pub use layer::{Begin, LayerDesc, LayerError, LayerId, LayerIngest, Limits};
-pub use metadata::{ContainerRow, Containers, ImageRecord, LayerRef, Lease, Target};
+pub use layer::{
+    Begin, Chosen, LayerChoice, LayerDesc, LayerError, LayerId, LayerIngest, Limits, Packing,
+};
+pub use metadata::{ContainerRow, Containers, ImageRecord, LayerRef, Lease, MountedImage, Target};
+pub use snapshot::attach::is_mounted;
 pub use snapshot::{RootMount, Snapshotter, Usage};
-pub use store::Store;
+pub use store::{Options, Store};

@@ -7,13 +7,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use corten_spec::Digest;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
-use crate::layer::{LayerId, Limits};
+use crate::layer::{Chosen, Form, LayerChoice, LayerId, Limits};
 use crate::metadata::{Containers, Db, Lease};
 use crate::snapshot::Overlay;
 
@@ -33,7 +33,15 @@ pub struct Store(Arc<Inner>);
 struct Inner {
     root: PathBuf,
     db: Db,
-    limits: Limits,
+    options: Options,
+    chosen: OnceLock<Chosen>,
+}
+
+/// What can be set about a store.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    pub limits: Limits,
+    pub layers: LayerChoice,
 }
 
 impl Store {
@@ -43,11 +51,11 @@ impl Store {
     /// [`Error::Root`] where the path cannot serve: the kernel's overlay takes lower folders as one text
     /// with `:` between them, and mount options have `,`.
     pub fn open(root: &Path) -> Result<Self> {
-        Self::open_with(root, Limits::default())
+        Self::open_with(root, Options::default())
     }
 
-    /// As [`Store::open`], with other bounds on what a layer may be.
-    pub fn open_with(root: &Path, limits: Limits) -> Result<Self> {
+    /// As [`Store::open`], with other bounds on what a layer may be, or another form for new ones.
+    pub fn open_with(root: &Path, options: Options) -> Result<Self> {
         let root = std::path::absolute(root).map_err(Error::io("resolve", root))?;
         check_root(&root)?;
         let folder = match open_folder(&root) {
@@ -66,7 +74,12 @@ impl Store {
             }
         }
         let db = Db::open(path, &folder)?;
-        Ok(Self(Arc::new(Inner { root, db, limits })))
+        Ok(Self(Arc::new(Inner {
+            root,
+            db,
+            options,
+            chosen: OnceLock::new(),
+        })))
     }
 
     /// The store's folder, absolute.
@@ -102,7 +115,18 @@ impl Store {
     }
 
     pub(crate) fn limits(&self) -> &Limits {
-        &self.0.limits
+        &self.0.options.limits
+    }
+
+    /// How new layers are kept here, and why so. Found out once, by mounting a small image.
+    pub fn layers(&self) -> &Chosen {
+        self.0
+            .chosen
+            .get_or_init(|| Chosen::new(self.0.options.layers, &self.folder("ingest")))
+    }
+
+    pub(crate) fn form(&self) -> Form {
+        self.layers().form
     }
 
     pub(crate) fn folder(&self, name: &str) -> PathBuf {
@@ -113,7 +137,7 @@ impl Store {
         self.folder("layers").join(id.as_str())
     }
 
-    /// The tree itself: a `lowerdir`.
+    /// The tree itself, or where an image is mounted: a `lowerdir`.
     pub(crate) fn layer_tree(&self, id: &LayerId) -> PathBuf {
         self.layer_path(id).join("fs")
     }
@@ -155,6 +179,31 @@ pub(crate) fn open_folder(path: &Path) -> io::Result<OwnedFd> {
 pub(crate) fn sync_folder(path: &Path) -> Result<()> {
     let sync = || rustix::fs::fsync(open_folder(path)?).map_err(io::Error::from);
     sync().map_err(Error::io("sync folder", path))
+}
+
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
+    let sync = || fs::File::open(path)?.sync_all();
+    sync().map_err(Error::io("sync", path))
+}
+
+/// Reads a file through the algorithm of `like`.
+pub(crate) fn digest_of(path: &Path, like: &Digest) -> Result<Digest> {
+    let mut hasher = like.hasher();
+    let read = || -> io::Result<()> {
+        let mut file = fs::File::open(path)?;
+        let mut buffer = vec![0; 256 << 10];
+        loop {
+            match io::Read::read(&mut file, &mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(n) => hasher.update(&buffer[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+    };
+    let mut read = read;
+    read().map_err(Error::io("read", path))?;
+    Ok(hasher.finish())
 }
 
 /// `fs::rename` with the destination named in the error.

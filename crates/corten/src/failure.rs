@@ -38,6 +38,12 @@ impl Failure {
         }
     }
 
+    /// A peer did not answer, so that what is here may do.
+    pub fn is_unavailable(&self) -> bool {
+        let ours = self.error.downcast_ref::<corten_engine::Error>();
+        ours.is_some_and(|e| e.kind() == corten_spec::Kind::Unavailable)
+    }
+
     /// `error:`, `caused by:` for each cause that adds something, `hint:`.
     pub fn report(&self) -> ExitCode {
         // Who read our output has seen enough (`corten inspect x | head`): nothing failed.

@@ -1,5 +1,7 @@
 //! From an error to an exit code, and to what a person can do about it: one table each.
 
+use corten_engine::image::ImageError;
+use corten_engine::image::policy::PolicyError;
 use corten_engine::{Error, Is};
 use corten_registry::client::{Error as Pull, Hint};
 use corten_spec::Kind;
@@ -78,6 +80,14 @@ pub fn of(error: &Error) -> Option<String> {
         Error::Reference(_) => {
             Some("an image is named [HOST[:PORT]/]PATH[:TAG][@DIGEST], such as busybox:1.36".into())
         }
+        Error::Image(e) => Some(image(e)),
+        Error::Policy(e) => Some(policy(e)),
+        Error::Archive { .. } | Error::Manifest { .. } => {
+            Some("whoever made it has to make it again: nothing of it was kept".into())
+        }
+        Error::Io { path, source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            Some(format!("check that {} is right", path.display()))
+        }
         Error::Id(_) => Some("see 'corten ps --all' for names and ids".into()),
         _ => by_kind(error),
     }
@@ -110,16 +120,60 @@ fn by_kind(error: &Error) -> Option<String> {
     }
 }
 
+fn policy(error: &PolicyError) -> String {
+    match error {
+        PolicyError::Syntax { path, .. } | PolicyError::Rule { path, .. } => {
+            format!("correct {}: until then nothing is pulled", path.display())
+        }
+        PolicyError::Key { path, .. } => format!(
+            "put the public key into {} (PEM, or what 'gpg --export' writes)",
+            path.display()
+        ),
+        PolicyError::Rejected { .. } => {
+            "policy.toml in corten's configuration folder decides this; 'corten image policy NAME' tells which rule".into()
+        }
+        PolicyError::Unsigned { .. } => {
+            "pull an image that its makers have signed, or have it signed; policy.toml names the keys".into()
+        }
+    }
+}
+
+fn image(error: &ImageError) -> String {
+    match error {
+        ImageError::Filter { .. } => {
+            "'--help' after the command lists its filters with their values".into()
+        }
+        ImageError::TagWithDigest { .. } => {
+            "name a tag, as in corten tag IMAGE example.com/app:1".into()
+        }
+        ImageError::Platform { .. } => {
+            "'corten pull --platform' gets another; 'corten image platforms' lists them".into()
+        }
+        ImageError::Exists { path } => format!("remove {} first, or name another", path.display()),
+        ImageError::Archive { .. } | ImageError::Member { .. } => {
+            "an archive is what 'corten save', docker, podman or skopeo wrote; make it again".into()
+        }
+        ImageError::Change { .. } => {
+            "a change is a line such as 'ENV A=1', 'CMD [\"sh\"]', 'EXPOSE 80', 'LABEL k=v'".into()
+        }
+        ImageError::List { .. } => "'corten manifest inspect NAME' shows what it has".into(),
+        ImageError::Document { .. } => "it must be JSON as the OCI specifications have it".into(),
+        ImageError::Place { .. } => {
+            "places are docker://NAME, oci:FOLDER[:TAG], oci-archive:FILE[:TAG], docker-archive:FILE[:NAME], dir:FOLDER".into()
+        }
+    }
+}
+
 fn pull(hint: &Hint) -> String {
     match hint {
         Hint::CheckName => "check the name and the tag".into(),
-        Hint::Login { host, user: None } => format!(
-            "put credentials for {host} into ~/.docker/config.json ('docker login', 'skopeo login')"
-        ),
+        Hint::Login { host, user: None } => {
+            format!("'corten login {host}' gives it an account (kept in ~/.docker/config.json)")
+        }
         Hint::Login {
             host,
             user: Some(user),
-        } => format!("correct the password of {user} for {host} in ~/.docker/config.json"),
+        } => format!("correct the password of {user} for {host}: 'corten login {host}'"),
         Hint::Platforms(all) => format!("choose one of these with --platform: {}", all.join(", ")),
         Hint::TrustCa { host } => format!(
             "if the host is right, name its authority as 'ca' in /etc/corten/certs.d/{host}/hosts.toml"

@@ -53,6 +53,11 @@ impl Daemon {
         Ok(daemon)
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Asks it to end, and makes it end.
     pub fn stop(&mut self) {
         let pid = self.child.id().to_string();

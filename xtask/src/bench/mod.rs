@@ -18,6 +18,7 @@
 mod agent;
 mod cgroup;
 mod daemon;
+mod images;
 mod many;
 mod memory;
 mod oci;
@@ -35,6 +36,7 @@ use crate::failure::{Context, Result, failure};
 use crate::packages;
 
 pub use agent::serve as agent;
+pub use images::inside as images_inside;
 pub use oci::{agent as oci_agent, inside as oci_inside};
 
 const PARTS: &[&str] = &["run", "memory", "many", "size"];
@@ -57,11 +59,13 @@ const PEERS: &[(&str, &str)] = &[
 
 /// The outer half: prepares what needs the host's network, then goes inside.
 pub fn run(args: &[String]) -> Result<()> {
-    if let Some(("oci", options)) = args
+    match args
         .split_first()
         .map(|(first, rest)| (first.as_str(), rest))
     {
-        return oci::run(options);
+        Some(("oci", options)) => return oci::run(options),
+        Some(("images", options)) => return images::run(options),
+        _ => {}
     }
     let parts = parts(args)?;
     if let Err(why) = packages::install(PEERS) {

@@ -1,7 +1,27 @@
 //! Images: what the engine needs of their config, and pull, list and removal.
 
+pub mod build;
+pub mod change;
+pub mod changes;
+pub mod copy;
+mod error;
+pub mod export;
+pub mod filter;
+mod inspect;
+pub mod list;
+pub mod listing;
+pub mod load;
+mod mount;
+pub mod policy;
 mod pull;
+pub mod push;
+pub mod remote;
 mod remove;
+pub mod save;
+pub mod sync;
+mod tag;
+pub(crate) mod tar;
+pub(crate) mod tree;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +29,14 @@ use corten_spec::Kind;
 use corten_spec::oci::image::ImageConfiguration;
 use corten_store::ImageRecord;
 
+pub use copy::Wanted;
+pub use copy::place::Place;
+pub use error::Error as ImageError;
+pub use filter::Filters;
+pub use inspect::HistoryStep;
+pub use listing::Listed;
 pub use pull::{Progress, PullOptions, PullPolicy};
+pub use remove::Removed;
 
 use crate::Engine;
 use crate::error::Error;

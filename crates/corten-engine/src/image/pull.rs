@@ -22,8 +22,8 @@ use crate::error::Error;
 /// Layers under way at once. Two would keep two cores busy; a third hides a slow server.
 const LAYERS_AT_ONCE: usize = 3;
 /// Pieces of a body that wait between the socket and the layer's thread: with hyper's
-/// buffers of at most some 100 kB each, a few megabytes a layer.
-const PIECES_IN_FLIGHT: usize = 32;
+/// buffers of at most some 400 kB each, a megabyte or two a layer.
+const PIECES_IN_FLIGHT: usize = 4;
 
 /// When `run` and `create` ask a registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Engine {
             .enable_all()
             .build()
             .map_err(Error::io("start threads for", "/proc/self/task"))?;
-        let done = threads.block_on(pull(self.store.clone(), &options, progress));
+        let done = threads.block_on(pull(self, &options, progress));
         // Layers that were given up let go of the lease and of their partial blobs; one that hangs must not hold the error up.
         threads.shutdown_timeout(std::time::Duration::from_secs(5));
         done
@@ -81,11 +81,12 @@ impl Engine {
 }
 
 async fn pull(
-    store: Store,
+    engine: &Engine,
     options: &PullOptions,
     progress: Arc<dyn Progress>,
 ) -> Result<ImageRecord, Error> {
-    let reference = &options.reference;
+    let (store, reference) = (engine.store.clone(), &options.reference);
+    engine.refuse_rejected(reference)?;
     let failed = |source: corten_registry::client::Error| Error::Pull {
         reference: reference.familiar(),
         kind: source.kind(),
@@ -96,6 +97,9 @@ async fn pull(
         .resolve(reference, &options.platform)
         .await
         .map_err(failed)?;
+    // Before anything of it is fetched: what is proven here is what is stored below, digest by digest.
+    let digests = [&resolved.target.digest, &resolved.manifest_digest];
+    engine.admit(&client, reference, &digests).await?;
     let lease = Arc::new(store.lease("pull")?);
     let config = config(&store, &client, &lease, reference, &resolved).await?;
     let diff_ids = diff_ids(reference, &resolved, &config)?;
@@ -113,7 +117,8 @@ async fn pull(
     .await?;
 
     let record = ImageRecord {
-        reference: reference.to_string(),
+        // A digest says all that a tag beside it could: the tag may have moved on already.
+        reference: reference.untagged().to_string(),
         target: Target {
             digest: resolved.target.digest.clone(),
             size: resolved.target.size,
@@ -125,8 +130,9 @@ async fn pull(
         layers,
         pulled_at: clock::now().0,
     };
+    let name = record.reference.clone();
     store.put_image(record)?;
-    Ok(store.image(&reference.to_string())?)
+    Ok(store.image(&name)?)
 }
 
 /// Stores target, manifest and config; returns the config's bytes.
@@ -291,7 +297,7 @@ impl LayerWork {
         };
         let fetch = self
             .client
-            .blob(&self.reference, &self.descriptor, offset, counted_tx);
+            .raw_blob(&self.reference, &self.descriptor, offset, counted_tx);
         let (fetched, (), unpacked) = tokio::join!(fetch, relay, unpack);
         let layer = self.outcome(fetched, unpacked)?;
         self.progress.done(&digest);

@@ -184,9 +184,17 @@ pub(super) fn endpoints(
     let mut out = Vec::new();
     let own = match file {
         Some(file) => {
+            // A host of the registry's own name, able to do everything, is the registry: with that host's authority and
+            // headers, which a second endpoint for the same place would lack.
+            let mut named = false;
             for mirror in file.mirrors {
                 let itself = is_itself(&mirror.url);
+                let able = mirror.capabilities;
+                named |= itself && able.pull && able.resolve && able.push;
                 out.push(Arc::new(Endpoint::new(mirror, registry, !itself)?));
+            }
+            if named && file.server.is_none() {
+                return Ok(out);
             }
             match file.server {
                 Some(server) => {
@@ -237,6 +245,25 @@ mod tests {
     fn places(config: &ClientConfig, registry: &str) -> Vec<String> {
         let list = endpoints(config, registry).unwrap();
         list.iter().map(|e| e.place("/x").to_string()).collect()
+    }
+
+    #[test]
+    fn a_host_of_the_registrys_own_name_is_the_registry() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = folder.path().join("h.example:5000");
+        std::fs::create_dir(&own).unwrap();
+        let write = |text: &str| std::fs::write(own.join("hosts.toml"), text).unwrap();
+        let config = ClientConfig {
+            certs_dirs: vec![folder.path().into()],
+            ..ClientConfig::default()
+        };
+        write("[host.\"https://h.example:5000\"]\nskip_verify = true\n");
+        assert_eq!(
+            places(&config, "h.example:5000"),
+            ["https://h.example:5000/v2/x"]
+        );
+        write("[host.\"https://h.example:5000\"]\ncapabilities = [\"pull\"]\n");
+        assert_eq!(places(&config, "h.example:5000").len(), 2);
     }
 
     #[test]

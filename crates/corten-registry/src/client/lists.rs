@@ -168,6 +168,21 @@ pub(super) async fn catalog(session: &Session, endpoint: &Endpoint) -> Result<Ve
     Ok(out)
 }
 
+/// The version check, which a registry that wants an account refuses to those without.
+pub(super) async fn ping(session: &Session, endpoint: &Endpoint) -> Result<(), Error> {
+    let ping = Ask::new(Method::GET, "/".into(), Access::Nothing);
+    let answer = asked(session, endpoint, &ping).await?;
+    let (host, status) = (answer.place.authority(), answer.status);
+    answer.discard().await;
+    match status {
+        StatusCode::OK => Ok(()),
+        _ => Err(Error::NotARegistry {
+            host,
+            why: format!("status {} to the version check", status.as_u16()),
+        }),
+    }
+}
+
 /// Repositories by a word: by the registry's own search, else by its catalog's names.
 pub(super) async fn search(
     session: &Session,

@@ -128,6 +128,20 @@ impl Client {
         delivery.run(&endpoints).await.map(drop)
     }
 
+    /// As [`blob`](Self::blob), with the digest left to the receiver, whatever the offset.
+    pub async fn raw_blob(
+        &self,
+        reference: &Reference,
+        descriptor: &Descriptor,
+        offset: u64,
+        tx: mpsc::Sender<Bytes>,
+    ) -> Result<(), Error> {
+        let endpoints = self.endpoints(reference.registry())?;
+        let sink = blob::Sink::Channel(tx);
+        let delivery = blob::Delivery::new(self, reference, descriptor, offset, sink).unverified();
+        delivery.run(&endpoints).await.map(drop)
+    }
+
     /// A small blob as a whole, such as an image's configuration: at most `max` bytes, verified.
     pub async fn blob_bytes(
         &self,
@@ -353,6 +367,12 @@ impl Client {
                 return Ok(found);
             }
         }
+    }
+
+    /// Asks a registry (`HOST[:PORT]`) whether it lets us in, as whom the configuration names.
+    pub async fn check(&self, registry: &str) -> Result<(), Error> {
+        let endpoint = self.own_endpoint(registry)?;
+        lists::ping(&self.inner.session, &endpoint).await
     }
 
     /// All repositories of a registry (`HOST[:PORT]`), as far as it tells.

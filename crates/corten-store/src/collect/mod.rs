@@ -4,21 +4,26 @@
 //! but what the next collection sweeps up. Each file is moved to the trash under the same lock that
 //! whoever publishes one takes, so a blob that comes back meanwhile is safe.
 
+mod estimate;
 mod sweep;
 pub(crate) mod trash;
 pub(crate) mod usage;
 
-pub(crate) use sweep::{Sort, list, orphans};
+pub use estimate::{Occupied, Share};
+pub(crate) use sweep::{Sort, list, orphans, stray_mounts};
+
+use std::io;
 
 use rusqlite::Transaction;
 
 use crate::error::{Error, Result};
-use crate::metadata::{dead_leases, owner};
-use crate::store::{Store, open_folder};
+use crate::layer::{LayerId, erofs};
+use crate::metadata::{dead_leases, owner, parsed};
+use crate::snapshot::attach;
+use crate::store::{Store, open_folder, sync_file};
 
 /// Snapshots of no container, and not held.
-pub(crate) const UNOWNED_SNAPSHOTS: &str =
-    "key NOT IN (SELECT id FROM container) AND key NOT IN (SELECT key FROM lease_snapshot)";
+pub(crate) const UNOWNED_SNAPSHOTS: &str = "key NOT IN (SELECT id FROM container UNION SELECT key FROM lease_snapshot UNION SELECT key FROM mounted)";
 
 /// Layers that no image, snapshot or lease has, and no layer lies on.
 const UNUSED_LAYERS: &str = "DELETE FROM layer WHERE id NOT IN (
@@ -50,6 +55,9 @@ impl Store {
     /// Moves everything without a row to the trash, and empties that.
     pub(crate) fn sweep(&self) -> Result<u64> {
         self.db().write("sweep", |t| {
+            for layer in stray_mounts(self, t)? {
+                attach::detach(&layer)?;
+            }
             for orphan in orphans(self, t)? {
                 orphan.remove(self)?;
             }
@@ -73,15 +81,22 @@ impl Store {
     /// next used. Takes as long as the file system has dirty data, not only the store's: for after a pull, not for before a run.
     pub fn flush(&self) -> Result<()> {
         let boot = owner::boot()?;
-        let ids: Vec<String> = self.db().read("list unflushed layers", |c| {
-            let mut q = c.prepare("SELECT id FROM layer WHERE boot = ?1")?;
-            q.query_map([boot], |r| r.get(0))?.collect()
+        let unflushed: Vec<(LayerId, bool)> = self.db().read("list unflushed layers", |c| {
+            let mut q = c.prepare("SELECT id, form = 'tree' FROM layer WHERE boot = ?1")?;
+            q.query_map([boot], |r| Ok((parsed(r, 0)?, r.get(1)?)))?
+                .collect()
         })?;
-        if ids.is_empty() {
-            return Ok(());
+        // Trees have too many files to sync each.
+        if unflushed.iter().any(|(_, is_tree)| *is_tree) {
+            let root = open_folder(self.root()).map_err(Error::io("open folder", self.root()))?;
+            rustix::fs::syncfs(root).map_err(Error::io("flush the file system of", self.root()))?;
         }
-        let root = open_folder(self.root()).map_err(Error::io("open folder", self.root()))?;
-        rustix::fs::syncfs(root).map_err(Error::io("flush the file system of", self.root()))?;
+        let mut ids = Vec::new();
+        for (id, is_tree) in unflushed {
+            if is_tree || self.sync_image(&id)? {
+                ids.push(id);
+            }
+        }
         self.db().write("note flushed layers", |t| {
             let mut q = t
                 .prepare("UPDATE layer SET boot = NULL WHERE id = ?1 AND boot = ?2")
@@ -92,6 +107,21 @@ impl Store {
             }
             Ok(())
         })
+    }
+}
+
+impl Store {
+    /// Writes the few files of a layer's image to the disk; `false` if it was collected meanwhile.
+    fn sync_image(&self, id: &LayerId) -> Result<bool> {
+        let folder = self.layer_path(id);
+        for name in [erofs::DATA, erofs::SPARSE, erofs::META] {
+            let path = folder.join(name);
+            match sync_file(&path) {
+                Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+        }
+        Ok(folder.join(erofs::META).exists())
     }
 }
 

@@ -11,6 +11,7 @@ use rusqlite::{OptionalExtension as _, Transaction};
 use super::trash;
 use crate::content::partial::Partial;
 use crate::error::{Error, Result};
+use crate::snapshot::attach;
 use crate::store::Store;
 
 /// Something without an owner.
@@ -33,6 +34,9 @@ pub(crate) enum Sort {
 impl Orphan {
     /// Moves it to the trash.
     pub fn remove(self, store: &Store) -> Result<()> {
+        if self.sort == Sort::Layer {
+            attach::detach(&self.path)?;
+        }
         let moved = trash::put(store, &self.path);
         drop(self.lock);
         moved.map(|_| ())
@@ -114,6 +118,20 @@ fn abandoned(folder: &Path, out: &mut Vec<Orphan>) -> Result<()> {
         }));
     }
     Ok(())
+}
+
+/// Folders of layers whose image is mounted though no snapshot has it.
+pub(crate) fn stray_mounts(store: &Store, t: &Transaction<'_>) -> Result<Vec<PathBuf>> {
+    let mut out = Vec::new();
+    for path in list(&store.folder("layers"))? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if attach::is_mounted(&path.join("fs"))?
+            && !attach::is_used(t, &name).map_err(Error::db("look up the users of a layer"))?
+        {
+            out.push(path);
+        }
+    }
+    Ok(out)
 }
 
 /// What is in a folder; nothing, if it is not there.

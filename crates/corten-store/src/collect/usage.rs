@@ -39,6 +39,7 @@ fn add(
         Err(Errno::NOENT | Errno::NOTDIR | Errno::NAMETOOLONG | Errno::LOOP) => return Ok(()),
         other => other?,
     };
+    let device = rustix::fs::fstat(root)?.st_dev;
     for name in names(&folder)? {
         let stat = match rustix::fs::statat(&folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
             Err(Errno::NOENT) => continue,
@@ -46,6 +47,10 @@ fn add(
         };
         let bytes = stat.st_blocks.cast_unsigned() * 512;
         let is_folder = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if stat.st_dev != device {
+            // A mounted image: its bytes are those of the files beside it.
+            continue;
+        }
         usage.inodes += 1;
         // Each name of a file with several takes its share; a folder's link count speaks of its subfolders.
         usage.bytes += match is_folder {

@@ -1,5 +1,6 @@
 //! Blobs: whole, checked, named by their digest.
 
+pub(crate) mod direct;
 pub(crate) mod partial;
 pub(crate) mod tee;
 

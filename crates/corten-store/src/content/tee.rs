@@ -9,8 +9,8 @@ use corten_spec::Digest;
 use corten_spec::digest::Hasher;
 use rustix::fs::Advice;
 
-/// Read and written in one piece.
-const PIECE: usize = 256 << 10;
+use crate::content::direct::{Direct, Piece};
+
 /// After so many bytes the kernel is told to start writing, so that the one fsync at the end has little left to do.
 const WRITE_BEHIND: u64 = 8 << 20;
 
@@ -28,6 +28,8 @@ pub(crate) enum Fault {
 pub(crate) struct Tee<'a, R> {
     rest: R,
     file: &'a File,
+    /// The same file, once something is to be written.
+    out: Option<Direct>,
     hasher: Hasher,
     /// Bytes that an earlier try left.
     resumed: u64,
@@ -35,11 +37,13 @@ pub(crate) struct Tee<'a, R> {
     taken: u64,
     /// Bytes that there are to be.
     size: u64,
-    buffer: Vec<u8>,
+    buffer: Piece,
     start: usize,
     end: usize,
     written_behind: u64,
     ended: bool,
+    /// What the reader ended with.
+    stopped: Option<io::Error>,
     fault: Option<Fault>,
 }
 
@@ -48,15 +52,17 @@ impl<'a, R: Read> Tee<'a, R> {
         Self {
             rest,
             file,
+            out: None,
             hasher: digest.hasher(),
             resumed,
             taken: 0,
             size,
-            buffer: vec![0; PIECE],
+            buffer: Piece::new(),
             start: 0,
             end: 0,
             written_behind: resumed,
             ended: false,
+            stopped: None,
             fault: None,
         }
     }
@@ -91,77 +97,86 @@ impl<'a, R: Read> Tee<'a, R> {
         io::Error::other("the compressed bytes broke off")
     }
 
-    /// Fills the buffer with at least the four bytes that tell a packing, if there are as many.
+    /// Fills the buffer, out of the file as long as an earlier try has left something there.
     fn refill(&mut self) -> io::Result<usize> {
-        let mut have = 0;
-        while have < 4 {
-            let n = self.piece(have)?;
-            if n == 0 {
-                break;
-            }
-            have += n;
-        }
-        Ok(have)
-    }
-
-    fn piece(&mut self, at: usize) -> io::Result<usize> {
-        let (n, from_file) = match self.resumed - self.taken.min(self.resumed) {
-            0 => match read(&mut self.rest, &mut self.buffer[at..]) {
-                Ok(n) => (n, false),
-                Err(e) => return Err(self.fail(Fault::Source(e))),
-            },
-            left => {
-                let room =
-                    (self.buffer.len() - at).min(usize::try_from(left).unwrap_or(usize::MAX));
-                match self
-                    .file
-                    .read_at(&mut self.buffer[at..at + room], self.taken)
-                {
-                    Ok(0) => {
-                        let e = io::ErrorKind::UnexpectedEof.into();
-                        return Err(self.fail(Fault::File(e)));
-                    }
-                    Ok(n) => (n, true),
-                    Err(e) => return Err(self.fail(Fault::File(e))),
-                }
-            }
+        let (have, is_new) = match self.resumed.saturating_sub(self.taken) {
+            0 => (self.receive(), true),
+            left => (self.read_back(left)?, false),
         };
-        if n == 0 && self.taken < self.size {
+        let missing = self.size - self.taken;
+        if have as u64 > missing {
+            return Err(self.fail(Fault::Long));
+        }
+        if have == 0 && self.stopped.is_none() && missing > 0 {
             let e = io::Error::new(
                 io::ErrorKind::UnexpectedEof,
                 format!("the bytes end at {} of {}", self.taken, self.size),
             );
+            self.stopped = Some(e);
+        }
+        if have == 0
+            && let Some(e) = self.stopped.take()
+        {
             return Err(self.fail(Fault::Source(e)));
         }
-        if n as u64 > self.size - self.taken {
-            return Err(self.fail(Fault::Long));
-        }
-        let bytes = &self.buffer[at..at + n];
-        if !from_file && let Err(e) = self.file.write_all_at(bytes, self.taken) {
-            return Err(self.fail(Fault::File(e)));
+        let bytes = &self.buffer[..have];
+        if is_new && have > 0 {
+            let file = match &mut self.out {
+                Some(out) => out,
+                none => match self.file.try_clone() {
+                    Ok(file) => none.insert(Direct::new(file)),
+                    Err(e) => return Err(self.fail(Fault::File(e))),
+                },
+            };
+            if let Err(e) = file.write(bytes, self.taken) {
+                return Err(self.fail(Fault::File(e)));
+            }
         }
         self.hasher.update(bytes);
-        self.taken += n as u64;
+        self.taken += have as u64;
         self.write_behind();
-        Ok(n)
+        Ok(have)
+    }
+
+    /// As much as the reader gives, up to a bufferful. What it fails with is kept until those bytes are safe.
+    fn receive(&mut self) -> usize {
+        let mut have = 0;
+        while have < self.buffer.len() && self.stopped.is_none() {
+            match self.rest.read(&mut self.buffer[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => self.stopped = Some(e),
+            }
+        }
+        have
+    }
+
+    fn read_back(&mut self, left: u64) -> io::Result<usize> {
+        let room = self
+            .buffer
+            .len()
+            .min(usize::try_from(left).unwrap_or(usize::MAX));
+        match self.file.read_at(&mut self.buffer[..room], self.taken) {
+            Ok(0) => {
+                let e = io::ErrorKind::UnexpectedEof.into();
+                Err(self.fail(Fault::File(e)))
+            }
+            Ok(n) => Ok(n),
+            Err(e) => Err(self.fail(Fault::File(e))),
+        }
     }
 
     fn write_behind(&mut self) {
+        if self.out.as_ref().is_none_or(Direct::is_direct) {
+            return;
+        }
         let ready = self.taken.saturating_sub(self.written_behind);
         if ready >= WRITE_BEHIND {
             let length = std::num::NonZeroU64::new(ready);
             // Advice only: it starts the writing and drops what is clean of pages that nobody will read soon.
             let _ = rustix::fs::fadvise(self.file, self.written_behind, length, Advice::DontNeed);
             self.written_behind = self.taken;
-        }
-    }
-}
-
-fn read(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    loop {
-        match source.read(buffer) {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
         }
     }
 }

@@ -61,6 +61,16 @@ pub enum LayerError {
         #[source]
         source: io::Error,
     },
+    /// A file of the store's own, which is none of the layer's.
+    #[error("cannot {op} the layer")]
+    Store {
+        op: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    /// As an EROFS image only: folders can hold it.
+    #[error("it cannot be kept as an EROFS image: {why}")]
+    Form { why: &'static str },
     #[error("entry {entry} needs {needed} bytes, and the file system has {available}")]
     Space {
         entry: EntryPath,
@@ -75,8 +85,8 @@ impl LayerError {
             Self::Write { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 Kind::Denied
             }
-            Self::Write { .. } | Self::Space { .. } => Kind::Internal,
-            Self::MediaType(_) => Kind::Unsupported,
+            Self::Write { .. } | Self::Space { .. } | Self::Store { .. } => Kind::Internal,
+            Self::MediaType(_) | Self::Form { .. } => Kind::Unsupported,
             _ => Kind::Invalid,
         }
     }
@@ -88,14 +98,21 @@ impl LayerError {
         }
     }
 
+    /// For `map_err`: the store's own file system would not do this.
+    pub(crate) fn store(op: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Store { op, source }
+    }
+
     /// Is the disk full?
     pub(crate) fn is_full(&self) -> bool {
         match self {
             Self::Space { .. } => true,
-            Self::Write { source, .. } => matches!(
-                source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            ),
+            Self::Write { source, .. } | Self::Store { source, .. } | Self::Read { source, .. } => {
+                matches!(
+                    source.kind(),
+                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+                )
+            }
             _ => false,
         }
     }

@@ -16,14 +16,15 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::thread;
 
-use corten_spec::digest::Hasher;
 use corten_spec::{Digest, media};
 
+use super::erofs::Image;
 use super::folder::attributes::{self, Attributes};
 use super::folder::{Contents, Done, Tree};
 use super::pipe::{Pipe, Sender, pipe};
+use super::record::Record;
 use super::unpack::{Packing, Unpacked, check_media_type};
-use super::{LayerDesc, LayerError, LayerId, entry, tar};
+use super::{Form, LayerDesc, LayerError, LayerId, entry, tar};
 use crate::collect::trash;
 use crate::content::partial::Partial;
 use crate::content::tee::{Fault, Tee};
@@ -119,7 +120,7 @@ impl LayerIngest {
     /// [`Error::Mismatch`]: size, digest or diff id is not as described. [`Error::Layer`]: the bytes cannot be unpacked,
     /// and which entry it is. [`Error::NoSpace`]. After these nothing of the layer is left.
     pub fn run<R: Read>(self, rest: R) -> Result<LayerId> {
-        match self.unpack(rest).and_then(|done| self.commit(done)) {
+        match self.unpack_somehow(rest).and_then(|done| self.commit(done)) {
             Ok(id) => Ok(id),
             Err(e) => {
                 // Should this fail too, it leaves what `collect` removes; the first failure is the one to tell.
@@ -133,19 +134,46 @@ impl LayerIngest {
         }
     }
 
-    fn unpack<R: Read>(&self, rest: R) -> Result<Done> {
+    /// In the form that the store gives new layers, or, if that cannot hold this one, in folders. All bytes of it are on file by then.
+    fn unpack_somehow<R: Read>(&self, rest: R) -> Result<Unpacking> {
+        let form = self.store.form();
+        match self.unpack(form, self.offset, rest) {
+            Err(Error::Layer {
+                source: LayerError::Form { .. },
+                ..
+            }) if form != Form::Folders => {
+                self.store.remove_tree(&self.partial.tree())?;
+                self.unpack(Form::Folders, self.desc.size, io::empty())
+            }
+            other => other,
+        }
+    }
+
+    fn unpack<R: Read>(&self, form: Form, offset: u64, rest: R) -> Result<Unpacking> {
         let folder = self.partial.tree();
         let limits = self.store.limits();
-        let tree = Tree::new(make_tree(&folder)?, &folder.join("replaced"), limits);
+        let root = make_tree(&folder)?;
+        let diff_id = &self.desc.diff_id;
+        let target = match form {
+            Form::Folders => Target::Tree(Tree::new(root, &folder.join("replaced"), limits)),
+            Form::Erofs(packing) => Image::new(&folder, packing, diff_id, limits)
+                .map(|image| Target::Image(Box::new(image)))
+                .map_err(Error::io("make a file in", &folder))?,
+        };
         let file = self.whole.as_ref().unwrap_or(self.partial.file());
-        let mut tee = Tee::new(file, self.offset, rest, &self.desc.digest, self.desc.size);
+        let mut tee = Tee::new(file, offset, rest, &self.desc.digest, self.desc.size);
         let (sender, pipe) = pipe();
+        let recorded = match &target {
+            Target::Image(image) => image.tar_file().map_err(Error::io("open", &folder))?,
+            Target::Tree(_) => None,
+        };
+        let record = Record::new(pipe, diff_id.hasher(), recorded);
         let (fed, written) = thread::scope(|s| {
             let writer = thread::Builder::new()
                 .name("layer".into())
-                .spawn_scoped(s, move || write_tree(tar::Reader::new(pipe, limits), tree))
+                .spawn_scoped(s, move || write(tar::Reader::new(record, limits), target))
                 .map_err(Error::io("start a thread to write", &folder))?;
-            let fed = feed(&mut tee, sender, self.desc.diff_id.hasher());
+            let fed = feed(&mut tee, sender);
             match writer.join() {
                 Ok(written) => Ok((fed, written)),
                 Err(panic) => std::panic::resume_unwind(panic),
@@ -163,10 +191,9 @@ impl LayerIngest {
         match (fed, written) {
             // A writer that fails closes the pipe; one that does not, has seen its end.
             (Err(e), _) | (_, Err(e)) => Err(layer_error(&self.desc.digest, e)),
-            (Ok(diff_id), Ok(done)) => {
-                let found = diff_id.map_or_else(|| "none".into(), |d| d.to_string());
-                self.check("diff id", &self.desc.diff_id, found)?;
-                Ok(done)
+            (Ok(()), Ok((found, done, index))) => {
+                self.check("diff id", &self.desc.diff_id, found.to_string())?;
+                Ok(Unpacking { form, done, index })
             }
         }
     }
@@ -228,7 +255,7 @@ impl LayerIngest {
     }
 
     /// Everything was checked: names and rows for it.
-    fn commit(&self, done: Done) -> Result<LayerId> {
+    fn commit(&self, unpacked: Unpacking) -> Result<LayerId> {
         let id = LayerId::of_diff(&self.desc.diff_id);
         let tree = self.partial.tree();
         self.store.remove_tree(&tree.join("replaced"))?;
@@ -246,7 +273,9 @@ impl LayerIngest {
                 id: &id,
                 base: None,
                 below: None,
-                done: &done,
+                form: unpacked.form,
+                index: unpacked.index.as_ref(),
+                done: &unpacked.done,
             };
             rows::publish(&self.store, t, &tree, &layer)?;
             rows::add_blob(t, &id, blob)?;
@@ -303,49 +332,92 @@ pub(crate) fn make_tree(folder: &Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// The inflating side. `None`: the writer stopped listening.
-fn feed<R: Read>(
-    tee: &mut Tee<'_, R>,
-    mut sender: Sender,
-    mut diff_id: Hasher,
-) -> Result<Option<Digest>, LayerError> {
+/// What came of a layer's bytes.
+struct Unpacking {
+    form: Form,
+    done: Done,
+    /// The digest of an image's index.
+    index: Option<Digest>,
+}
+
+/// What a layer becomes.
+enum Target {
+    Tree(Tree),
+    Image(Box<Image>),
+}
+
+/// The inflating side. It ends early if the writer stops listening.
+fn feed<R: Read>(tee: &mut Tee<'_, R>, mut sender: Sender) -> Result<(), LayerError> {
     // A fault of the tee itself is looked at by whoever owns it.
     let Ok(head) = tee.fill_buf() else {
-        return Ok(None);
+        return Ok(());
     };
     let packing = Packing::of(head);
     let mut unpacked =
         Unpacked::new(tee, packing).map_err(|e| Unpacked::<&[u8]>::fault(packing, e))?;
     loop {
         let Ok(mut buffer) = sender.buffer() else {
-            return Ok(None);
+            return Ok(());
         };
-        let n = unpacked
-            .read(&mut buffer)
-            .map_err(|e| Unpacked::<&[u8]>::fault(packing, e))?;
+        let n =
+            fill(&mut unpacked, &mut buffer).map_err(|e| Unpacked::<&[u8]>::fault(packing, e))?;
         if n == 0 {
-            break;
+            // A writer that is gone tells why itself.
+            let _ = sender.end();
+            return Ok(());
         }
-        diff_id.update(&buffer[..n]);
         if sender.send(buffer, n).is_err() {
-            return Ok(None);
+            return Ok(());
         }
     }
-    Ok(sender.end().is_ok().then(|| diff_id.finish()))
 }
 
-/// The writing side.
-fn write_tree(mut tar: tar::Reader<Pipe>, mut tree: Tree) -> Result<Done, LayerError> {
-    while let Some(entry) = tar.next()? {
-        tree.apply(entry::action(entry)?, &mut tar)?;
+/// Whole buffers, as direct I/O likes them, but for the last.
+fn fill(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut have = 0;
+    while have < buffer.len() {
+        match source.read(&mut buffer[have..]) {
+            Ok(0) => break,
+            Ok(n) => have += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
     }
-    tar.drain()?;
-    tree.finish()
+    Ok(have)
 }
 
-impl Contents for tar::Reader<Pipe> {
+type Tar = tar::Reader<Record<Pipe>>;
+
+/// The writing side; returns the tar's digest, what was in it, and the digest of the index, if one was made.
+fn write(mut tar: Tar, mut target: Target) -> Result<(Digest, Done, Option<Digest>), LayerError> {
+    while let Some(entry) = tar.next()? {
+        let action = entry::action(entry)?;
+        match &mut target {
+            Target::Tree(tree) => tree.apply(action, &mut tar)?,
+            Target::Image(image) => image.apply(action, &mut tar)?,
+        }
+    }
+    tar.source_mut().end_of_archive();
+    let (length, digest) = tar
+        .drain()?
+        .finish()
+        .map_err(LayerError::store("write the tar of"))?;
+    match target {
+        Target::Tree(tree) => Ok((digest, tree.finish()?, None)),
+        Target::Image(image) => {
+            let (done, index) = image.finish(length)?;
+            Ok((digest, done, Some(index)))
+        }
+    }
+}
+
+impl Contents for Tar {
     fn chunk(&mut self) -> Result<Option<&[u8]>, LayerError> {
         tar::Reader::chunk(self)
+    }
+
+    fn offset(&self) -> u64 {
+        tar::Reader::offset(self)
     }
 }
 

@@ -1,28 +1,39 @@
 //! Layers: from compressed bytes to a tree, in one pass.
 //!
 //! ```text
-//!  reader ─► [partial blob] ─► sha256 ─► inflate ─► sha256 (diff id) ─► tar entries ─► tree
-//!            └───────────── this thread ──────────┘└──────── one more thread ─────────┘
+//!  reader ─► [partial blob] ─► sha256 ─► inflate ─► sha256 (diff id) ─► tar entries ─► index, or tree
+//!            └───────────── this thread ──────────┘└───────────── one more thread ─────────────┘
 //! ```
 //!
 //! [`ingest`] is the pipeline and its transaction; [`unpack`] the inflating; [`tar`] reads entries and knows no
-//! file system; [`entry`] decides what an entry means in an image (whiteouts, forbidden names); [`folder`] makes it real
-//! under one descriptor. An index of another form (EROFS) takes the place of `folder`, and nothing else.
+//! file system; [`entry`] decides what an entry means in an image (whiteouts, forbidden names); then [`erofs`] writes it into an index of the
+//! tar, or [`folder`] makes it real under one descriptor. [`form`] says which.
 
-mod entry;
+pub(crate) mod entry;
+pub(crate) mod erofs;
 mod error;
 mod folder;
+mod form;
+mod gzip;
 mod ingest;
 mod pipe;
-mod tar;
+mod record;
+pub(crate) mod tar;
 mod unpack;
 
 pub(crate) use entry::{join, split};
+pub use erofs::Packing;
 pub use error::EntryPath;
 pub use error::LayerError;
+#[cfg(any(test, fuzzing))]
+pub(crate) use folder::Contents;
 pub(crate) use folder::{Done, Pending, attributes, marks};
+pub(crate) use form::Form;
+pub use form::{Chosen, LayerChoice};
 pub use ingest::{Begin, LayerIngest};
 pub(crate) use ingest::{make_tree, rebuild};
+#[cfg(any(test, fuzzing))]
+pub(crate) use unpack::inflate_all;
 
 use std::fmt;
 use std::str::FromStr;
@@ -108,6 +119,8 @@ pub struct Limits {
     pub header: u64,
     /// Bytes remembered of names until the end (implied folders, links into lower layers).
     pub pending: usize,
+    /// Bytes of memory for the index of an EROFS image, some 80 an entry. A layer that needs more is unpacked into folders.
+    pub index: usize,
 }
 
 impl Default for Limits {
@@ -117,6 +130,7 @@ impl Default for Limits {
             unpacked: 1 << 40,
             header: 1 << 20,
             pending: 32 << 20,
+            index: 32 << 20,
         }
     }
 }

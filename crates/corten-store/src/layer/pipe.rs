@@ -4,28 +4,29 @@
 use std::io::{self, BufRead, Read};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
-/// Size of a buffer, and how many may be full: what a slow disk can lag behind.
-const BUFFER: usize = 256 << 10;
-const FULL: usize = 6;
+use crate::content::direct::Piece;
 
-enum Piece {
+/// How many buffers may be full: what a slow disk can lag behind.
+const FULL: usize = 4;
+
+enum Message {
     /// The first `usize` bytes of it.
-    Bytes(Vec<u8>, usize),
+    Bytes(Piece, usize),
     End,
 }
 
 /// Writes into the pipe.
 pub struct Sender {
-    full: SyncSender<Piece>,
-    empty: Receiver<Vec<u8>>,
+    full: SyncSender<Message>,
+    empty: Receiver<Piece>,
     made: usize,
 }
 
 /// Reads from it. The end of file is only believed if the sender said so: a sender that is gone is an error.
 pub struct Pipe {
-    full: Receiver<Piece>,
-    empty: SyncSender<Vec<u8>>,
-    current: Vec<u8>,
+    full: Receiver<Message>,
+    empty: SyncSender<Piece>,
+    current: Option<Piece>,
     start: usize,
     end: usize,
     ended: bool,
@@ -47,7 +48,7 @@ pub fn pipe() -> (Sender, Pipe) {
     let pipe = Pipe {
         full: full_out,
         empty: empty_in,
-        current: Vec::new(),
+        current: None,
         start: 0,
         end: 0,
         ended: false,
@@ -57,42 +58,43 @@ pub fn pipe() -> (Sender, Pipe) {
 
 impl Sender {
     /// A buffer to fill: a used one if there is any.
-    pub fn buffer(&mut self) -> Result<Vec<u8>, Closed> {
+    pub fn buffer(&mut self) -> Result<Piece, Closed> {
         if let Ok(b) = self.empty.try_recv() {
             return Ok(b);
         }
         if self.made < FULL + 2 {
             self.made += 1;
-            return Ok(vec![0; BUFFER]);
+            return Ok(Piece::new());
         }
         self.empty.recv().map_err(|_| Closed)
     }
 
     /// Sends the first `n` bytes of `buffer`.
-    pub fn send(&self, buffer: Vec<u8>, n: usize) -> Result<(), Closed> {
-        self.full.send(Piece::Bytes(buffer, n)).map_err(|_| Closed)
+    pub fn send(&self, buffer: Piece, n: usize) -> Result<(), Closed> {
+        self.full
+            .send(Message::Bytes(buffer, n))
+            .map_err(|_| Closed)
     }
 
     pub fn end(self) -> Result<(), Closed> {
-        self.full.send(Piece::End).map_err(|_| Closed)
+        self.full.send(Message::End).map_err(|_| Closed)
     }
 }
 
 impl BufRead for Pipe {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         while self.start == self.end && !self.ended {
-            let used = std::mem::take(&mut self.current);
-            if !used.is_empty() {
+            if let Some(used) = self.current.take() {
                 // The sender may be done with buffers and gone.
                 let _ = self.empty.try_send(used);
             }
             self.start = 0;
             match self.full.recv() {
-                Ok(Piece::Bytes(bytes, n)) => {
-                    self.current = bytes;
+                Ok(Message::Bytes(bytes, n)) => {
+                    self.current = Some(bytes);
                     self.end = n;
                 }
-                Ok(Piece::End) => {
+                Ok(Message::End) => {
                     self.end = 0;
                     self.ended = true;
                 }
@@ -102,7 +104,8 @@ impl BufRead for Pipe {
                 }
             }
         }
-        Ok(&self.current[self.start..self.end])
+        let current = self.current.as_deref().unwrap_or_default();
+        Ok(&current[self.start..self.end])
     }
 
     fn consume(&mut self, n: usize) {

@@ -6,10 +6,10 @@
 use std::io::{self, BufRead, Read};
 
 use corten_spec::media;
-use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder;
 
 use super::LayerError;
+use super::gzip::Gzip;
 
 /// How the bytes are packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub struct Unpacked<R: BufRead>(Inner<R>);
 
 enum Inner<R: BufRead> {
     Plain(R),
-    Gzip(Box<MultiGzDecoder<R>>),
+    Gzip(Box<Gzip<R>>),
     Zstd(Box<Decoder<'static, R>>),
 }
 
@@ -53,7 +53,7 @@ impl<R: BufRead> Unpacked<R> {
     pub fn new(source: R, packing: Packing) -> io::Result<Self> {
         Ok(Self(match packing {
             Packing::Plain => Inner::Plain(source),
-            Packing::Gzip => Inner::Gzip(Box::new(MultiGzDecoder::new(source))),
+            Packing::Gzip => Inner::Gzip(Box::new(Gzip::new(source))),
             Packing::Zstd => Inner::Zstd(Box::new(Decoder::with_buffer(source)?)),
         }))
     }
@@ -81,6 +81,26 @@ impl<R: BufRead> Read for Unpacked<R> {
             Inner::Zstd(r) => r.read(buffer),
         }
     }
+}
+
+/// Reads to the end or the first fault, but at most so many bytes; whatever is read twice must be read alike.
+#[cfg(any(test, fuzzing))]
+pub(crate) fn inflate_all(bytes: &[u8], most: u64) {
+    let read = |room: usize| {
+        let unpacked = Unpacked::new(
+            io::BufReader::with_capacity(room, bytes),
+            Packing::of(bytes),
+        );
+        let Ok(unpacked) = unpacked else {
+            return (Vec::new(), true);
+        };
+        let mut out = Vec::new();
+        let failed = unpacked.take(most).read_to_end(&mut out).is_err();
+        (out, failed)
+    };
+    let (small, large) = (read(61), read(1 << 16));
+    assert_eq!(small.1, large.1);
+    assert!(small.1 || small.0 == large.0);
 }
 
 /// Is this a layer at all?

@@ -1,7 +1,7 @@
 //! Image rows: a reference, the documents behind it, and its layers from the bottom up.
 
 use corten_spec::{Digest, Reference};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use crate::error::{Error, Result};
 use crate::layer::LayerId;
@@ -54,6 +54,7 @@ const COLUMNS: &str = "SELECT reference, target, target_size, target_media_type,
 impl Store {
     /// Names an image, or points its reference at another one. Every blob and layer must be in the store
     /// (a lease sees to that), and layers that had something to learn from those below them learn it now.
+    /// An image that loses its only name to this one stays, as `REPOSITORY@DIGEST` of its manifest.
     ///
     /// # Errors
     /// [`Error::NotFound`] naming the first blob or layer that is missing.
@@ -86,7 +87,20 @@ impl Store {
                 let row = rows::get(t, &l.layer).map_err(Error::db("write an image"))?;
                 row.ok_or_else(|| rows::missing(&l.layer))?;
             }
+            keep_untagged(t, &image).map_err(Error::db("write an image"))?;
             insert(t, &image).map_err(Error::db("write an image"))
+        })
+    }
+
+    /// What each layer of an image occupies as it is kept here, in bytes, bottom first.
+    pub fn layer_sizes(&self, image: &ImageRecord) -> Result<Vec<u64>> {
+        self.db().read("look up an image's layers", |c| {
+            let mut q = c.prepare("SELECT size FROM layer WHERE id = ?1")?;
+            let size = |l: &LayerRef| {
+                let found = q.query_row([l.layer.as_str()], |r| r.get::<_, i64>(0));
+                found.optional().map(|s| s.unwrap_or(0).cast_unsigned())
+            };
+            image.layers.iter().map(size).collect()
         })
     }
 
@@ -233,6 +247,38 @@ fn read(r: &Row<'_>) -> rusqlite::Result<ImageRecord> {
         pulled_at: r.get(6)?,
         size: r.get::<_, i64>(7)?.cast_unsigned(),
     })
+}
+
+/// A tag that moves must not take away an image that nothing else names: it keeps a name without a tag.
+fn keep_untagged(t: &Transaction<'_>, new: &ImageRecord) -> rusqlite::Result<()> {
+    let by_name = format!("{COLUMNS} WHERE reference = ?1");
+    let Some(old) = select(t, &by_name, [&new.reference])?.pop() else {
+        return Ok(());
+    };
+    let named = select(
+        t,
+        &format!("{COLUMNS} WHERE config = ?1"),
+        [old.config.to_string()],
+    )?;
+    let tagged = new.reference.parse::<Reference>();
+    let Some(reference) = tagged.ok().filter(|r| r.tag().is_some()) else {
+        return Ok(());
+    };
+    if old.config == new.config || named.len() > 1 {
+        return Ok(());
+    }
+    let untagged = Reference::new(
+        reference.registry(),
+        reference.repository(),
+        None,
+        Some(old.manifest.clone()),
+    );
+    // Made of the parts of a name that parsed.
+    let Ok(untagged) = untagged else {
+        return Ok(());
+    };
+    let reference = untagged.to_string();
+    insert(t, &ImageRecord { reference, ..old })
 }
 
 fn insert(t: &Transaction<'_>, i: &ImageRecord) -> rusqlite::Result<()> {

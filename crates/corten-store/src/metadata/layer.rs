@@ -7,12 +7,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
 use crate::collect::trash;
 use crate::error::{Error, Result};
-use crate::layer::{Done, LayerId, Pending};
+use crate::layer::{Done, Form, LayerId, Packing, Pending, erofs};
 use crate::metadata::{Lease, int, now, owner, parsed};
-use crate::store::{Store, rename};
-
-/// How a layer is kept; more forms will come.
-const FORM: &str = "tree";
+use crate::snapshot::attach;
+use crate::store::{Store, digest_of, rename, sync_file};
 
 /// A layer, without its open ends.
 #[derive(Clone, Debug)]
@@ -25,6 +23,9 @@ pub(crate) struct LayerRow {
     pub names_root: bool,
     pub opaque_root: bool,
     pub is_pending: bool,
+    pub form: Form,
+    /// The digest of an image's index.
+    pub index: Option<Digest>,
     boot: Option<String>,
 }
 
@@ -33,6 +34,8 @@ pub(crate) struct NewLayer<'a> {
     pub id: &'a LayerId,
     pub base: Option<&'a LayerId>,
     pub below: Option<&'a str>,
+    pub form: Form,
+    pub index: Option<&'a Digest>,
     pub done: &'a Done,
 }
 
@@ -40,16 +43,64 @@ impl LayerRow {
     /// Is its folder there, and were its files written in this boot or flushed since? What is neither may have been hollowed out by
     /// a power cut: files with names and no bytes.
     pub fn is_sound(&self, store: &Store) -> Result<bool> {
-        let whole = match &self.boot {
-            Some(boot) => boot == owner::boot()?,
-            None => true,
+        Ok(self.is_settled()? && self.is_there(store))
+    }
+
+    fn is_settled(&self) -> Result<bool> {
+        match &self.boot {
+            Some(boot) => Ok(boot == owner::boot()?),
+            None => Ok(true),
+        }
+    }
+
+    fn is_there(&self, store: &Store) -> bool {
+        let folder = store.layer_path(&self.id);
+        let place = folder.join("fs").is_dir();
+        match self.form {
+            Form::Folders => place,
+            Form::Erofs(_) => {
+                place
+                    && [erofs::META, erofs::DATA]
+                        .iter()
+                        .all(|f| folder.join(f).is_file())
+            }
+        }
+    }
+
+    /// After a power cut, an image may still be as it was: its tar is the layer's diff id, and the index has a digest in the row.
+    /// Checked by reading both, which takes a fraction of unpacking again; then it is sound for good.
+    ///
+    /// `false`: it is to be unpacked again.
+    pub fn prove(&self, store: &Store) -> Result<bool> {
+        let folder = store.layer_path(&self.id);
+        let (Form::Erofs(Packing::Tar), Some(index), Some(diff_id)) =
+            (self.form, &self.index, self.id.diff_id())
+        else {
+            return Ok(false);
         };
-        Ok(whole && store.layer_tree(&self.id).is_dir())
+        // Expanded sparse files are in no digest.
+        if !self.is_there(store) || folder.join(erofs::SPARSE).exists() {
+            return Ok(false);
+        }
+        let (data, meta) = (folder.join(erofs::DATA), folder.join(erofs::META));
+        if digest_of(&meta, index)? != *index || digest_of(&data, &diff_id)? != diff_id {
+            return Ok(false);
+        }
+        sync_file(&meta)?;
+        sync_file(&data)?;
+        let boot = self.boot.as_deref();
+        store.db().write("note a checked layer", |t| {
+            t.execute(
+                "UPDATE layer SET boot = NULL WHERE id = ?1 AND boot IS ?2",
+                params![self.id.as_str(), boot],
+            )
+            .map_err(Error::db("note a checked layer"))?;
+            Ok(true)
+        })
     }
 }
 
-const COLUMNS: &str =
-    "SELECT id, base, below, names_root, opaque_root, pending IS NOT NULL, boot FROM layer";
+const COLUMNS: &str = "SELECT id, base, below, names_root, opaque_root, pending IS NOT NULL, boot, form, image FROM layer";
 
 pub(crate) fn get(c: &Connection, id: &LayerId) -> rusqlite::Result<Option<LayerRow>> {
     c.prepare(&format!("{COLUMNS} WHERE id = ?1"))?
@@ -103,6 +154,11 @@ fn read(r: &Row<'_>) -> rusqlite::Result<LayerRow> {
         opaque_root: r.get(4)?,
         is_pending: r.get(5)?,
         boot: r.get(6)?,
+        form: parsed(r, 7)?,
+        index: match r.get_ref(8)? {
+            rusqlite::types::ValueRef::Null => None,
+            _ => Some(parsed(r, 8)?),
+        },
     })
 }
 
@@ -119,6 +175,30 @@ pub(crate) fn pending(store: &Store, id: &LayerId) -> Result<Pending> {
         what: "layer",
         name: id.to_string(),
         why: "its row has a malformed list of open ends".into(),
+    })
+}
+
+/// The layers of a snapshot that are images.
+pub(crate) fn images_of(c: &Connection, key: &str) -> rusqlite::Result<Vec<LayerId>> {
+    let mut q = c.prepare(
+        "SELECT l.id FROM snapshot_layer s JOIN layer l ON l.id = s.layer WHERE s.key = ?1 AND l.form != 'tree'
+         UNION
+         SELECT b.id FROM snapshot_layer s JOIN layer l ON l.id = s.layer JOIN layer b ON b.id = l.base
+         WHERE s.key = ?1 AND b.form != 'tree'",
+    )?;
+    q.query_map([key], |r| parsed(r, 0))?.collect()
+}
+
+/// Has the layer unpacked again when it is next needed.
+pub(crate) fn distrust(store: &Store, id: &LayerId) -> Result<()> {
+    let op = "give up a layer's image";
+    store.db().write(op, |t| {
+        t.execute(
+            "UPDATE layer SET boot = '', image = NULL WHERE id = ?1",
+            [id.as_str()],
+        )
+        .map(|_| ())
+        .map_err(Error::db(op))
     })
 }
 
@@ -177,25 +257,27 @@ pub(crate) fn publish(
         return Ok(());
     }
     let place = store.layer_path(new.id);
+    attach::detach(&place)?;
     trash::put(store, &place)?;
     rename(tree, &place)?;
     let pending = new.done.pending.encode();
     t.execute(
-        "INSERT INTO layer (id, base, below, form, names_root, opaque_root, pending, size, entries, boot, added)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
-         ON CONFLICT (id) DO UPDATE SET boot = excluded.boot",
+        "INSERT INTO layer (id, base, below, form, names_root, opaque_root, pending, size, entries, boot, added, image)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+         ON CONFLICT (id) DO UPDATE SET boot = excluded.boot, form = excluded.form, image = excluded.image",
         params![
             new.id.as_str(),
             new.base.map(LayerId::as_str),
             new.below,
-            FORM,
+            new.form.as_str(),
             new.done.names_root,
             new.done.opaque_root,
             (!pending.is_empty()).then_some(pending),
             int(new.done.size),
             int(new.done.entries),
             owner::boot()?,
-            now()
+            now(),
+            new.index.map(Digest::to_string),
         ],
     )
     .map_err(Error::db(op))?;

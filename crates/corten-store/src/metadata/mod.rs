@@ -10,6 +10,7 @@ mod container;
 mod image;
 pub(crate) mod layer;
 mod lease;
+mod mounted;
 pub(crate) mod owner;
 mod schema;
 
@@ -17,6 +18,7 @@ pub use container::{ContainerRow, Containers};
 pub use image::{ImageRecord, LayerRef, Target};
 pub use lease::Lease;
 pub(crate) use lease::{blob_size, dead as dead_leases};
+pub use mounted::MountedImage;
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -138,6 +140,21 @@ impl Db {
                 Ok(out)
             })
             .map_err(|e| self.full(e))
+    }
+
+    /// Runs a transaction to look at what would come of it, and gives it up.
+    pub fn rolled_back<T>(
+        &self,
+        op: &'static str,
+        f: impl FnOnce(&Transaction<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let mut connection = self.lock();
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(Error::db(op))?;
+        let out = f(&transaction).map_err(|e| self.full(e))?;
+        transaction.rollback().map_err(Error::db(op))?;
+        Ok(out)
     }
 
     /// As [`Db::write`], and the log is on the platter when this returns: for transactions after which

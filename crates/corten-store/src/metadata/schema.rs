@@ -4,7 +4,7 @@
 use rusqlite::Transaction;
 
 /// Step N takes version N to N + 1.
-const STEPS: &[&str] = &[FIRST];
+const STEPS: &[&str] = &[FIRST, IMAGES];
 
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 
@@ -101,5 +101,15 @@ CREATE INDEX lease_layer_layer ON lease_layer(layer);
 CREATE TABLE lease_snapshot (
     lease INTEGER NOT NULL REFERENCES lease(id) ON DELETE CASCADE, key TEXT NOT NULL,
     PRIMARY KEY (lease, key)
+) STRICT, WITHOUT ROWID;
+";
+
+/// Layers as EROFS images: `form` is also 'erofs' (the data file is the tar) or 'erofs-pages'. `image` is the digest of the
+/// metadata image, by which it is checked after a power cut.
+const IMAGES: &str = "
+ALTER TABLE layer ADD COLUMN image TEXT;
+-- Images that somebody has mounted on the host. `key` is that of a snapshot.
+CREATE TABLE mounted (
+    key TEXT PRIMARY KEY, reference TEXT NOT NULL, path TEXT NOT NULL, added INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 ";

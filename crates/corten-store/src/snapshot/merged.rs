@@ -1,11 +1,13 @@
 //! The merged view of a stack of layers, read without mounting: what an overlay of them would show.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::fs::{FileType, Mode, OFlags, Stat};
 use rustix::io::Result;
 
-use crate::layer::marks;
+use crate::collect::trash;
+use crate::layer::{join, marks};
 
 /// As the kernel: MAXSYMLINKS.
 const SYMLINKS: usize = 40;
@@ -53,6 +55,31 @@ impl Merged {
             }
         }
         Ok(Some(Node::Folder(at)))
+    }
+
+    /// All paths at which this file is shown. Looks at every entry.
+    pub fn names_of(&self, file: &Stat) -> Result<Vec<Vec<u8>>> {
+        let mut found = Vec::new();
+        let mut todo = vec![(Vec::new(), dup(&self.root)?)];
+        while let Some((path, folders)) = todo.pop() {
+            let mut all = BTreeSet::new();
+            for folder in &folders {
+                all.extend(trash::names(folder)?);
+            }
+            for name in all {
+                let path = join(&path, name.to_bytes());
+                match child(&folders, name.to_bytes())? {
+                    Some(Node::Folder(next)) => todo.push((path, next)),
+                    Some(Node::Other { stat, .. })
+                        if (stat.st_dev, stat.st_ino) == (file.st_dev, file.st_ino) =>
+                    {
+                        found.push(path);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The path without symlinks of a folder, as a process inside would find it: an absolute target starts at the root,

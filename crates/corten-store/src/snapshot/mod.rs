@@ -3,7 +3,9 @@
 //! [`Snapshotter`] is the contract; [`overlay`] keeps it with folders; [`conformance`] holds any implementation to
 //! it. [`settle`] lets a layer that was unpacked alone learn from the layers below what it could not know.
 
+pub(crate) mod attach;
 pub mod conformance;
+mod copy;
 mod merged;
 mod overlay;
 mod patch;
@@ -11,6 +13,9 @@ pub(crate) mod settle;
 
 pub use overlay::Overlay;
 
+use std::path::Path;
+
+use crate::collect::usage;
 use crate::error::{Error, Result};
 use crate::layer::LayerId;
 
@@ -30,6 +35,13 @@ pub struct Usage {
     /// In bytes of disk blocks.
     pub bytes: u64,
     pub inodes: u64,
+}
+
+impl Usage {
+    /// What a folder occupies, without what is mounted in it.
+    pub fn of(folder: &Path) -> Result<Self> {
+        usage::of(folder)
+    }
 }
 
 /// Makes writable snapshots of layers.

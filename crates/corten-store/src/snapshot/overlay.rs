@@ -1,18 +1,17 @@
-//! The overlay snapshotter: `snapshots/KEY/{fs,work}` over the layers' folders.
+//! Snapshots as overlays: `snapshots/KEY/{fs,work}` over the layers, be they folders or mounted images.
 
 use std::fs::DirBuilder;
-use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{OptionalExtension as _, Transaction, params};
 
-use super::{RootMount, Snapshotter, Usage, check_key, settle};
+use super::{RootMount, Snapshotter, Usage, attach, check_key, settle};
 use crate::collect::{trash, usage};
 use crate::error::{Error, Result};
-use crate::layer::LayerId;
 use crate::layer::attributes::{self, Attributes};
+use crate::layer::{Form, LayerId};
 use crate::metadata::layer::{self as rows, LayerRow};
 use crate::metadata::{int, now};
 use crate::store::{Store, open_folder};
@@ -70,8 +69,37 @@ impl Overlay {
             }
             // What a kill or a power cut may have left of an earlier one.
             trash::put(&self.store, &self.folder(key))?;
+            attach::attach(&self.store, stack)?;
             self.make(key, stack)
         })
+    }
+
+    /// The stack, sound and mountable: what a power cut has damaged is mended, and images that this kernel cannot mount (it was replaced by
+    /// an older one, say) become folders.
+    fn sound(&self, layers: &[LayerId]) -> Result<Vec<LayerRow>> {
+        let stack = settle::trees(&self.store, layers)?;
+        if settle::mend(&self.store, &stack)? {
+            return settle::trees(&self.store, layers);
+        }
+        Ok(stack)
+    }
+
+    /// Runs `work` on the stack; once more, if an image of it could not be mounted and folders can take its place.
+    fn with_stack<T>(
+        &self,
+        layers: &[LayerId],
+        work: impl Fn(&[LayerRow]) -> Result<T>,
+    ) -> Result<T> {
+        let stack = self.sound(layers)?;
+        match work(&stack) {
+            Err(Error::Mount { .. }) if self.store.form() == Form::Folders => {
+                for row in stack.iter().filter(|r| r.form != Form::Folders) {
+                    rows::distrust(&self.store, &row.id)?;
+                }
+                work(&self.sound(layers)?)
+            }
+            other => other,
+        }
     }
 
     fn make(&self, key: &str, stack: &[LayerRow]) -> Result<()> {
@@ -99,9 +127,9 @@ impl Overlay {
         let Some(layer) = stack.iter().find(|l| l.names_root) else {
             return Ok(Attributes::IMPLIED);
         };
+        let root = attach::open(&self.store, layer)?;
         let path = self.store.layer_tree(&layer.id);
-        let read = || Attributes::of(open_folder(&path)?.as_fd(), b"").map_err(io::Error::from);
-        read().map_err(Error::io("read the attributes of", &path))
+        Attributes::of(root.as_fd(), b"").map_err(Error::io("read the attributes of", &path))
     }
 
     fn recipe(&self, key: &str, stack: &[LayerRow]) -> RootMount {
@@ -147,7 +175,7 @@ impl Overlay {
 
 impl Snapshotter for Overlay {
     fn name(&self) -> &'static str {
-        NAME
+        self.store.layers().name()
     }
 
     fn prepare(&self, key: &str, layers: &[LayerId]) -> Result<RootMount> {
@@ -161,9 +189,12 @@ impl Snapshotter for Overlay {
                 why: "it has more than 500 layers, which is all that an overlay can have",
             });
         }
-        settle::mend(&self.store, &stack)?;
-        match self.insert(key, &layers, &stack) {
-            Ok(()) => Ok(self.recipe(key, &stack)),
+        let made = self.with_stack(&layers, |stack| {
+            self.insert(key, &layers, stack)?;
+            Ok(self.recipe(key, stack))
+        });
+        match made {
+            Ok(recipe) => Ok(recipe),
             Err(e @ Error::AlreadyExists { .. }) => Err(e),
             Err(e) => {
                 // The first failure is the one to tell; what this leaves has no owner, and is collected.
@@ -174,21 +205,33 @@ impl Snapshotter for Overlay {
     }
 
     fn mounts(&self, key: &str) -> Result<RootMount> {
-        let stack = settle::trees(&self.store, &self.layers(key)?)?;
-        settle::mend(&self.store, &stack)?;
-        Ok(self.recipe(key, &stack))
+        self.with_stack(&self.layers(key)?, |stack| {
+            if !attach::is_attached(&self.store, stack)? {
+                self.store.db().write("mount layers", |t| {
+                    // Whoever removes the snapshot meanwhile unmounts them.
+                    match exists(t, key)? {
+                        true => attach::attach(&self.store, stack),
+                        false => Err(missing(key)),
+                    }
+                })?;
+            }
+            Ok(self.recipe(key, stack))
+        })
     }
 
     fn remove(&self, key: &str) -> Result<()> {
         check_key(key)?;
         let folder = self.folder(key);
-        self.store.db().write("remove a snapshot", |t| {
+        let op = "remove a snapshot";
+        self.store.db().write(op, |t| {
             if !exists(t, key)? {
                 return Err(missing(key));
             }
+            let images = rows::images_of(t, key).map_err(Error::db(op))?;
             t.execute("DELETE FROM snapshot WHERE key = ?1", [key])
-                .map_err(Error::db("remove a snapshot"))?;
-            trash::put(&self.store, &folder).map(|_| ())
+                .map_err(Error::db(op))?;
+            trash::put(&self.store, &folder)?;
+            attach::release(&self.store, t, &images)
         })
     }
 

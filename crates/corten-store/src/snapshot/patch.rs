@@ -8,6 +8,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
 
+use super::copy::Copies;
 use super::merged::{Merged, Node, is_symlink};
 use crate::collect::trash::names;
 use crate::layer::attributes::{self, Attributes};
@@ -43,6 +44,9 @@ impl Fault {
 
 type Outcome<T> = Result<T, Fault>;
 
+/// Where the target of a link lies, under the name that the link has for it; and its path, if it is shown.
+type Target<'t> = (OwnedFd, &'t [u8], Option<Vec<u8>>);
+
 fn errno(op: &'static str, path: &[u8]) -> impl FnOnce(Errno) -> Fault {
     move |e| Fault::Errno(op, path.to_vec(), e)
 }
@@ -58,6 +62,7 @@ pub(super) struct Patch<'a> {
     made: BTreeMap<Vec<u8>, (i64, u32)>,
     /// Where the contents of an implied folder went that is a symlink below.
     moved: Vec<(Vec<u8>, Vec<u8>)>,
+    copies: Copies,
     touched: bool,
 }
 
@@ -70,6 +75,7 @@ impl<'a> Patch<'a> {
             pending,
             made: BTreeMap::new(),
             moved: Vec::new(),
+            copies: Copies::default(),
             touched: false,
         }
     }
@@ -154,8 +160,8 @@ impl<'a> Patch<'a> {
                 continue;
             }
             let parent = self.at(to)?;
-            match rustix::fs::linkat(&source, name, &parent, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::EXIST) => {}
+            match self.copies.link(&source, name, &parent, name) {
+                Ok(_) | Err(Errno::EXIST) => {}
                 Err(e) => return Err(errno("link", &target)(e)),
             }
         }
@@ -202,41 +208,72 @@ impl<'a> Patch<'a> {
             // A later entry has its name.
             return Ok(());
         }
-        let (source, source_name) = self.target(link, target)?;
+        let (source, source_name, shown) = self.target(link, target)?;
         let parent = self.map(parent);
         self.folder(&parent)?;
         let folder = self.at(&parent)?;
-        let make = || {
+        let mut make = || {
             match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 Err(e) => return Err(e),
             }
-            rustix::fs::linkat(&source, source_name, &folder, name, AtFlags::empty())
+            self.copies.link(&source, source_name, &folder, name)
         };
-        make().map_err(errno("make the hard link", link))?;
+        let is_copy = make().map_err(errno("make the hard link", link))?;
         self.touched = true;
+        let Some(path) = shown.filter(|_| is_copy) else {
+            return Ok(());
+        };
+        let read = || {
+            let stat = stat(&source, source_name)?;
+            match stat.st_nlink {
+                1 => Ok(vec![path]),
+                _ => self.view()?.names_of(&stat),
+            }
+        };
+        for path in read().map_err(errno("look for other names of", link))? {
+            self.shadow(&path, &folder, name)?;
+        }
         Ok(())
     }
 
-    /// The target as this layer shows it with all below, or, if this layer hides it, as it was below.
-    fn target<'t>(&self, link: &[u8], target: &'t [u8]) -> Outcome<(OwnedFd, &'t [u8])> {
-        let view = || -> Result<Merged, Errno> {
-            let mut roots = vec![dup(&self.root)?, dup(&self.raw)?];
-            for root in self.lower.roots() {
-                roots.push(dup(root)?);
-            }
-            Ok(Merged::new(roots))
-        };
-        let view = view().map_err(errno("look up the target", link))?;
+    /// A file that was copied keeps its own names, so that they and the link stay one file.
+    fn shadow(&mut self, path: &[u8], copy: &OwnedFd, copy_name: &[u8]) -> Outcome<()> {
+        let (parent, name) = split(path);
+        self.folder(parent)?;
+        let folder = self.at(parent)?;
+        match rustix::fs::linkat(copy, copy_name, &folder, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(e) => Err(errno("make the hard link", path)(e)),
+        }
+    }
+
+    /// The layer as it is shown with its patch, as far as that is, and all below.
+    fn view(&self) -> Result<Merged, Errno> {
+        let mut roots = vec![dup(&self.root)?, dup(&self.raw)?];
+        for root in self.lower.roots() {
+            roots.push(dup(root)?);
+        }
+        Ok(Merged::new(roots))
+    }
+
+    /// The target as this layer shows it with all below, and then its path; or, if this layer hides it, as it was below.
+    fn target<'t>(&self, link: &[u8], target: &'t [u8]) -> Outcome<Target<'t>> {
+        let view = self.view().map_err(errno("look up the target", link))?;
         let (parent, name) = split(target);
-        for view in [&view, &self.lower] {
-            let find = || match view.resolve(parent)? {
-                Some(real) => view.get(&join(&real, name)),
-                None => Ok(None),
+        for (view, is_shown) in [(&view, true), (&self.lower, false)] {
+            let find = || -> Result<_, Errno> {
+                let Some(real) = view.resolve(parent)? else {
+                    return Ok(None);
+                };
+                let path = join(&real, name);
+                Ok(view.get(&path)?.map(|node| (node, path)))
             };
             match find().map_err(errno("look up the target", link))? {
-                Some(Node::Other { folder, .. }) => return Ok((folder, name)),
-                Some(Node::Folder(_)) => return Err(Fault::LinkToFolder(link.to_vec())),
+                Some((Node::Other { folder, .. }, path)) => {
+                    return Ok((folder, name, is_shown.then_some(path)));
+                }
+                Some((Node::Folder(_), _)) => return Err(Fault::LinkToFolder(link.to_vec())),
                 None => {}
             }
         }

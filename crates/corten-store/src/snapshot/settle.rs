@@ -13,16 +13,15 @@
 //! Links between layers cost no copy: layers are never written to, so they may share inodes. Most layers imply nothing and
 //! have no patch. The design and what else was thought of: docs/design/0003-store.md.
 
-use std::os::fd::OwnedFd;
-
 use super::merged::{Folders, Merged};
 use super::patch::{Fault, Patch};
 use crate::content::partial::Partial;
 use crate::error::{Error, Result};
-use crate::layer::{Done, LayerId, make_tree, rebuild};
+use crate::layer::{Done, Form, LayerId, make_tree, rebuild};
 use crate::metadata::Lease;
 use crate::metadata::layer::{self as rows, LayerRow, NewLayer};
-use crate::store::{Store, open_folder};
+use crate::snapshot::attach;
+use crate::store::Store;
 
 /// The same stack, bottom first, with every layer that has open ends replaced by what it is on those below it.
 /// The lease, if there is one, keeps what is new until the caller's own rows do.
@@ -66,12 +65,14 @@ pub(crate) fn trees(store: &Store, ids: &[LayerId]) -> Result<Vec<LayerRow>> {
     Ok(out)
 }
 
-/// Makes every tree of the stack sound again, if a crash or a hand has damaged it.
-pub(crate) fn mend(store: &Store, stack: &[LayerRow]) -> Result<()> {
+/// Makes every tree of the stack sound again, if a crash or a hand has damaged it; says whether rows were changed.
+pub(crate) fn mend(store: &Store, stack: &[LayerRow]) -> Result<bool> {
+    let mut changed = false;
     for row in stack.iter().rev() {
-        if row.is_sound(store)? {
+        if row.is_sound(store)? || row.prove(store)? {
             continue;
         }
+        changed = true;
         let lease = store.lease("unpack a layer again")?;
         match &row.base {
             None => rebuild(store, &lease, &row.id)?,
@@ -82,7 +83,7 @@ pub(crate) fn mend(store: &Store, stack: &[LayerRow]) -> Result<()> {
             }
         }
     }
-    Ok(())
+    Ok(changed)
 }
 
 fn key(below: &[LayerId]) -> String {
@@ -115,10 +116,13 @@ fn build(store: &Store, lease: &Lease, layer: &LayerId, below: &[LayerId]) -> Re
     let row = &rows::get_all(store, std::slice::from_ref(layer))?[0];
     let lowers = match row.opaque_root {
         true => Vec::new(),
-        false => roots(store, &stack)?,
+        false => stack
+            .iter()
+            .map(|l| attach::open(store, l))
+            .collect::<Result<Folders>>()?,
     };
     let pending = rows::pending(store, layer)?;
-    let raw = open_root(store, layer)?;
+    let raw = attach::open(store, row)?;
     let patch = make_tree(&lock.tree())?;
     let outcome = Patch::new(raw, Merged::new(lowers), patch, &pending)
         .write()
@@ -137,6 +141,8 @@ fn build(store: &Store, lease: &Lease, layer: &LayerId, below: &[LayerId]) -> Re
                 id: &id,
                 base: Some(layer),
                 below: Some(&key),
+                form: Form::Folders,
+                index: None,
                 done: &Done::default(),
             };
             rows::publish(store, t, &lock.tree(), &new)?;
@@ -146,15 +152,6 @@ fn build(store: &Store, lease: &Lease, layer: &LayerId, below: &[LayerId]) -> Re
     })?;
     store.remove_tree(&lock.tree())?;
     Ok(result.clone())
-}
-
-fn open_root(store: &Store, id: &LayerId) -> Result<OwnedFd> {
-    let path = store.layer_tree(id);
-    open_folder(&path).map_err(Error::io("open folder", &path))
-}
-
-fn roots(store: &Store, stack: &[LayerRow]) -> Result<Folders> {
-    stack.iter().map(|l| open_root(store, &l.id)).collect()
 }
 
 fn fault(store: &Store, layer: &LayerId, fault: Fault) -> Error {

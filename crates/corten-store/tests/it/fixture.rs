@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use corten_spec::{Digest, media};
-use corten_store::{LayerDesc, Store};
+use corten_store::{LayerChoice, LayerDesc, Options, Packing, Store};
 use tempfile::TempDir;
 
 /// A store that goes with the value.
@@ -15,10 +15,29 @@ pub struct Sandbox {
     pub folder: TempDir,
 }
 
+/// Every form that a layer can have.
+pub const FORMS: [LayerChoice; 3] = [
+    LayerChoice::Erofs(Packing::Tar),
+    LayerChoice::Erofs(Packing::Pages),
+    LayerChoice::Folders,
+];
+
 impl Sandbox {
     pub fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    /// New layers get this form.
+    pub fn of(layers: LayerChoice) -> Self {
+        Self::with(Options {
+            layers,
+            ..Options::default()
+        })
+    }
+
+    pub fn with(options: Options) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Store::open(&folder.path().join("root")).unwrap();
+        let store = Store::open_with(&folder.path().join("root"), options).unwrap();
         Self { store, folder }
     }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use corten_store::snapshot::conformance;
 use corten_store::snapshot::conformance::archive::{Archive, Item};
 
-use crate::fixture::{Sandbox, noise};
+use crate::fixture::{FORMS, Sandbox, noise};
 use crate::peers::{umoci, view_of};
 
 /// Draws numbers out of a fixed sequence.
@@ -165,16 +165,18 @@ fn layer(dice: &mut Dice, tree: &mut Tree) -> Vec<u8> {
 
 #[test]
 fn umoci_sees_what_we_see() {
-    let sandbox = Sandbox::new();
-    for seed in 0..40 {
+    let sandboxes = FORMS.map(Sandbox::of);
+    for seed in 0..50 {
         let mut dice = Dice::new(seed);
         let mut tree = Tree::new();
         let layers: Vec<Vec<u8>> = (0..3).map(|_| layer(&mut dice, &mut tree)).collect();
-        let ours =
-            conformance::merged(&sandbox.store, &sandbox.store.snapshotter(), &layers).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let theirs = view_of(&umoci(folder.path(), &layers));
-        assert_eq!(ours, theirs, "image {seed}");
-        assert_eq!(ours.lines().count(), tree.len() + 1, "image {seed}");
+        for (sandbox, form) in sandboxes.iter().zip(FORMS) {
+            let store = &sandbox.store;
+            let ours = conformance::merged(store, &store.snapshotter(), &layers).unwrap();
+            assert_eq!(ours, theirs, "image {seed}, {form:?}");
+            assert_eq!(ours.lines().count(), tree.len() + 1, "image {seed}");
+        }
     }
 }

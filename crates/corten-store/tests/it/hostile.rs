@@ -1,10 +1,14 @@
 //! Layers that mean harm, or are damaged: each its own error, and nothing left of it anywhere.
 
+use corten_spec::Digest;
 use corten_store::snapshot::conformance::archive::{Archive, Item};
-use corten_store::snapshot::conformance::layer;
-use corten_store::{Error, LayerError, Limits, Store};
+use corten_store::snapshot::conformance::{layer, merged};
+use corten_store::{
+    Begin, Error, LayerChoice, LayerDesc, LayerError, Limits, Options, Packing, Snapshotter as _,
+    Store,
+};
 
-use crate::fixture::Sandbox;
+use crate::fixture::{FORMS, Sandbox};
 
 /// Ingests and expects a failure inside the layer.
 fn fails(sandbox: &Sandbox, tar: &[u8]) -> LayerError {
@@ -28,7 +32,13 @@ fn refused(sandbox: &Sandbox, archive: Archive) -> (String, &'static str) {
 
 #[test]
 fn nothing_is_written_outside() {
-    let sandbox = Sandbox::new();
+    FORMS
+        .map(Sandbox::of)
+        .into_iter()
+        .for_each(nothing_is_written_outside_in);
+}
+
+fn nothing_is_written_outside_in(sandbox: Sandbox) {
     let outside = sandbox.path().join("outside");
     std::fs::create_dir(&outside).unwrap();
     std::fs::write(outside.join("victim"), "untouched").unwrap();
@@ -99,7 +109,13 @@ fn nothing_is_written_outside() {
 /// The symlink itself replaced: a file never goes through it.
 #[test]
 fn a_file_replaces_a_symlink_to_outside() {
-    let sandbox = Sandbox::new();
+    FORMS
+        .map(Sandbox::of)
+        .into_iter()
+        .for_each(a_file_replaces_a_symlink_to_outside_in);
+}
+
+fn a_file_replaces_a_symlink_to_outside_in(sandbox: Sandbox) {
     let outside = sandbox.path().join("outside");
     std::fs::write(&outside, "untouched").unwrap();
     let tar = Archive::new()
@@ -115,7 +131,13 @@ fn a_file_replaces_a_symlink_to_outside() {
 
 #[test]
 fn what_no_tree_can_hold_is_refused() {
-    let sandbox = Sandbox::new();
+    FORMS
+        .map(Sandbox::of)
+        .into_iter()
+        .for_each(what_no_tree_can_hold_is_refused_in);
+}
+
+fn what_no_tree_can_hold_is_refused_in(sandbox: Sandbox) {
     let n = Archive::new;
     let nonsense = [
         (
@@ -145,8 +167,13 @@ fn what_no_tree_can_hold_is_refused() {
 
 #[test]
 fn a_link_to_nowhere_is_named_when_the_stack_is_known() {
-    use corten_store::Snapshotter as _;
-    let sandbox = Sandbox::new();
+    FORMS
+        .map(Sandbox::of)
+        .into_iter()
+        .for_each(a_link_to_nowhere_is_named_when_the_stack_is_known_in);
+}
+
+fn a_link_to_nowhere_is_named_when_the_stack_is_known_in(sandbox: Sandbox) {
     let lease = sandbox.store.lease("test").unwrap();
     lease.hold_snapshot("k").unwrap();
     let tar = Archive::new().hardlink("a", "no/where").finish();
@@ -166,7 +193,13 @@ fn a_link_to_nowhere_is_named_when_the_stack_is_known() {
 
 #[test]
 fn damaged_headers_are_told_by_offset() {
-    let sandbox = Sandbox::new();
+    FORMS
+        .map(Sandbox::of)
+        .into_iter()
+        .for_each(damaged_headers_are_told_by_offset_in);
+}
+
+fn damaged_headers_are_told_by_offset_in(sandbox: Sandbox) {
     let tar = Archive::new().file("a", "abc").finish();
     let change = |at: usize, to: u8| {
         let mut t = tar.clone();
@@ -192,15 +225,21 @@ fn damaged_headers_are_told_by_offset() {
 
 #[test]
 fn bounds_hold() {
+    FORMS.into_iter().for_each(bounds_hold_in);
+}
+
+fn bounds_hold_in(layers: LayerChoice) {
     let sandbox = Sandbox::new();
     let limits = Limits {
         entries: 100,
         unpacked: 1 << 20,
         header: 4096,
         pending: 10_000,
+        ..Limits::default()
     };
+    let options = Options { limits, layers };
     let bounded = Sandbox {
-        store: Store::open_with(&sandbox.path().join("bounded"), limits).unwrap(),
+        store: Store::open_with(&sandbox.path().join("bounded"), options).unwrap(),
         ..sandbox
     };
     let limit = |archive: Archive| match fails(&bounded, &archive.finish()) {
@@ -226,7 +265,7 @@ fn bounds_hold() {
 /// Deeper than a process may have descriptors open, and then in the way.
 #[test]
 fn a_deep_tree_is_replaced_and_removed() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::of(LayerChoice::Folders);
     let lease = sandbox.store.lease("test").unwrap();
     let deep = "d/".repeat(2000);
     let tar = Archive::new()
@@ -241,4 +280,83 @@ fn a_deep_tree_is_replaced_and_removed() {
     for folder in ["ingest", "layers", "trash", "blobs/sha256"] {
         assert_eq!(sandbox.names(folder), Vec::<String>::new(), "{folder}");
     }
+}
+
+/// Links that mean each other, and one that means what comes later: neither is there when it is looked for.
+#[test]
+fn links_in_a_circle_lead_nowhere() {
+    FORMS.map(Sandbox::of).into_iter().for_each(circle_in);
+}
+
+fn circle_in(sandbox: Sandbox) {
+    let tar = Archive::new()
+        .hardlink("a", "b")
+        .hardlink("b", "a")
+        .hardlink("c", "later")
+        .file("later", "x")
+        .finish();
+    let lease = sandbox.store.lease("test").unwrap();
+    lease.hold_snapshot("k").unwrap();
+    let id = layer(&sandbox.store, &lease, &tar).unwrap();
+    match sandbox.store.snapshotter().prepare("k", &[id]) {
+        Err(Error::Layer {
+            source: LayerError::Refused { entry, .. },
+            ..
+        }) => assert_eq!(entry.to_string(), "\"a\""),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(sandbox.names("snapshots"), Vec::<String>::new());
+}
+
+/// The last entry of a name is the one that is there, whatever came before it.
+#[test]
+fn the_last_of_many_entries_wins() {
+    for sandbox in FORMS.map(Sandbox::of) {
+        let mut tar = Archive::new();
+        for i in 0..300 {
+            tar = match i % 3 {
+                0 => tar.file("x", &i.to_string()),
+                1 => tar.folder("x").file("x/y", "z"),
+                _ => tar.symlink("x", "nowhere"),
+            };
+        }
+        let tar = tar.file("x", "the last").finish();
+        let store = &sandbox.store;
+        let seen = merged(store, &store.snapshotter(), &[tar]).unwrap();
+        assert_eq!(seen.lines().count(), 2, "{seen}");
+        assert!(seen.contains(" x \"the last\""), "{seen}");
+    }
+}
+
+/// A megabyte that unpacks to a gigabyte, after its archive has ended: all of it is hashed, none of it is kept.
+#[test]
+fn a_bomb_behind_the_end_takes_no_space() {
+    use std::io::Write as _;
+    use std::os::unix::fs::MetadataExt as _;
+    let sandbox = Sandbox::of(LayerChoice::Erofs(Packing::Tar));
+    let mut hasher = Digest::of(b"").hasher();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let head = Archive::new().file("a", "a").finish();
+    let zeros = vec![0; 1 << 20];
+    let parts = std::iter::once(&head).chain(std::iter::repeat_n(&zeros, 1 << 10));
+    for part in parts {
+        hasher.update(part);
+        packed.write_all(part).unwrap();
+    }
+    let packed = packed.finish().unwrap();
+    let desc = LayerDesc {
+        digest: Digest::of(&packed),
+        size: packed.len() as u64,
+        media_type: corten_spec::media::OCI_LAYER_GZIP.into(),
+        diff_id: hasher.finish(),
+    };
+    let lease = sandbox.store.lease("test").unwrap();
+    let Begin::Ingest(ingest) = sandbox.store.begin_layer(&lease, &desc).unwrap() else {
+        panic!("it is present");
+    };
+    let id = ingest.run(&packed[..]).unwrap();
+    let folder = sandbox.store.root().join("layers").join(id.as_str());
+    let data = std::fs::metadata(folder.join("data")).unwrap();
+    assert!(data.len() > 1 << 30);
+    assert!(data.blocks() < 4096, "{} blocks", data.blocks());
 }

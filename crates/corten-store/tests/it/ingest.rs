@@ -1,12 +1,17 @@
 //! From bytes to a layer: what is checked, what is kept, and how it goes on.
 
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use corten_spec::{Digest, media};
 use corten_store::snapshot::conformance::archive::{Archive, Item};
-use corten_store::{Begin, Error, LayerDesc, LayerError, LayerIngest, Lease, Snapshotter as _};
+use corten_store::{
+    Begin, Error, LayerChoice, LayerDesc, LayerError, LayerIngest, Lease, Limits, Options, Packing,
+    Snapshotter as _, Store,
+};
 
-use crate::fixture::{Sandbox, describe, gzip, noise};
+use crate::fixture::{Sandbox, describe, gzip, names, noise};
 
 /// Some files, about a megabyte and hard to compress.
 pub fn tar() -> Vec<u8> {
@@ -216,7 +221,7 @@ fn what_is_no_layer_is_refused_before_a_byte() {
 /// The folder is lost, or was not flushed before a power cut: the blob brings it back.
 #[test]
 fn a_lost_layer_is_unpacked_again() {
-    let sandbox = Sandbox::new();
+    let sandbox = Sandbox::of(LayerChoice::Folders);
     let tar = tar();
     let packed = gzip(&tar);
     let desc = describe(&packed, &tar);
@@ -245,6 +250,129 @@ fn a_lost_layer_is_unpacked_again() {
     );
     sandbox.store.flush().unwrap();
     assert_eq!(boot(), None);
+}
+
+/// An image is proved by digests before it is unpacked again, and what is proved is flushed.
+#[test]
+fn an_image_that_was_not_flushed_is_read_once() {
+    let sandbox = Sandbox::of(LayerChoice::Erofs(Packing::Tar));
+    let tar = tar();
+    let packed = gzip(&tar);
+    let lease = sandbox.store.lease("test").unwrap();
+    let ingest = begin(&sandbox, &lease, &describe(&packed, &tar));
+    let id = ingest.run(&packed[..]).unwrap();
+    lease.hold_snapshot("k").unwrap();
+    let folder = sandbox.store.root().join("layers").join(id.as_str());
+    let db = rusqlite::Connection::open(sandbox.store.root().join("corten.db")).unwrap();
+    let forget = || {
+        db.execute("UPDATE layer SET boot = 'an earlier one'", [])
+            .unwrap()
+    };
+    let boot = || -> Option<String> {
+        db.query_row("SELECT boot FROM layer", [], |r| r.get(0))
+            .unwrap()
+    };
+    let inode = |name: &str| std::fs::metadata(folder.join(name)).unwrap().ino();
+    let snapshotter = sandbox.store.snapshotter();
+    forget();
+    let before = inode("data");
+    snapshotter.prepare("k", std::slice::from_ref(&id)).unwrap();
+    assert_eq!((boot(), inode("data")), (None, before), "sound, and kept");
+
+    for name in ["data", "meta"] {
+        forget();
+        // As after a power cut: the length is right and the bytes are not.
+        let file = OpenOptions::new().write(true).open(folder.join(name));
+        file.unwrap().write_all_at(&[0; 600], 2048).unwrap();
+        let before = inode(name);
+        snapshotter.mounts("k").unwrap();
+        assert_ne!(inode(name), before, "{name} was made again");
+        assert!(boot().is_some());
+        let file = folder.join("fs/d/7");
+        assert_eq!(std::fs::metadata(file).unwrap().len(), 50_000);
+    }
+    sandbox.store.flush().unwrap();
+    assert_eq!(boot(), None);
+    snapshotter.remove("k").unwrap();
+}
+
+/// The same layer has the same bytes, whichever store made them, and however often.
+#[test]
+fn an_image_is_the_same_every_time() {
+    let tar = tar();
+    for packing in [Packing::Tar, Packing::Pages] {
+        let read = || {
+            let sandbox = Sandbox::of(LayerChoice::Erofs(packing));
+            let lease = sandbox.store.lease("test").unwrap();
+            let ingest = begin(&sandbox, &lease, &describe(&tar, &tar));
+            let id = ingest.run(&tar[..]).unwrap();
+            let folder = sandbox.store.root().join("layers").join(id.as_str());
+            ["data", "meta"].map(|name| std::fs::read(folder.join(name)).unwrap())
+        };
+        let first = read();
+        assert_eq!(first, read());
+        assert_eq!(first[0] == tar, packing == Packing::Tar);
+    }
+}
+
+/// More memory than an index may have: the layer becomes folders, in one pass over the network all the same.
+#[test]
+fn a_layer_that_no_image_can_hold_becomes_folders() {
+    let limits = Limits {
+        index: 10_000,
+        ..Limits::default()
+    };
+    let sandbox = Sandbox::with(Options {
+        limits,
+        layers: LayerChoice::Erofs(Packing::Tar),
+    });
+    let tar = tar();
+    let packed = gzip(&tar);
+    let lease = sandbox.store.lease("test").unwrap();
+    let ingest = begin(&sandbox, &lease, &describe(&packed, &tar));
+    let id = ingest.run(&packed[..]).unwrap();
+    let folder = sandbox.store.root().join("layers").join(id.as_str());
+    assert_eq!(names(&folder), ["fs"]);
+    assert!(folder.join("fs/d/19").exists());
+    assert_eq!(sandbox.names("ingest"), Vec::<String>::new());
+    assert_eq!(sandbox.names("trash"), Vec::<String>::new());
+}
+
+/// A store that came from a newer kernel: its images become folders when they are needed. And the other way round folders stay.
+#[test]
+fn forms_survive_another_kernel() {
+    let sandbox = Sandbox::of(LayerChoice::Erofs(Packing::Tar));
+    let tar = tar();
+    let lease = sandbox.store.lease("test").unwrap();
+    let ingest = begin(&sandbox, &lease, &describe(&tar, &tar));
+    let id = ingest.run(&tar[..]).unwrap();
+    lease.hold_snapshot("k").unwrap();
+    let folder = sandbox.store.root().join("layers").join(id.as_str());
+    let open = |layers| {
+        let options = Options {
+            layers,
+            ..Options::default()
+        };
+        Store::open_with(sandbox.store.root(), options).unwrap()
+    };
+    // What the kernel would not take: an image of another kind.
+    std::fs::write(folder.join("meta"), [0; 8192]).unwrap();
+    let refused = sandbox
+        .store
+        .snapshotter()
+        .prepare("k", std::slice::from_ref(&id));
+    assert!(matches!(refused, Err(Error::Mount { .. })), "{refused:?}");
+    let older = open(LayerChoice::Folders);
+    older
+        .snapshotter()
+        .prepare("k", std::slice::from_ref(&id))
+        .unwrap();
+    assert!(folder.join("fs/d/19").exists());
+    assert_eq!(names(&folder), ["fs"]);
+    let newer = open(LayerChoice::Auto);
+    newer.snapshotter().mounts("k").unwrap();
+    assert_eq!(names(&folder), ["fs"]);
+    newer.snapshotter().remove("k").unwrap();
 }
 
 /// The rows fail when the files have their names already.

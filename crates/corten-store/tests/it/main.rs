@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod disk;
+mod erofs;
 mod fixture;
 mod generated;
 mod hostile;

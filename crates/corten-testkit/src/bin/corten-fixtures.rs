@@ -1,4 +1,4 @@
-//! `corten-fixtures [IMAGE…]`: builds the test images (all, by default) that are
+//! `corten-fixtures [IMAGE…]`: builds the test images (all but `large`, by default) that are
 //! not there yet, and prints where they are. `cargo xtask test` runs it
 //! beside the compiler, so that no test's time limit pays for an image.
 #![forbid(unsafe_code)]
@@ -10,8 +10,12 @@ use corten_testkit::Image;
 
 fn main() -> ExitCode {
     let named: Vec<String> = std::env::args().skip(1).collect();
-    let wanted = |image: &Image| named.is_empty() || named.iter().any(|name| name == image.name());
-    for image in Image::ALL.into_iter().filter(wanted) {
+    let wanted = |image: &Image| match named.is_empty() {
+        true => Image::ALL.contains(image),
+        false => named.iter().any(|name| name == image.name()),
+    };
+    let all = Image::ALL.into_iter().chain([Image::Large]);
+    for image in all.filter(wanted) {
         let since = Instant::now();
         match image.layout() {
             Ok(layout) => {

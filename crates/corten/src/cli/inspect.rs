@@ -1,22 +1,61 @@
 //! `corten inspect`.
 
+use corten_engine::{Engine, Error};
+use serde_json::Value;
+
 use super::Global;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::template;
 
-/// Show everything about containers, as JSON
+/// Show everything about containers or images, as JSON
+///
+/// A name is looked for among containers first, then among images.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Containers, by name or id
-    #[arg(required = true)]
-    containers: Vec<String>,
+    /// A template over each, or 'json' for one line
+    #[arg(short, long, value_name = "TEMPLATE")]
+    format: Option<String>,
+    /// Look among these only
+    #[arg(long = "type", value_name = "TYPE", value_parser = ["container", "image"])]
+    sort: Option<String>,
+    /// Containers or images, by name or id
+    #[arg(required = true, value_name = "NAME")]
+    names: Vec<String>,
 }
 
 pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let engine = global.engine()?;
-    let mut all = Vec::new();
-    for name in &args.containers {
-        all.push(engine.inspect(&engine.container(name)?)?);
+    let mut documents = Vec::new();
+    let mut failed: Option<Failure> = None;
+    for name in &args.names {
+        match look_up(&engine, name, args.sort.as_deref()) {
+            Ok(document) => documents.push(document),
+            Err(e) => {
+                if let Some(earlier) = failed.replace(e.into()) {
+                    earlier.report();
+                }
+            }
+        }
     }
-    Ok(output::json(&all)?)
+    if !(documents.is_empty() && failed.is_some()) {
+        template::inspect(args.format.as_deref(), &documents)?;
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+fn look_up(engine: &Engine, name: &str, sort: Option<&str>) -> Result<Value, Error> {
+    let image = || engine.inspect_image(&engine.image(name)?);
+    let container = || engine.inspect(&engine.container(name)?);
+    match sort {
+        Some("image") => image(),
+        Some(_) => container(),
+        None => match container() {
+            Err(missing @ Error::ContainerMissing { .. }) => match image() {
+                // Containers are what this command is asked about most.
+                Err(Error::ImageMissing { .. } | Error::Reference(_)) => Err(missing),
+                found => found,
+            },
+            found => found,
+        },
+    }
 }

@@ -4,10 +4,13 @@
 mod attach;
 mod container_flags;
 mod exec;
+mod export;
 mod image;
 mod inspect;
 mod kill;
+mod login;
 mod logs;
+mod manifest;
 mod ps;
 mod pull;
 mod registry;
@@ -15,6 +18,7 @@ mod rm;
 mod run;
 mod start;
 mod stop;
+mod sync;
 mod system;
 pub mod value;
 mod wait;
@@ -72,8 +76,23 @@ pub struct Global {
 #[derive(Subcommand)]
 enum Command {
     Pull(pull::Args),
-    Images(image::ListArgs),
-    Rmi(image::RemoveArgs),
+    Images(image::ls::Args),
+    Rmi(image::rm::Args),
+    Push(image::push::Args),
+    Tag(image::tag::Args),
+    History(image::history::Args),
+    Save(image::save::Args),
+    Load(image::load::Args),
+    Import(image::import::Args),
+    Export(export::ExportArgs),
+    Commit(export::CommitArgs),
+    Copy(image::copy::Args),
+    Sync(sync::Args),
+    Search(image::search::Args),
+    Login(login::LoginArgs),
+    Logout(login::LogoutArgs),
+    #[command(subcommand)]
+    Manifest(manifest::Command),
     #[command(subcommand)]
     Image(image::Command),
     Run(run::RunArgs),
@@ -162,9 +181,23 @@ impl Cli {
         let global = self.global;
         let done = |()| ExitCode::SUCCESS;
         match self.command {
-            Command::Pull(args) => pull::run(&global.engine()?, args).map(done),
-            Command::Images(args) => image::list(&global, args).map(done),
-            Command::Rmi(args) => image::remove(&global, args).map(done),
+            Command::Pull(args) => pull::run(&global, args).map(done),
+            Command::Images(args) => image::ls::run(&global, args).map(done),
+            Command::Rmi(args) => image::rm::run(&global, args).map(done),
+            Command::Push(args) => image::push::run(&global, args).map(done),
+            Command::Save(args) => image::save::run(&global, args).map(done),
+            Command::Load(args) => image::load::run(&global, args).map(done),
+            Command::Copy(args) => image::copy::run(&global, args).map(done),
+            Command::Import(args) => image::import::run(&global, args).map(done),
+            Command::Export(args) => export::export(&global, args).map(done),
+            Command::Commit(args) => export::commit(&global, args).map(done),
+            Command::Sync(args) => sync::run(&global, args).map(done),
+            Command::Search(args) => image::search::run(&global, args).map(done),
+            Command::Login(args) => login::login(&global, args).map(done),
+            Command::Logout(args) => login::logout(&global, args).map(done),
+            Command::Manifest(command) => manifest::run(&global, command).map(done),
+            Command::Tag(args) => image::tag::run(&global, args).map(done),
+            Command::History(args) => image::history::run(&global, args).map(done),
             Command::Image(command) => image::run(&global, command).map(done),
             Command::Run(args) => run::run(&global, args),
             Command::Create(args) => run::create(&global, args).map(done),
@@ -258,4 +291,12 @@ pub fn each(
         }
     }
     failed.map_or(Ok(()), Err)
+}
+
+/// Asks for a yes on the terminal, or on whatever stdin is; anything else is a no.
+pub fn confirm(warning: &str) -> Result<bool, Failure> {
+    eprint!("WARNING! {warning}\nAre you sure you want to continue? [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

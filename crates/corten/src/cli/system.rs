@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::Global;
 use crate::failure::Failure;
-use crate::output;
+use crate::output::{self, table};
 
 /// Look at the engine itself
 #[derive(clap::Subcommand)]
@@ -19,6 +19,11 @@ pub enum Command {
         #[arg(long)]
         repair: bool,
     },
+    /// Show what lies on the disk, and what of it could go
+    ///
+    /// Sizes are of disk blocks. RECLAIMABLE of images is what removing those that no container has would free, of containers what the
+    /// stopped ones have written, of volumes those that no container has; garbage is what `system prune` frees besides.
+    Df,
     /// Remove containers that do not run, and layers that nothing uses
     Prune,
     /// Lay the links by which containerd, podman and CNI runtimes call this executable
@@ -38,6 +43,7 @@ pub enum Command {
 pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
     match command {
         Command::Info => info(global)?,
+        Command::Df => disk_use(global)?,
         Command::Check { repair } => return check(global, repair),
         Command::Prune => prune(global)?,
         Command::Install { bin, cni } => install(&bin, cni.as_deref())?,
@@ -59,7 +65,7 @@ fn info(global: &Global) -> Result<(), Failure> {
         ("version", info.version.to_owned()),
         ("root", info.root),
         ("run", info.run),
-        ("snapshotter", info.snapshotter.to_owned()),
+        ("snapshotter", info.layers),
         ("cgroups", info.cgroup.to_owned()),
         (
             "containers",
@@ -78,6 +84,34 @@ fn info(global: &Global) -> Result<(), Failure> {
         output::line(format!("{:<13}{value}", format!("{key}:")))?;
     }
     Ok(())
+}
+
+fn disk_use(global: &Global) -> Result<(), Failure> {
+    let lines = global.engine()?.disk_use()?;
+    if global.json {
+        return Ok(output::json(&lines)?);
+    }
+    let share = |part: u64, whole: u64| match whole {
+        0 => String::new(),
+        _ => format!(" ({}%)", part.saturating_mul(100) / whole),
+    };
+    let rows: Vec<Vec<String>> = lines
+        .iter()
+        .map(|l| {
+            let reclaimable = output::size(l.reclaimable) + &share(l.reclaimable, l.size);
+            vec![
+                l.what.to_owned(),
+                l.total.to_string(),
+                l.active.to_string(),
+                output::size(l.size),
+                reclaimable,
+            ]
+        })
+        .collect();
+    Ok(table::print(
+        &["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"],
+        &rows,
+    )?)
 }
 
 fn check(global: &Global, repair: bool) -> Result<ExitCode, Failure> {

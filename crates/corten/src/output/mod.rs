@@ -2,6 +2,7 @@
 
 pub mod progress;
 pub mod table;
+pub mod template;
 
 use std::io::{self, Write};
 

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use corten_engine::image::Progress;
 use corten_spec::Digest;
@@ -17,6 +17,14 @@ impl Progress for Quiet {
     fn present(&self, _: &Digest) {}
     fn advanced(&self, _: &Digest, _: u64) {}
     fn done(&self, _: &Digest) {}
+}
+
+/// As much as is wanted.
+pub fn of(quiet: bool) -> Arc<dyn Progress> {
+    match quiet {
+        true => Arc::new(Quiet),
+        false => Arc::new(Bars::new()),
+    }
 }
 
 /// Bars or lines, as stderr is.

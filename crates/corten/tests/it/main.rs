@@ -9,6 +9,10 @@
 //! | `peers` | podman on corten-oci, containerd on our shim |
 //! | `crash` | `kill -9` at random moments, then repair |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
+//! | `images` | names, lists, filters, formats, removal |
+//! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
+//! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
+//! | `remote` | all tags, search, accounts, referrers, lists, sync |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -19,14 +23,18 @@ mod database;
 mod exit;
 mod flags;
 mod hostile;
+mod images;
 mod interactive;
 mod lifecycle;
 mod limits;
 mod peers;
+mod policy;
 mod pull;
 mod refusal;
 mod registry;
+mod remote;
 mod server;
+mod transfer;
 
 use std::time::Duration;
 

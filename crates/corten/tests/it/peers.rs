@@ -23,7 +23,7 @@ fn names(sandbox: &Sandbox) -> PathBuf {
 }
 
 /// The image as one file, as `podman load` and `ctr image import` take it.
-fn archive(sandbox: &Sandbox, image: Image) -> Result<String> {
+pub fn archive(sandbox: &Sandbox, image: Image) -> Result<String> {
     let file = sandbox.files().join("image.tar");
     let target = format!(
         "oci-archive:{}:example.test/{}:latest",
@@ -44,7 +44,7 @@ fn archive(sandbox: &Sandbox, image: Image) -> Result<String> {
 }
 
 /// Runs a script where nothing that it starts or mounts outlives it.
-fn apart(sandbox: &Sandbox, script: &str) -> Result<String> {
+pub fn apart(sandbox: &Sandbox, script: &str) -> Result<String> {
     let path = format!(
         "{}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         names(sandbox).display()

@@ -28,6 +28,8 @@ const CHECK_SPACE: u64 = 1 << 20;
 /// Gives the stored bytes of the current entry, piece by piece.
 pub(crate) trait Contents {
     fn chunk(&mut self) -> Result<Option<&[u8]>, LayerError>;
+    /// Where in the tar the next of them is.
+    fn offset(&self) -> u64;
 }
 
 /// A tree being written.
@@ -52,6 +54,24 @@ pub(crate) struct Done {
     /// Bytes of file contents.
     pub size: u64,
     pub entries: u64,
+}
+
+impl Done {
+    pub fn check(&self, limits: &Limits) -> Result<(), LayerError> {
+        if self.entries > limits.entries {
+            return Err(LayerError::Limit {
+                what: "entries",
+                limit: limits.entries,
+            });
+        }
+        match self.pending.bytes() > limits.pending {
+            true => Err(LayerError::Limit {
+                what: "bytes of names of implied folders",
+                limit: limits.pending as u64,
+            }),
+            false => Ok(()),
+        }
+    }
 }
 
 impl walk::Implied for Done {
@@ -84,29 +104,13 @@ impl Tree {
             Action::Make(e) => self.make(e, contents),
         }?;
         self.done.entries += 1;
-        self.check_limits()
+        self.done.check(&self.limits)
     }
 
     /// Puts the times of the last folders right.
     pub fn finish(self) -> Result<Done, LayerError> {
         self.walk.finish()?;
         Ok(self.done)
-    }
-
-    fn check_limits(&self) -> Result<(), LayerError> {
-        if self.done.entries > self.limits.entries {
-            return Err(LayerError::Limit {
-                what: "entries",
-                limit: self.limits.entries,
-            });
-        }
-        match self.done.pending.bytes() > self.limits.pending {
-            true => Err(LayerError::Limit {
-                what: "bytes of names of implied folders",
-                limit: self.limits.pending as u64,
-            }),
-            false => Ok(()),
-        }
     }
 
     fn hide(&mut self, path: &[u8]) -> Result<(), LayerError> {
@@ -222,7 +226,7 @@ impl Tree {
             }
         };
         check_space(&file, e)?;
-        self.done.size += fill(&file, e, contents)?;
+        self.done.size += fill(&file, e, 0, contents)?;
         attributes::set_open(&file, &attributes_of(e))
             .and_then(|()| rustix::fs::futimens(&file, &attributes::times(e.mtime)))
             .map_err(write("set the attributes", &e.path))
@@ -328,7 +332,7 @@ impl Tree {
     }
 }
 
-fn attributes_of(e: &Entry) -> Attributes {
+pub(crate) fn attributes_of(e: &Entry) -> Attributes {
     let keep = |name: &[u8]| !marks::is_private(name) && !attributes::is_host_label(name);
     Attributes {
         mode: e.mode,
@@ -362,7 +366,7 @@ fn stat(folder: BorrowedFd<'_>, name: &[u8], entry: &[u8]) -> Result<Stat, Layer
 }
 
 /// What a big file needs is known before its first byte, so it fails before it fills the disk.
-fn check_space(file: &OwnedFd, e: &Entry) -> Result<(), LayerError> {
+pub(crate) fn check_space(file: &OwnedFd, e: &Entry) -> Result<(), LayerError> {
     let needed = match &e.sparse {
         Some(segments) => segments.iter().map(|s| s.length).sum(),
         None => e.size,
@@ -382,15 +386,20 @@ fn check_space(file: &OwnedFd, e: &Entry) -> Result<(), LayerError> {
     }
 }
 
-/// Writes the contents; returns how many bytes were stored.
-fn fill(file: &OwnedFd, e: &Entry, contents: &mut dyn Contents) -> Result<u64, LayerError> {
+/// Writes the contents, from byte `start` of the file on; returns how many bytes were stored.
+pub(crate) fn fill(
+    file: &OwnedFd,
+    e: &Entry,
+    start: u64,
+    contents: &mut dyn Contents,
+) -> Result<u64, LayerError> {
     let whole = [Segment {
         offset: 0,
         length: e.size,
     }];
     let segments = e.sparse.as_deref().unwrap_or(&whole);
     if e.sparse.is_some() {
-        rustix::fs::ftruncate(file, e.size).map_err(write("set the size", &e.path))?;
+        rustix::fs::ftruncate(file, start + e.size).map_err(write("set the size", &e.path))?;
     }
     let mut runs = segments.iter().filter(|s| s.length > 0);
     let mut run = runs.next().copied();
@@ -408,7 +417,7 @@ fn fill(file: &OwnedFd, e: &Entry, contents: &mut dyn Contents) -> Result<u64, L
             let n = chunk
                 .len()
                 .min(usize::try_from(r.length).unwrap_or(usize::MAX));
-            write_at(file, &chunk[..n], r.offset).map_err(write("write", &e.path))?;
+            write_at(file, &chunk[..n], start + r.offset).map_err(write("write", &e.path))?;
             chunk = &chunk[n..];
             r.offset += n as u64;
             r.length -= n as u64;

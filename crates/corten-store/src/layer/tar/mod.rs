@@ -122,6 +122,16 @@ impl<R: BufRead> Reader<R> {
         }
     }
 
+    /// Where the next byte is.
+    pub fn offset(&self) -> u64 {
+        self.offset + self.lent as u64
+    }
+
+    /// Whom it reads from.
+    pub fn source_mut(&mut self) -> &mut R {
+        &mut self.source
+    }
+
     /// The next stored bytes of the current entry; `None` when there are no more.
     pub fn chunk(&mut self) -> Result<Option<&[u8]>, LayerError> {
         self.return_lent();

@@ -11,6 +11,7 @@ fn limits() -> Limits {
         unpacked: 1 << 24,
         header: 1 << 16,
         pending: 1 << 16,
+        index: 1 << 20,
     }
 }
 

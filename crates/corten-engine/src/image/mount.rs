@@ -1,0 +1,123 @@
+//! `image mount`: an image as a folder on the host, to be looked at and not to be changed.
+//!
+//! ```text
+//!  row `mounted` ─► snapshot ─► folder in RUN/images ─► overlay attached there, read-only
+//! ```
+//!
+//! The row comes first and goes last: whatever a killed process has left has its name. A reboot takes the mount away, and the next
+//! `image mount` brings it back.
+
+use std::fs;
+use std::path::PathBuf;
+
+use corten_spec::Kind;
+use corten_store::{ImageRecord, LayerId, MountedImage, Snapshotter as _};
+use corten_sys::mount::{self, Attributes, Change, Propagation};
+use rustix::fs::CWD;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use super::export::read_only;
+use crate::Engine;
+use crate::error::Error;
+
+impl Engine {
+    /// Mounts an image where nobody writes to it, and returns the folder. One that is mounted stays where it is.
+    pub fn mount_image(&self, image: &ImageRecord) -> Result<PathBuf, Error> {
+        let row = self.mounted_row(image);
+        self.store.add_mounted(&row)?;
+        if is_mounted(&row)? {
+            return Ok(row.path);
+        }
+        let layers: Vec<LayerId> = image.layers.iter().map(|l| l.layer.clone()).collect();
+        let snapshotter = self.store.snapshotter();
+        let recipe = match snapshotter.prepare(&row.key, &layers) {
+            Err(e) if e.kind() == Kind::AlreadyExists => snapshotter.mounts(&row.key)?,
+            other => other?,
+        };
+        let view = read_only(&recipe)?;
+        let quiet = Attributes::READ_ONLY | Attributes::NO_SUID | Attributes::NO_DEV;
+        let change = Change {
+            attributes: Attributes {
+                set: quiet,
+                clear: 0,
+            },
+            propagation: Some(Propagation::Private),
+            recursive: false,
+        };
+        fs::create_dir_all(&row.path).map_err(Error::io("make folder", &row.path))?;
+        mount::change(&view, &change)
+            .and_then(|()| mount::attach(&view, CWD, row.path.as_path()))
+            .map_err(|e| Error::io("mount an image at", &row.path)(e.into()))?;
+        Ok(row.path)
+    }
+
+    /// Takes it away; `false` if it was not mounted. Whoever has a file of it open keeps that.
+    pub fn unmount_image(&self, image: &ImageRecord) -> Result<bool, Error> {
+        let row = self.mounted_row(image);
+        let known = self.store.mounted()?.iter().any(|m| m.key == row.key);
+        if known {
+            self.forget_mounted(&row)?;
+        }
+        Ok(known)
+    }
+
+    /// The images that are mounted, by reference.
+    pub fn mounted_images(&self) -> Result<Vec<MountedImage>, Error> {
+        let mut all = self.store.mounted()?;
+        // What a reboot has taken away is only a row.
+        let mut shown = Vec::new();
+        for row in all.drain(..) {
+            if is_mounted(&row)? {
+                shown.push(row);
+            }
+        }
+        Ok(shown)
+    }
+
+    /// Rows without their mount: of a process that was killed, or of an earlier boot.
+    pub(crate) fn lost_mounts(&self) -> Result<Vec<MountedImage>, Error> {
+        let mut lost = Vec::new();
+        for row in self.store.mounted()? {
+            if !is_mounted(&row)? {
+                lost.push(row);
+            }
+        }
+        Ok(lost)
+    }
+
+    pub(crate) fn forget_mounted(&self, row: &MountedImage) -> Result<(), Error> {
+        let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+        if is_mounted(row)? {
+            match rustix::mount::unmount(&row.path, flags) {
+                Ok(()) | Err(Errno::INVAL | Errno::NOENT) => {}
+                Err(e) => return Err(Error::io("unmount", &row.path)(e.into())),
+            }
+        }
+        match fs::remove_dir(&row.path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("remove", &row.path)(e));
+            }
+            _ => {}
+        }
+        match self.store.snapshotter().remove(&row.key) {
+            Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        Ok(self.store.remove_mounted(&row.key)?)
+    }
+
+    fn mounted_row(&self, image: &ImageRecord) -> MountedImage {
+        let hex = image.manifest.hex();
+        let key = format!("image-{hex}");
+        MountedImage {
+            path: self.paths.run().join("images").join(hex),
+            reference: image.reference.clone(),
+            key,
+        }
+    }
+}
+
+fn is_mounted(row: &MountedImage) -> Result<bool, Error> {
+    Ok(corten_store::is_mounted(&row.path)?)
+}

@@ -1,0 +1,40 @@
+//! Simple signing: claims in OpenPGP messages, which lie in a folder beside the registry (containers' "lookaside").
+
+use std::path::{Path, PathBuf};
+
+use corten_spec::{Digest, Reference};
+
+use super::claim::Expected;
+use super::openpgp::KeyRing;
+
+const KIND: &str = "atomic container signature";
+
+/// Who signed a message; and is it a claim on what is expected?
+pub fn check(rings: &[KeyRing], message: &[u8], expected: &Expected<'_>) -> Result<String, String> {
+    let mut reasons = Vec::new();
+    for ring in rings {
+        match ring.open(message) {
+            Ok((payload, signer)) => {
+                expected.check(&payload, &[KIND])?;
+                return Ok(signer);
+            }
+            Err(why) => reasons.push(why),
+        }
+    }
+    reasons.dedup();
+    Err(reasons.join(", "))
+}
+
+/// `FOLDER/HOST/PATH@sha256=HEX/signature-N`, or without the host, as the folder may be one registry's own.
+pub fn places(folder: &Path, reference: &Reference, digest: &Digest) -> [PathBuf; 2] {
+    let name = format!(
+        "{}@{}={}",
+        reference.repository(),
+        digest.algorithm().as_str(),
+        digest.hex()
+    );
+    [
+        folder.join(reference.registry()).join(&name),
+        folder.join(name),
+    ]
+}
