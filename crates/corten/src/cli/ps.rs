@@ -144,6 +144,15 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     if format.print(&items)? {
         return Ok(());
     }
+    print(&engine, &found, args.no_trunc, now)
+}
+
+fn print(
+    engine: &Engine,
+    found: &[(Container, Status)],
+    whole: bool,
+    now: i64,
+) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> = found
         .iter()
         .map(|(c, s)| {
@@ -151,9 +160,13 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
                 "{} ago",
                 output::duration(now - c.created_at / 1_000_000_000)
             );
-            let command = command(&engine, c, args.no_trunc);
+            let command = command(engine, c, whole);
             vec![
-                id(c),
+                if whole {
+                    c.id.to_string()
+                } else {
+                    c.id.short().to_owned()
+                },
                 familiar(&c.image),
                 command,
                 age,

@@ -42,6 +42,12 @@ struct Layer {
     annotations: BTreeMap<String, String>,
 }
 
+impl Layer {
+    fn is_bundle(&self) -> bool {
+        self.media_type.starts_with(cosign::BUNDLE)
+    }
+}
+
 impl Search<'_> {
     /// Who signed, if anybody did; what was found instead goes to `reasons`.
     pub async fn run(&self, reasons: &mut Vec<String>) -> Result<Option<String>, Error> {
@@ -204,9 +210,9 @@ impl Search<'_> {
             }
         };
         for layer in manifest.layers {
-            let bundle = layer.media_type.starts_with(cosign::BUNDLE);
-            let signature = layer.annotations.get(cosign::ANNOTATION);
-            if !bundle && (layer.media_type != cosign::PAYLOAD || signature.is_none()) {
+            let signed = layer.media_type == cosign::PAYLOAD
+                && layer.annotations.contains_key(cosign::ANNOTATION);
+            if !signed && !layer.is_bundle() {
                 continue;
             }
             if *left == 0 {
@@ -220,36 +226,44 @@ impl Search<'_> {
                 reasons.push(format!("its payload of {} bytes is too large", layer.size));
                 continue;
             }
-            let descriptor = Descriptor {
-                digest: layer.digest.clone(),
-                size: layer.size,
-                media_type: layer.media_type.clone(),
-            };
-            let bytes = match self
-                .client
-                .blob_bytes(self.reference, &descriptor, SIZE_MAX)
-                .await
-            {
-                Ok(bytes) => bytes,
-                // It is gone, or not what was announced; another one may be right.
-                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Invalid) => {
-                    reasons.push(format!("its payload cannot be had ({e})"));
-                    continue;
-                }
-                Err(e) => return Err(self.failed(e)),
-            };
-            let keys = &self.requirement.keys;
-            let checked = match (bundle, signature) {
-                (true, _) => cosign::check_bundle(keys, &bytes, expected),
-                (false, Some(signature)) => cosign::check(keys, &bytes, signature, expected),
-                (false, None) => continue,
-            };
-            match checked {
-                Ok(key) => return Ok(Some(key.name().to_owned())),
+            match self.in_layer(&layer, expected).await? {
+                Ok(signer) => return Ok(Some(signer)),
                 Err(why) => reasons.push(why),
             }
         }
         Ok(None)
+    }
+
+    /// One payload or bundle: who signed it, or why that proves nothing.
+    async fn in_layer(
+        &self,
+        layer: &Layer,
+        expected: &Expected<'_>,
+    ) -> Result<Result<String, String>, Error> {
+        let descriptor = Descriptor {
+            digest: layer.digest.clone(),
+            size: layer.size,
+            media_type: layer.media_type.clone(),
+        };
+        let got = self
+            .client
+            .blob_bytes(self.reference, &descriptor, SIZE_MAX)
+            .await;
+        let bytes = match got {
+            Ok(bytes) => bytes,
+            // It is gone, or not what was announced; another one may be right.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Invalid) => {
+                return Ok(Err(format!("its payload cannot be had ({e})")));
+            }
+            Err(e) => return Err(self.failed(e)),
+        };
+        let keys = &self.requirement.keys;
+        let checked = match layer.annotations.get(cosign::ANNOTATION) {
+            _ if layer.is_bundle() => cosign::check_bundle(keys, &bytes, expected),
+            Some(signature) => cosign::check(keys, &bytes, signature, expected),
+            None => Err("it has no signature".into()),
+        };
+        Ok(checked.map(|key| key.name().to_owned()))
     }
 
     async fn manifest(&self, reference: &Reference) -> Result<Option<RawManifest>, Error> {
