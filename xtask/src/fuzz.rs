@@ -1,4 +1,4 @@
-//! `fuzz`: libFuzzer on one of the runtime's parsers, with the stable compiler.
+//! `fuzz`: libFuzzer on one of the runtime's or registry's parsers, with the stable compiler.
 //!
 //! cargo-fuzz wants a nightly compiler for the address sanitizer, of which code without `unsafe` has little use.
 //! The coverage that guides the fuzzer is an ordinary pass of LLVM.

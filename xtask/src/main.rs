@@ -35,7 +35,7 @@ Tasks:
                          there is; RIG: uml (default), qemu (all controllers), systemd, or all;
                          NAME: parts of test names
   fixtures               build the test images and nothing else
-  fuzz TARGET [SECONDS]  fuzz a parser of the runtime (default 1800 s), from the corpus in fuzz/corpus/TARGET
+  fuzz TARGET [SECONDS]  fuzz a parser (default 1800 s), from the corpus in fuzz/corpus/TARGET
   bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
   bench oci [OPTIONS]    the runtime beside crun, runc and the floor of bare system calls; --quick, --fifo,
                          --rounds N, --gap MS, --soak N (no times: so many containers, and what is left),

@@ -94,8 +94,9 @@ pub fn www_authenticate(bytes: &[u8]) {
         let me = Credentials::password("me", "secret-word");
         let scope = scope.as_deref().unwrap_or("repository:a:pull");
         let request = TokenRequest::new(&realm, service.as_deref(), scope, Some(&me));
-        // The password is in no URL, and no text shows it.
-        assert!(!request.url.contains("secret-word") || realm.contains("secret-word"));
+        // The password is in no URL that did not have it before, and no text shows it.
+        let known = header.is_some_and(|h| h.contains("secret-word"));
+        assert!(known || !request.url.contains("secret-word"));
         assert!(!format!("{:?}", request.authorization).contains("secret-word"));
     }
     if let Some(token) = Token::parse(answer) {

@@ -53,7 +53,7 @@ pub(super) struct Delivery<'a> {
     /// Where a part may be tried first: a registry's storage, which it sent another part to.
     pub shortcut: Option<Place>,
     /// Where the last bytes came from.
-    served_by: Option<Place>,
+    pub served_by: Option<Place>,
     /// There is one if the bytes are seen from the first on.
     hasher: Option<Hasher>,
     sink: Sink,
@@ -103,14 +103,6 @@ impl<'a> Delivery<'a> {
         }
     }
 
-    /// What a part has got into its buffer, and where from.
-    pub fn into_bytes(self) -> (Bytes, Option<Place>) {
-        match self.sink {
-            Sink::Buffer(bytes) => (bytes.into(), self.served_by),
-            Sink::Channel(_) | Sink::Waiting { .. } => (Bytes::new(), self.served_by),
-        }
-    }
-
     /// Downloads from the first endpoint that has it, and the rest from the next if that one fails.
     pub async fn run(mut self, endpoints: &[Arc<Endpoint>]) -> Result<Sink, Error> {
         let mut last = None;
@@ -135,6 +127,15 @@ impl<'a> Delivery<'a> {
             parts::run(self, endpoint).await?;
         }
         self.stream(endpoint).await
+    }
+
+    /// The next `length` bytes as a part by themselves.
+    pub async fn stream_until(&mut self, endpoint: &Endpoint, length: u64) -> Result<(), Error> {
+        let end = self.end;
+        self.end = self.position.saturating_add(length).min(end);
+        let streamed = self.stream(endpoint).await;
+        self.end = end;
+        streamed
     }
 
     /// What is missing, in one stream, as often as it takes.

@@ -54,8 +54,6 @@ pub struct Parallel {
     pub part: u64,
     /// What may wait in memory for its turn, in bytes: one blob's, shared by its requests.
     pub in_flight: u64,
-    /// A link on which the first part comes faster than this, in bytes a second, needs no help.
-    pub fast: u64,
 }
 
 impl Default for Parallel {
@@ -65,7 +63,6 @@ impl Default for Parallel {
             from: 32 << 20,
             part: 4 << 20,
             in_flight: 8 << 20,
-            fast: 150_000_000,
         }
     }
 }

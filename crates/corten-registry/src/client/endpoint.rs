@@ -78,10 +78,24 @@ impl Endpoint {
             tls,
             host: self.host.clone(),
             port: self.port.unwrap_or(if tls { 443 } else { 80 }),
-            path: match &self.namespace {
-                Some(ns) => query::append(&full, &[("ns", ns)]),
-                None => full,
-            },
+            path: self.named(full),
+        }
+    }
+
+    /// A place that the endpoint itself has named by its path, such as the next page of a list.
+    pub fn own(&self, path: String) -> Place {
+        Place {
+            path: self.named(path),
+            ..self.place("")
+        }
+    }
+
+    /// A mirror must be told whom it stands for, unless the path does so already.
+    fn named(&self, path: String) -> String {
+        let query = path.split_once('?').map(|(_, q)| q);
+        match &self.namespace {
+            Some(ns) if query::get(query, "ns").is_none() => query::append(&path, &[("ns", ns)]),
+            _ => path,
         }
     }
 
@@ -298,5 +312,11 @@ mod tests {
             (list[0].account.as_str(), list[1].account.as_str()),
             ("m.example:81", "docker.io")
         );
+        let page = |path: &str| list[0].own(path.into()).path;
+        assert_eq!(
+            page("/v2/a/tags/list?n=1"),
+            "/v2/a/tags/list?n=1&ns=docker.io"
+        );
+        assert_eq!(page("/v2/a/tags/list?ns=x"), "/v2/a/tags/list?ns=x");
     }
 }

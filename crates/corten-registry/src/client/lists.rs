@@ -90,10 +90,7 @@ impl<'a> Pages<'a> {
         };
         let named = answer.place.join(target);
         let named = named.ok_or_else(|| odd("its list's link to more is no URL"))?;
-        let place = Place {
-            path: named.path,
-            ..self.endpoint.place("")
-        };
+        let place = self.endpoint.own(named.path);
         match self.seen.insert(place.path.clone()) {
             true => Ok(place),
             false => Err(odd("its list leads back into itself")),

@@ -18,6 +18,7 @@ mod backoff;
 mod blob;
 pub mod config;
 mod connect;
+mod document;
 mod endpoint;
 mod error;
 mod hosts;
@@ -189,7 +190,13 @@ impl Client {
                 continue;
             };
             match answer.status {
-                StatusCode::OK => return Ok(Some(answer.content_length().unwrap_or(0))),
+                StatusCode::OK => {
+                    let size = answer.content_length();
+                    return size.map(Some).ok_or_else(|| Error::NotARegistry {
+                        host: answer.place.authority(),
+                        why: "it does not say how large a blob is".into(),
+                    });
+                }
                 StatusCode::NOT_FOUND => return Ok(None),
                 _ => {
                     let subject = status::Subject::Blob(digest);
@@ -361,6 +368,17 @@ impl Client {
                 return Ok(found);
             }
         }
+    }
+
+    /// A small document by its URL, of something that belongs to a registry and lies elsewhere; `None` where there is none.
+    pub async fn document(
+        &self,
+        registry: &str,
+        url: &str,
+        max: usize,
+    ) -> Result<Option<Bytes>, Error> {
+        let endpoint = self.own_endpoint(registry)?;
+        document::get(&self.inner.session, &endpoint, url, max).await
     }
 
     /// Asks a registry (`HOST[:PORT]`) whether it lets us in, as whom the configuration names.

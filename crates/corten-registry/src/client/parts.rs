@@ -7,13 +7,12 @@
 //!  part 4 ════► waits                     part 5 begins when part 1 has ended
 //! ```
 //!
-//! The first part is fetched alone. It shows whether the server knows ranges, where it keeps its blobs, and
-//! how fast the link is: one on which a single stream is fast gets no more than that. Memory is bounded by the room
-//! of each part, whatever the parts' size. A part has the tries of a whole blob, and goes on where it broke off.
+//! The first part is fetched alone. It shows whether the server knows ranges, and where it keeps its blobs. Memory is
+//! bounded by the room of each part, whatever the parts' size. A part has the tries of a whole blob, and goes on where
+//! it broke off.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -56,7 +55,7 @@ pub(super) fn worth_while(delivery: &Delivery<'_>) -> bool {
 /// which is the end if all went well; an error is final.
 pub(super) async fn run(whole: &mut Delivery<'_>, endpoint: &Arc<Endpoint>) -> Result<(), Error> {
     let settings = settings(whole);
-    let Some(Ground { shortcut }) = first(whole, endpoint, &settings).await? else {
+    let Some(shortcut) = first(whole, endpoint, &settings).await? else {
         return Ok(());
     };
     let mut line: VecDeque<Part> = VecDeque::new();
@@ -114,35 +113,19 @@ fn start(
     }
 }
 
-/// What the first part has shown.
-struct Ground {
-    /// Where the endpoint sent us for the bytes, if that is elsewhere: the others go there at once.
-    shortcut: Option<Place>,
-}
-
-/// Fetches the first part by itself. `None` where the rest is for a single stream.
+/// Fetches the first part by itself. Tells whether others can be had, and where: `Some` place is where the endpoint
+/// sent us for the bytes, if that is elsewhere.
 async fn first(
     whole: &mut Delivery<'_>,
     endpoint: &Arc<Endpoint>,
     settings: &Parallel,
-) -> Result<Option<Ground>, Error> {
-    let span = Span {
-        start: whole.position,
-        end: whole.position + settings.part,
-    };
-    let sink = Sink::Buffer(Vec::new());
-    let mut part = Delivery::part(whole.client, whole.reference, whole.descriptor, span, sink);
-    let since = Instant::now();
-    let fetched = part.stream(endpoint).await;
-    let rate = settings.part as f64 / since.elapsed().as_secs_f64().max(1e-6);
-    let (bytes, place) = part.into_bytes();
-    whole.hand_on(bytes).await?;
-    match fetched {
-        Ok(()) if rate < settings.fast as f64 => Ok(Some(Ground {
-            shortcut: place.filter(|p| !endpoint.owns(p)),
-        })),
-        // It is fast as it is, or knows no ranges.
-        Ok(()) | Err(Error::NotARegistry { .. }) => Ok(None),
-        Err(e) => Err(e),
+) -> Result<Option<Option<Place>>, Error> {
+    match whole.stream_until(endpoint, settings.part).await {
+        Ok(()) => {}
+        // It knows no ranges.
+        Err(Error::NotARegistry { .. }) => return Ok(None),
+        Err(e) => return Err(e),
     }
+    let place = whole.served_by.take();
+    Ok(Some(place.filter(|p| !endpoint.owns(p))))
 }

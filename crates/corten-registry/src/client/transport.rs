@@ -26,6 +26,9 @@ const IDLE_MAX: Duration = Duration::from_secs(50);
 /// Idle connections kept for one origin.
 const IDLE_PER_ORIGIN: usize = 8;
 
+/// What a connection reads ahead, and the largest head of an answer. A piece of a body keeps the whole of its buffer.
+const BUFFER_MAX: usize = 128 << 10;
+
 type Sender = SendRequest<Outgoing>;
 
 /// The pool, and how connections are made.
@@ -115,7 +118,10 @@ impl Transport {
         }
         let limit = dial.unwrap_or(self.timeouts.connect);
         let stream = connect(&message.place, proxy.as_ref(), tls, limit).await?;
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
+        let handshake = http1::Builder::new()
+            .max_buf_size(BUFFER_MAX)
+            .handshake(TokioIo::new(stream))
+            .await;
         let (sender, connection) = handshake.map_err(|e| cut(&message.place, e))?;
         // The connection's failure surfaces in the request that uses it.
         tokio::spawn(connection);

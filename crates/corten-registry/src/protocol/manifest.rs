@@ -160,35 +160,29 @@ pub fn referrers(bytes: &[u8]) -> Result<Vec<Referrer>, ManifestError> {
 }
 
 /// The type of any manifest, image or not: its own word, the header's, or what its fields look like. A document
-/// and a header that disagree are refused, for two readers would take it for two things.
+/// and a header that disagree are refused, for two readers would take it for two things. Only headers that name a type
+/// of the trade count before the fields: web servers label what they do not know in many ways.
 pub fn type_of(bytes: &[u8], header: Option<&str>) -> Result<String, ManifestError> {
     let header = header.map(|h| h.split(';').next().unwrap_or_default().trim());
-    let vague = |h: &str| {
-        matches!(
-            h,
-            "" | "application/json" | "application/octet-stream" | "text/plain"
-        )
-    };
-    let named = header.filter(|h| !vague(h));
+    let header = header.filter(|h| !h.is_empty());
+    let named = header.filter(|h| h.starts_with("application/vnd."));
     let Ok(shape) = serde_json::from_slice::<Shape>(bytes) else {
         // Old signed manifests and the like: the header is all that there is.
-        let header = named.ok_or(ManifestError::Neither)?;
-        return Ok(header.into());
+        return named.map(str::to_owned).ok_or(ManifestError::Neither);
     };
-    let images = shape.config.is_some() || shape.layers.is_some();
-    if images && shape.manifests.is_some() {
-        return Err(ManifestError::Ambiguous);
-    }
+    let is_image = shape.config.is_some() || shape.layers.is_some();
+    let is_index = shape.manifests.is_some();
     match (shape.media_type, named) {
+        _ if is_image && is_index => Err(ManifestError::Ambiguous),
         (Some(body), Some(header)) if body != header => Err(ManifestError::Disagree {
             body,
             header: header.into(),
         }),
         (Some(body), _) => Ok(body),
         (None, Some(header)) => Ok(header.into()),
-        (None, None) if shape.manifests.is_some() => Ok(media::OCI_INDEX.into()),
-        (None, None) if images => Ok(media::OCI_MANIFEST.into()),
-        (None, None) => Err(ManifestError::Neither),
+        (None, None) if is_index => Ok(media::OCI_INDEX.into()),
+        (None, None) if is_image => Ok(media::OCI_MANIFEST.into()),
+        (None, None) => header.map(str::to_owned).ok_or(ManifestError::Neither),
     }
 }
 
@@ -380,6 +374,32 @@ mod tests {
         Some(platform.map_or("-".into(), |p| {
             format!("{}/{:?}", p.architecture(), p.variant())
         }))
+    }
+
+    #[test]
+    fn odd_labels_do_not_hide_a_type_and_others_types_do_not_pass() {
+        let text = image(media::OCI_MANIFEST);
+        let of = |header| type_of(text.as_bytes(), header).ok();
+        for vague in [
+            None,
+            Some("binary/octet-stream"),
+            Some("text/plain; charset=utf-8"),
+            Some(""),
+        ] {
+            assert_eq!(of(vague).as_deref(), Some(media::OCI_MANIFEST), "{vague:?}");
+        }
+        assert_eq!(of(Some(media::OCI_INDEX)), None);
+        let bare = br#"{"some":"artifact"}"#;
+        assert_eq!(
+            type_of(bare, Some("application/x")).unwrap(),
+            "application/x"
+        );
+        assert!(type_of(bare, None).is_err());
+        assert_eq!(
+            type_of(br#"{"manifests":[]}"#, None).unwrap(),
+            media::OCI_INDEX
+        );
+        assert!(type_of(br#"{"manifests":[],"layers":[]}"#, None).is_err());
     }
 
     #[test]

@@ -15,12 +15,31 @@ pub enum Key {
 pub enum Route {
     Version,
     Catalog,
-    Tags { name: String },
-    Manifest { name: String, key: Key },
-    Blob { name: String, digest: Digest },
-    Uploads { name: String },
-    Upload { name: String, id: String },
-    Referrers { name: String, digest: Digest },
+    Tags {
+        name: String,
+    },
+    Manifest {
+        name: String,
+        key: Key,
+    },
+    Blob {
+        name: String,
+        digest: Digest,
+    },
+    Uploads {
+        name: String,
+    },
+    Upload {
+        name: String,
+        id: String,
+    },
+    Referrers {
+        name: String,
+        digest: Digest,
+    },
+    /// Of the API before this one, which docker still searches by: whether anybody is there, and the search.
+    OldPing,
+    Search,
 }
 
 /// Why a path names nothing.
@@ -65,6 +84,11 @@ pub fn referrers_tag(digest: &Digest) -> String {
 
 /// Takes a request's path apart. Escapes must be decoded already.
 pub fn parse(path: &str) -> Result<Route, PathError> {
+    match path {
+        "/v1/_ping" => return Ok(Route::OldPing),
+        "/v1/search" => return Ok(Route::Search),
+        _ => {}
+    }
     let rest = match path.strip_prefix("/v2") {
         Some("" | "/") => return Ok(Route::Version),
         Some(rest) => rest.strip_prefix('/').ok_or(PathError::Unknown)?,
@@ -138,6 +162,7 @@ mod tests {
         assert_eq!(parse("/v2/"), Ok(Route::Version));
         assert_eq!(parse("/v2"), Ok(Route::Version));
         assert_eq!(parse("/v2/_catalog"), Ok(Route::Catalog));
+        assert_eq!(parse("/v1/search"), Ok(Route::Search));
         assert_eq!(parse("/v2/a/b/tags/list"), Ok(Route::Tags { name: name() }));
         let path = format!("/v2{}", blob("a/b", &d));
         let want = Route::Blob {

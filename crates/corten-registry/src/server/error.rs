@@ -21,6 +21,9 @@ pub enum ServerError {
     /// Another server has the folder.
     #[error("{} is in use by another registry", root.display())]
     InUse { root: PathBuf },
+    /// An engine's state: its content would be garbage to a registry.
+    #[error("{} is an engine's folder, and no registry's", root.display())]
+    Foreign { root: PathBuf },
     /// A certificate, a key or a password file.
     #[error("cannot use {}: {why}", path.display())]
     File { path: PathBuf, why: String },
@@ -40,7 +43,10 @@ impl ServerError {
             Self::Listener(_) => Kind::Unavailable,
             Self::Storage { .. } | Self::Random => Kind::Internal,
             Self::InUse { .. } => Kind::Busy,
-            Self::File { .. } | Self::Exposed { .. } | Self::Upstream { .. } => Kind::Invalid,
+            Self::Foreign { .. }
+            | Self::File { .. }
+            | Self::Exposed { .. }
+            | Self::Upstream { .. } => Kind::Invalid,
         }
     }
 }

@@ -51,6 +51,23 @@ pub(super) async fn catalog(state: &State, given: &Given) -> Result<Reply, Failu
     )
 }
 
+/// Repositories whose names contain a word, in the words of the old index's search; there are no descriptions.
+pub(super) async fn search(state: &State, given: &Given) -> Result<Reply, Failure> {
+    let word = given.parameter("q").unwrap_or_default().to_lowercase();
+    let storage = state.storage.clone();
+    let mut names = blocking(move || storage.repositories()).await?;
+    names.retain(|name| name.contains(&word));
+    let count = names.len();
+    names.truncate(page_size(given)?);
+    let rows: Vec<Value> = names
+        .iter()
+        .map(|name| json!({ "name": name, "description": "", "star_count": 0, "is_official": false }))
+        .collect();
+    Ok(Reply::new(StatusCode::OK).json(&json!({
+        "query": word, "num_results": count, "results": rows,
+    })))
+}
+
 fn page_size(given: &Given) -> Result<usize, Failure> {
     let Some(n) = given.parameter("n") else {
         return Ok(PAGE_MAX);

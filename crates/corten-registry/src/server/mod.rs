@@ -125,9 +125,13 @@ impl Server {
         }
         let tls = config.tls.as_ref().map(Tls::open).transpose()?;
         let accounts = config.htpasswd.map(Accounts::open).transpose()?;
+        let upstream = config.cache.as_ref().map(|c| cache::registry(&c.upstream));
+        let upstream = upstream.transpose()?;
+        // Nothing is made before all else is known to be in order.
         let storage = Arc::new(Storage::open(&config.root)?);
         collect::sweep_uploads(&storage, upload::GIVEN_UP_AFTER, false)?;
-        let cache = config.cache.map(|c| Cache::new(c, storage.clone()));
+        let cache = config.cache.zip(upstream);
+        let cache = cache.map(|(c, upstream)| Cache::new(c, upstream, storage.clone()));
         Ok(Self {
             listener,
             connections: config.connections.max(1),
@@ -136,7 +140,7 @@ impl Server {
             state: Arc::new(State {
                 uploads: Uploads::new(storage.clone()),
                 accounts: accounts.map(Arc::new),
-                cache: cache.transpose()?.map(Arc::new),
+                cache: cache.map(Arc::new),
                 storage,
                 delete: config.delete,
                 read_only: config.read_only,

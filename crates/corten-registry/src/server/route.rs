@@ -112,6 +112,8 @@ async fn dispatch(
     let read = method == Method::GET || method == Method::HEAD;
     match route {
         Route::Version if read => Ok(Reply::new(StatusCode::OK).json(&serde_json::json!({}))),
+        Route::OldPing if read => Ok(Reply::new(StatusCode::OK).json(&serde_json::json!(true))),
+        Route::Search if read => lists::search(&state, &given).await,
         Route::Catalog if read => lists::catalog(&state, &given).await,
         Route::Tags { name } if read => lists::tags(&state, &name, &given).await,
         Route::Referrers { name, digest } if read => {

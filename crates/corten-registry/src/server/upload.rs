@@ -30,6 +30,9 @@ const SHELVED_AFTER: Duration = Duration::from_secs(3600);
 /// An upload that nobody has touched for so long is given up.
 pub(super) const GIVEN_UP_AFTER: Duration = Duration::from_secs(24 * 3600);
 
+/// Bytes on their way to a file, one write after the other.
+pub(super) const BUFFER: usize = 256 << 10;
+
 type Shared = Arc<tokio::sync::Mutex<Upload>>;
 
 /// All uploads of a server.
@@ -195,10 +198,12 @@ impl Upload {
         offset: u64,
         hasher: Hasher,
     ) -> Self {
+        let mut file = File::from_std(file);
+        file.set_max_buf_size(BUFFER);
         Self {
             offset,
             path,
-            file: File::from_std(file),
+            file,
             hasher,
             storage,
             over: Arc::default(),

@@ -125,6 +125,8 @@ for from in podman ctr docker; do
     podman pull -q --tls-verify=false $at/$from/busybox:v1
     copy --src-tls-verify=false docker://$at/$from/busybox:v1 dir:$d/copies/$from
 done
+docker search $at/team | grep team/busybox
+podman search --tls-verify=false $at/team | grep team/busybox
 skopeo delete --tls-verify=false docker://$at/docker/busybox:v1
 fails docker pull -q $at/docker/busybox:v1 2>$d/gone
 grep -q 'manifest unknown\|not found' $d/gone

@@ -4,6 +4,7 @@
 mod cache;
 mod client_server;
 mod clients;
+mod collecting;
 mod crash;
 mod faults;
 mod hostile;

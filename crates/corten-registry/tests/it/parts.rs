@@ -15,7 +15,7 @@ use crate::proxy::{Fault, Proxy, Seen};
 const SIZE: usize = 6_500_000;
 const PART: u64 = 1_000_000;
 
-/// Parts from small blobs on, on the fastest of links too.
+/// Parts from small blobs on.
 fn eager() -> ClientConfig {
     ClientConfig {
         parallel: Parallel {
@@ -23,7 +23,6 @@ fn eager() -> ClientConfig {
             from: 2_000_000,
             part: PART,
             in_flight: 1_000_000,
-            fast: u64::MAX,
         },
         ..config()
     }

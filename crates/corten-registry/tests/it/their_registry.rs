@@ -245,18 +245,28 @@ async fn skip_verify_skips_the_certificate_only() {
     let host = theirs.address.to_string();
     let certs = dir.path().join("certs.d").join(&host);
     std::fs::create_dir_all(&certs).unwrap();
-    let text = format!("[host.\"https://{host}\"]\nskip_verify = true\n");
-    std::fs::write(certs.join("hosts.toml"), text).unwrap();
+    let write = |text: &str| std::fs::write(certs.join("hosts.toml"), text).unwrap();
     let mut config = config();
     config.certs_dirs = vec![dir.path().join("certs.d")];
-    config
-        .credentials
-        .insert(host, Credentials::password(USER, PASSWORD));
-    let c = Client::new(config);
-    let err = c
-        .resolve(&reference(theirs.address, "none"), &Platform::host())
-        .await
-        .unwrap_err();
-    // The mirror entry is the registry itself; the last resort behind it is not trusted.
+    let none = reference(theirs.address, "none");
+    let asked = async |password: &str| {
+        let mut config = config.clone();
+        let me = Credentials::password(USER, password);
+        config.credentials.insert(host.clone(), me);
+        let asked = Client::new(config).resolve(&none, &Platform::host()).await;
+        asked.unwrap_err()
+    };
+    // The host is the registry itself, with nothing behind it; its accounts hold as ever.
+    write(&format!("[host.\"https://{host}\"]\nskip_verify = true\n"));
+    let err = asked(PASSWORD).await;
+    assert!(matches!(err, Error::UnknownManifest { .. }), "{err:?}");
+    let err = asked("wrong").await;
+    assert!(matches!(err, Error::Unauthorized { .. }), "{err:?}");
+    // As a mirror that can only pull it has the registry behind it, and that is not trusted.
+    let pull = "capabilities = [\"pull\", \"resolve\"]";
+    write(&format!(
+        "[host.\"https://{host}\"]\n{pull}\nskip_verify = true\n"
+    ));
+    let err = asked(PASSWORD).await;
     assert!(matches!(err, Error::Tls { .. }), "{err:?}");
 }

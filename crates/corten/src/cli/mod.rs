@@ -265,6 +265,8 @@ impl Global {
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
+            // Where nobody reads stderr any more, saying so there would end a server.
+            .log_internal_errors(false)
             .finish();
         // A second call in one process keeps the first one's settings.
         let _already = tracing::subscriber::set_global_default(subscriber);

@@ -1,7 +1,7 @@
 //! `corten registry`: a registry of our own, a cache of another one, and their garbage.
 
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use corten_registry::client::ClientConfig;
@@ -22,8 +22,7 @@ pub enum Command {
 
 /// Serve a registry until interrupted
 ///
-/// It speaks OCI Distribution 1.1, and keeps what it has in the folder `registry` below --root (in --root itself
-/// where that is given). Without --htpasswd everybody who reaches it may push and delete.
+/// It speaks OCI Distribution 1.1, and keeps what it has in the folder `registry` below --root. Without --htpasswd everybody who reaches it may push and delete.
 ///
 /// With --proxy it is a cache of another registry instead: what it lacks it fetches there, with the credentials of
 /// Docker's config.json, and what it has it serves also while the other one is away.
@@ -134,12 +133,9 @@ fn time(text: &str) -> Result<Duration, NoTime> {
     total.map(Duration::from_secs).ok_or(NoTime)
 }
 
-/// `--root` is the registry's own folder here: by default `registry` below the engine's.
+/// Below the engine's state, and never in it: what the engine has is nobody's in a registry's eyes.
 fn folder(global: &Global) -> PathBuf {
-    match global.root.as_path() == Path::new(corten_engine::paths::DEFAULT_ROOT) {
-        true => global.root.join("registry"),
-        false => global.root.clone(),
-    }
+    global.root.join("registry")
 }
 
 pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
@@ -234,7 +230,7 @@ fn gc(global: &Global, args: &Gc) -> Result<(), Failure> {
         dry_run: args.dry_run,
     };
     let done = collect(&root, &options).map_err(|e| {
-        let hint = "--root names the registry's folder";
+        let hint = "the registry is the folder 'registry' below --root";
         Failure::hinted(Collect(root.clone(), e), hint)
     })?;
     if global.json {

@@ -8,11 +8,13 @@
 //! | `database` | PostgreSQL on a bind mount through a `kill -9` of everything |
 //! | `peers` | podman on corten-oci, containerd on our shim |
 //! | `crash` | `kill -9` at random moments, then repair |
+//! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
 //! | `mounts` | layers and images mounted on the host, and what stays of them |
 //! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
 //! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
 //! | `remote` | all tags, search, accounts, referrers, lists, sync |
+//! | `roundtrip` | through everybody, and the digests stay |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -32,7 +34,9 @@ mod peers;
 mod policy;
 mod pull;
 mod refusal;
+mod registry;
 mod remote;
+mod roundtrip;
 mod server;
 mod transfer;
 

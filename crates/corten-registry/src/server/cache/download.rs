@@ -22,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use super::super::ServerError;
 use super::super::reply::blocking;
 use super::super::storage::Of;
-use super::super::upload::random_id;
+use super::super::upload::{BUFFER, random_id};
 use super::Cache;
 use crate::client::{Descriptor, Error};
 use crate::protocol::header::Span;
@@ -167,10 +167,13 @@ enum Failed {
 impl Fetch {
     async fn run(self, file: std::fs::File) {
         let digest = &self.descriptor.digest;
+        // Clients come and go, and what they have begun goes on: there must not be any number of it.
+        let turn = self.cache.turns.acquire().await;
         let outcome = match self.fetch(file).await {
             Ok(()) => self.keep().await.map_err(Failed::from),
             Err(e) => Err(e),
         };
+        drop(turn);
         match outcome {
             Ok(()) => {
                 self.tell.send_replace(Progress::Done);
@@ -210,6 +213,7 @@ impl Fetch {
             source,
         };
         let mut file = tokio::fs::File::from_std(file);
+        file.set_max_buf_size(BUFFER);
         let mut position = 0;
         while let Some(bytes) = rx.recv().await {
             file.write_all(&bytes).await.map_err(failed)?;

@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 use corten_spec::{Digest, Reference};
 use http::StatusCode;
 use http::header::RETRY_AFTER;
+use tokio::sync::Semaphore;
 
 use super::manifests::{Put, found};
 use super::reply::{Failure, Reply, blocking, refuse, refuse_with};
@@ -37,6 +38,8 @@ pub(super) use download::Growing;
 
 /// After upstream gave no answer it is left in peace for so long where there is something of ours to give.
 const REST: Duration = Duration::from_secs(10);
+/// Downloads from upstream at once; more wait for their turn.
+const DOWNLOADS_AT_ONCE: usize = 16;
 
 /// A pull-through cache's settings.
 #[derive(Clone, Debug)]
@@ -72,25 +75,31 @@ pub(super) struct Cache {
     config: CacheConfig,
     storage: Arc<Storage>,
     downloads: Mutex<HashMap<Digest, Arc<Download>>>,
+    turns: Semaphore,
     /// Until when upstream is not asked what we can answer.
     resting: Mutex<Option<Instant>>,
 }
 
 impl Cache {
-    pub fn new(config: CacheConfig, storage: Arc<Storage>) -> Result<Self, ServerError> {
-        let (registry, plain) = registry(&config.upstream)?;
+    /// `registry` and `plain` are what [`registry`] makes of the upstream's address.
+    pub fn new(
+        config: CacheConfig,
+        (registry, plain): (String, bool),
+        storage: Arc<Storage>,
+    ) -> Self {
         let mut client = config.client.clone();
         if plain {
             client.plain_http.insert(registry.clone());
         }
-        Ok(Self {
+        Self {
             client: Client::new(client),
             registry,
             config,
             storage,
             downloads: Mutex::default(),
+            turns: Semaphore::new(DOWNLOADS_AT_ONCE),
             resting: Mutex::default(),
-        })
+        }
     }
 
     pub fn upstream(&self) -> &str {
@@ -286,12 +295,17 @@ impl Cache {
 /// Is it upstream's trouble, rather than an answer?
 fn is_away(error: &Error) -> bool {
     match error {
-        Error::UnknownManifest { .. }
-        | Error::UnknownBlob { .. }
-        | Error::Unauthorized { .. }
-        | Error::Denied { .. } => false,
+        Error::Connect { .. }
+        | Error::Timeout { .. }
+        | Error::Slow { .. }
+        | Error::Cut { .. }
+        | Error::Tls { .. }
+        | Error::Proxy { .. }
+        | Error::NotARegistry { .. }
+        | Error::RateLimited { .. } => true,
         Error::Status { status, .. } => *status >= 500,
-        _ => true,
+        // What is wrong with one image, or with our account, says nothing of the others.
+        _ => false,
     }
 }
 
@@ -328,7 +342,7 @@ fn unknown(name: &str) -> Failure {
 }
 
 /// How references name an upstream, and whether it speaks plain HTTP.
-fn registry(upstream: &str) -> Result<(String, bool), ServerError> {
+pub(super) fn registry(upstream: &str) -> Result<(String, bool), ServerError> {
     let bad = |why: &str| ServerError::Upstream {
         upstream: upstream.to_owned(),
         why: why.to_owned(),

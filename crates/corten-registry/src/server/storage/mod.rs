@@ -90,6 +90,7 @@ fn optional<T>(doing: &'static str, path: &Path, result: io::Result<T>) -> Resul
 impl Storage {
     /// For a server: nobody else may serve the folder. Clears what a crash left of its writing.
     pub fn open(root: &Path) -> Result<Self> {
+        not_an_engines(root)?;
         make_folders(root)?;
         let path = root.join("lock");
         let lock = lock_file(&path)?;
@@ -112,6 +113,7 @@ impl Storage {
 
     /// For a collector: beside a server, or alone.
     pub fn join(root: &Path) -> Result<Self> {
+        not_an_engines(root)?;
         let blobs = root.join("blobs");
         at("look at", &blobs, fs::metadata(&blobs))?;
         Ok(Self {
@@ -319,6 +321,16 @@ impl Storage {
     }
 }
 
+/// The engine's blobs lie in a folder of the same form, and no repository of ours names them.
+fn not_an_engines(root: &Path) -> Result<()> {
+    match root.join("corten.db").exists() {
+        true => Err(ServerError::Foreign {
+            root: root.to_owned(),
+        }),
+        false => Ok(()),
+    }
+}
+
 fn make_folders(root: &Path) -> Result<()> {
     for folder in ["uploads", "blobs", "repositories"] {
         let path = root.join(folder);
@@ -441,6 +453,16 @@ mod tests {
         assert!(!waiting.is_finished());
         drop(order);
         waiting.join().unwrap();
+    }
+
+    #[test]
+    fn an_engines_folder_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("blobs")).unwrap();
+        fs::write(dir.path().join("corten.db"), "").unwrap();
+        for refused in [Storage::open(dir.path()), Storage::join(dir.path())] {
+            assert!(matches!(refused, Err(ServerError::Foreign { .. })));
+        }
     }
 
     #[test]
