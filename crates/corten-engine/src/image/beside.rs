@@ -1,7 +1,7 @@
 //! A file that gets its name when it is whole. Until then it has none, so that whoever is killed leaves nothing; on file systems
 //! that have no such files it has another name meanwhile.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -17,13 +17,32 @@ use crate::rootfs::by_fd;
 pub struct Beside {
     pub file: File,
     target: PathBuf,
-    /// Its name meanwhile, where it has one.
-    named: Option<PathBuf>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Nameless,
+    /// By this name meanwhile.
+    Named(PathBuf),
+    /// A device or pipe takes what it gets at once: another file must not take its place.
+    Direct,
+    Published,
 }
 
 impl Beside {
-    /// In the target's folder, which is made if it is not there.
+    /// In the target's folder, which is made if it is not there. Where a link leads to a file, that file is replaced.
     pub fn create(target: &Path) -> Result<Self, Error> {
+        let target = fs::canonicalize(target).unwrap_or_else(|_| target.to_owned());
+        let kind = fs::metadata(&target).map(|m| m.file_type());
+        if kind.is_ok_and(|k| !k.is_file() && !k.is_dir()) {
+            let file = OpenOptions::new().write(true).open(&target);
+            return Ok(Self {
+                file: file.map_err(Error::io("open", &target))?,
+                target,
+                state: State::Direct,
+            });
+        }
         let folder = match target.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
             _ => Path::new("."),
@@ -32,47 +51,45 @@ impl Beside {
         let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
         // As for any new file, what the umask leaves of it.
         let mode = Mode::from_raw_mode(0o666);
-        let (file, named) = match rustix::fs::open(folder, flags, mode) {
-            Ok(fd) => (File::from(fd), None),
+        let (file, state) = match rustix::fs::open(folder, flags, mode) {
+            Ok(fd) => (File::from(fd), State::Nameless),
             // open(2): the kernel or the file system does not know O_TMPFILE.
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::INVAL) => {
-                let path = partial(target);
+                let path = partial(&target);
                 remove(&path)?;
                 let file = File::create_new(&path).map_err(Error::io("make", &path))?;
-                (file, Some(path))
+                (file, State::Named(path))
             }
-            Err(e) => return Err(Error::io("make", target)(e.into())),
+            Err(e) => return Err(Error::io("make", &target)(e.into())),
         };
         Ok(Self {
             file,
-            target: target.to_owned(),
-            named,
+            target,
+            state,
         })
     }
 
     /// The file gets its name, in place of whatever had it.
     pub fn publish(mut self) -> Result<(), Error> {
-        let path = match self.named.take() {
-            Some(path) => path,
-            None => {
-                let failed = |e: Errno| Error::io("name", &self.target)(e.into());
-                match self.link(&self.target) {
-                    Ok(()) => return Ok(()),
-                    Err(Errno::EXIST) => {}
-                    Err(e) => return Err(failed(e)),
-                }
+        let failed = |e: Errno| Error::io("name", &self.target)(e.into());
+        if let State::Nameless = self.state {
+            match self.link(&self.target) {
+                Ok(()) => self.state = State::Published,
                 // A link replaces nothing; a rename does.
-                let path = partial(&self.target);
-                remove(&path)?;
-                self.link(&path).map_err(failed)?;
-                path
+                Err(Errno::EXIST) => {
+                    let path = partial(&self.target);
+                    remove(&path)?;
+                    self.link(&path).map_err(failed)?;
+                    self.state = State::Named(path);
+                }
+                Err(e) => return Err(failed(e)),
             }
-        };
-        fs::rename(&path, &self.target).map_err(|e| {
-            // The failure that led here is the one to tell.
-            let _ = fs::remove_file(&path);
-            Error::io("rename into", &self.target)(e)
-        })
+        }
+        if let State::Named(path) = &self.state {
+            fs::rename(path, &self.target).map_err(Error::io("rename into", &self.target))?;
+            self.state = State::Published;
+        }
+        Ok(())
     }
 
     fn link(&self, path: &Path) -> Result<(), Errno> {
@@ -83,7 +100,7 @@ impl Beside {
 
 impl Drop for Beside {
     fn drop(&mut self) {
-        if let Some(path) = &self.named {
+        if let State::Named(path) = &self.state {
             // The failure that led here is the one to tell.
             let _ = fs::remove_file(path);
         }
@@ -123,6 +140,19 @@ mod tests {
             assert_eq!(fs::read_to_string(&target).unwrap(), text);
             assert_eq!(names(), 1);
         }
+        // What is no file stays what it is, and a link stays one.
+        let null = Beside::create(Path::new("/dev/null")).unwrap();
+        (&null.file).write_all(b"gone").unwrap();
+        null.publish().unwrap();
+        assert!(!fs::metadata("/dev/null").unwrap().is_file());
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let mut new = Beside::create(&link).unwrap();
+        new.file.write_all(b"by way of a link").unwrap();
+        new.publish().unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "by way of a link");
+        fs::write(&target, "second").unwrap();
         drop(Beside::create(&target).unwrap());
         assert_eq!(fs::read_to_string(&target).unwrap(), "second");
         assert_eq!(names(), 1);

@@ -244,7 +244,7 @@ impl Shelf {
             Inner::Closed => return Err(closed()),
         };
         let path = folder.join(&name);
-        if path.metadata().is_ok_and(|m| m.len() == descriptor.size) {
+        if is_there(&path, descriptor)? {
             return Ok(Put::Present);
         }
         let new = Beside::create(&path)?;
@@ -300,6 +300,21 @@ impl Shelf {
             Inner::Folder(_) | Inner::Closed => Ok(()),
         }
     }
+}
+
+/// A file of that name need not be what it is named after.
+fn is_there(path: &Path, descriptor: &Descriptor) -> Result<bool, Error> {
+    let file = match fs::File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file.map_err(Error::io("open", path))?,
+    };
+    let meta = file.metadata().map_err(Error::io("read", path))?;
+    if !meta.is_file() || meta.len() != descriptor.size {
+        return Ok(false);
+    }
+    let mut checked = Checked::new(Box::new(file), descriptor);
+    io::copy(&mut checked, &mut io::sink()).map_err(Error::io("read", path))?;
+    Ok(checked.hasher.finish() == descriptor.digest)
 }
 
 fn closed() -> Error {
