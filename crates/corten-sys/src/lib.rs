@@ -28,6 +28,7 @@ pub mod signal;
 pub mod socket;
 pub mod spawn;
 pub mod trampoline;
+pub mod verity;
 pub mod weaken;
 
 pub use rustix::io::Errno;

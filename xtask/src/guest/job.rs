@@ -16,6 +16,8 @@ pub struct Binary {
     pub path: PathBuf,
     /// The package's folder, in which cargo runs tests.
     pub folder: PathBuf,
+    /// Of its tests, only those with this in their names; empty is all.
+    pub only: String,
 }
 
 /// How the guest gets its root file system.
@@ -67,7 +69,7 @@ impl Job {
         let binaries: Vec<Value> = self
             .binaries
             .iter()
-            .map(|b| json!({"name": b.name, "path": b.path, "folder": b.folder}))
+            .map(|b| json!({"name": b.name, "path": b.path, "folder": b.folder, "only": b.only}))
             .collect();
         json!({
             "binaries": binaries, "filters": self.filters, "shard": self.shard, "of": self.of,
@@ -86,6 +88,7 @@ impl Job {
                 name: b["name"].as_str()?.into(),
                 path: b["path"].as_str()?.into(),
                 folder: b["folder"].as_str()?.into(),
+                only: b["only"].as_str()?.into(),
             })
         });
         let environment = value["environment"].as_object()?.iter();
@@ -127,6 +130,7 @@ mod tests {
                 name: "corten-cgroup::it".into(),
                 path: "/t/it-1".into(),
                 folder: "/c".into(),
+                only: "verity".into(),
             }],
             filters: vec!["v2".into()],
             shard: 1,

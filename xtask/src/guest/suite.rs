@@ -8,8 +8,12 @@ use serde_json::Value;
 use super::job::Binary;
 use crate::failure::{Context, Result, failure};
 
-/// Whose tests need a kernel of another sort.
-const PACKAGES: &[&str] = &["corten-cgroup", "corten-runtime"];
+/// Whose tests need a kernel of another sort, and which of them; an empty part is all.
+const PACKAGES: &[(&str, &str)] = &[
+    ("corten-cgroup", ""),
+    ("corten-runtime", ""),
+    ("corten-store", "verity"),
+];
 
 /// What to build. Features are decided together, so binaries of the whole workspace are others than those
 /// of two packages: after a run of all tests the first costs nothing, in daily work the second is quicker.
@@ -28,7 +32,7 @@ pub fn build(scope: Scope) -> Result<Vec<Binary>> {
     ];
     match scope {
         Scope::Workspace => args.push("--workspace"),
-        Scope::Packages => args.extend(PACKAGES.iter().flat_map(|name| ["-p", name])),
+        Scope::Packages => args.extend(PACKAGES.iter().flat_map(|(name, _)| ["-p", name])),
     }
     println!("step guest build: cargo {}", args.join(" "));
     let out = Command::new(env!("CARGO"))
@@ -54,7 +58,8 @@ fn binary(line: &str) -> Option<Binary> {
     let folder = PathBuf::from(value["manifest_path"].as_str()?);
     let folder = folder.parent()?;
     let package = folder.file_name()?.to_str()?;
-    if !value["profile"]["test"].as_bool()? || !PACKAGES.contains(&package) {
+    let (_, only) = PACKAGES.iter().find(|(name, _)| *name == package)?;
+    if !value["profile"]["test"].as_bool()? {
         return None;
     }
     let target = value["target"]["name"].as_str()?;
@@ -67,6 +72,7 @@ fn binary(line: &str) -> Option<Binary> {
         name,
         path: path.into(),
         folder: folder.into(),
+        only: (*only).to_owned(),
     })
 }
 
@@ -78,12 +84,15 @@ mod tests {
         "target":{"kind":["test"],"name":"it"},"profile":{"test":true},"executable":"/w/target/deps/it-1"}"#;
 
     #[test]
-    fn test_binaries_of_the_two_packages_are_taken() {
+    fn test_binaries_of_the_packages_are_taken() {
         let found = binary(LINE).unwrap();
         assert_eq!(found.name, "corten-cgroup::it");
         assert_eq!(found.path.to_str(), Some("/w/target/deps/it-1"));
         assert_eq!(found.folder.to_str(), Some("/w/crates/corten-cgroup"));
-        assert_eq!(binary(&LINE.replace("cgroup/", "store/")), None);
+        assert_eq!(found.only, "");
+        let store = binary(&LINE.replace("cgroup/", "store/")).unwrap();
+        assert_eq!(store.only, "verity");
+        assert_eq!(binary(&LINE.replace("cgroup/", "net/")), None);
         assert_eq!(binary(&LINE.replace("true", "false")), None);
         assert_eq!(binary(r#"{"reason":"build-finished"}"#), None);
     }

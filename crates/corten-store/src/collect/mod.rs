@@ -17,6 +17,7 @@ use std::io;
 use rusqlite::Transaction;
 
 use crate::error::{Error, Result};
+use crate::layer::verity::seal;
 use crate::layer::{LayerId, erofs};
 use crate::metadata::{dead_leases, owner, parsed};
 use crate::snapshot::attach;
@@ -94,6 +95,9 @@ impl Store {
         let mut ids = Vec::new();
         for (id, is_tree) in unflushed {
             if is_tree || self.sync_image(&id)? {
+                if !is_tree {
+                    seal(self, &id)?;
+                }
                 ids.push(id);
             }
         }

@@ -20,6 +20,7 @@ mod pipe;
 mod record;
 pub(crate) mod tar;
 mod unpack;
+pub(crate) mod verity;
 
 pub(crate) use entry::{join, split};
 pub use erofs::Packing;

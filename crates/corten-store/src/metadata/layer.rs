@@ -26,6 +26,8 @@ pub(crate) struct LayerRow {
     pub form: Form,
     /// The digest of an image's index.
     pub index: Option<Digest>,
+    /// The measures of its files, if they are sealed.
+    pub verity: Option<String>,
     boot: Option<String>,
 }
 
@@ -100,7 +102,7 @@ impl LayerRow {
     }
 }
 
-const COLUMNS: &str = "SELECT id, base, below, names_root, opaque_root, pending IS NOT NULL, boot, form, image FROM layer";
+const COLUMNS: &str = "SELECT id, base, below, names_root, opaque_root, pending IS NOT NULL, boot, form, image, verity FROM layer";
 
 pub(crate) fn get(c: &Connection, id: &LayerId) -> rusqlite::Result<Option<LayerRow>> {
     c.prepare(&format!("{COLUMNS} WHERE id = ?1"))?
@@ -159,6 +161,7 @@ fn read(r: &Row<'_>) -> rusqlite::Result<LayerRow> {
             rusqlite::types::ValueRef::Null => None,
             _ => Some(parsed(r, 8)?),
         },
+        verity: r.get(9)?,
     })
 }
 
@@ -194,7 +197,7 @@ pub(crate) fn distrust(store: &Store, id: &LayerId) -> Result<()> {
     let op = "give up a layer's image";
     store.db().write(op, |t| {
         t.execute(
-            "UPDATE layer SET boot = '', image = NULL WHERE id = ?1",
+            "UPDATE layer SET boot = '', image = NULL, verity = NULL WHERE id = ?1",
             [id.as_str()],
         )
         .map(|_| ())
@@ -264,7 +267,7 @@ pub(crate) fn publish(
     t.execute(
         "INSERT INTO layer (id, base, below, form, names_root, opaque_root, pending, size, entries, boot, added, image)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
-         ON CONFLICT (id) DO UPDATE SET boot = excluded.boot, form = excluded.form, image = excluded.image",
+         ON CONFLICT (id) DO UPDATE SET boot = excluded.boot, form = excluded.form, image = excluded.image, verity = NULL",
         params![
             new.id.as_str(),
             new.base.map(LayerId::as_str),

@@ -108,6 +108,8 @@ CREATE TABLE lease_snapshot (
 /// metadata image, by which it is checked after a power cut.
 const IMAGES: &str = "
 ALTER TABLE layer ADD COLUMN image TEXT;
+-- The fs-verity measures of an image's files, where the file system has that: NAME=HEX, a space between.
+ALTER TABLE layer ADD COLUMN verity TEXT;
 -- Images that somebody has mounted on the host. `key` is that of a snapshot.
 CREATE TABLE mounted (
     key TEXT PRIMARY KEY, reference TEXT NOT NULL, path TEXT NOT NULL, added INTEGER NOT NULL

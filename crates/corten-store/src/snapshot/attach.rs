@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use crate::error::{Error, Result};
-use crate::layer::{Form, LayerId, erofs};
+use crate::layer::{Form, LayerId, erofs, verity};
 use crate::metadata::layer::LayerRow;
 use crate::store::{Store, open_folder};
 
@@ -72,6 +72,9 @@ pub(crate) fn is_attached(store: &Store, stack: &[LayerRow]) -> Result<bool> {
 }
 
 fn mount(store: &Store, row: &LayerRow) -> Result<OwnedFd> {
+    if let Some(measures) = &row.verity {
+        verity::check(store, &row.id, measures)?;
+    }
     erofs::mount(&store.layer_path(&row.id)).map_err(|source| Error::Mount {
         layer: row.id.to_string(),
         source,

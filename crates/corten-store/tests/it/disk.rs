@@ -11,7 +11,7 @@ use corten_store::{Begin, Error, Lease, Store};
 
 use crate::fixture::{describe, gzip, names, noise, run};
 
-const DISK: &str = "CORTEN_TEST_DISK";
+const DISK: &str = "CORTEN_SMALL_DISK";
 
 /// Runs `test` with a tmpfs of these options at the path that it gets.
 fn on_small_disk(name: &str, options: &str, test: impl FnOnce(&Path)) {

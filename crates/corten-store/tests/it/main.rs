@@ -12,3 +12,4 @@ mod overlay;
 mod peers;
 mod process;
 mod rows;
+mod verity;

@@ -1,0 +1,92 @@
+//! Images on a file system with fs-verity. Few kernels of test machines have it, so these run in an emulated machine too
+//! (`cargo xtask test --guest=qemu -- verity`), on a disk of their own.
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::process::Command;
+
+use corten_store::snapshot::conformance::archive::Archive;
+use corten_store::snapshot::conformance::layer;
+use corten_store::{Error, LayerChoice, Options, Packing, Snapshotter as _, Store};
+use corten_testkit::need;
+use rustix::mount::{MountFlags, UnmountFlags};
+use tempfile::TempDir;
+
+use crate::fixture::run;
+
+/// A file system with fs-verity, mounted; `None`, with the reason told, where that cannot be.
+struct Disk {
+    folder: TempDir,
+}
+
+impl Disk {
+    fn new() -> Option<Self> {
+        let Ok(device) = std::env::var("CORTEN_TEST_DISK") else {
+            need::skip("CORTEN_TEST_DISK names no disk to write to");
+            return None;
+        };
+        run(Command::new("mkfs.ext4")
+            .args(["-q", "-F", "-b", "4096", "-O", "verity"])
+            .arg(&device));
+        let folder = tempfile::tempdir().unwrap();
+        let flags = MountFlags::empty();
+        match rustix::mount::mount(device.as_str(), folder.path(), "ext4", flags, None) {
+            Ok(()) => Some(Self { folder }),
+            Err(e) => {
+                need::skip(format!("this kernel mounts no ext4 with verity: {e}"));
+                None
+            }
+        }
+    }
+
+    fn root(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        rustix::mount::unmount(self.folder.path(), UnmountFlags::DETACH).unwrap();
+    }
+}
+
+#[test]
+fn verity_seals_what_is_flushed() {
+    let Some(disk) = Disk::new() else { return };
+    let options = Options {
+        layers: LayerChoice::Erofs(Packing::Tar),
+        ..Options::default()
+    };
+    let store = Store::open_with(&disk.root().join("root"), options).unwrap();
+    let lease = store.lease("test").unwrap();
+    lease.hold_snapshot("k").unwrap();
+    let tar = Archive::new().file("a", &"a".repeat(100_000)).finish();
+    let id = layer(&store, &lease, &tar).unwrap();
+    let folder = store.root().join("layers").join(id.as_str());
+    let measure = |name: &str| {
+        corten_sys::verity::measure(fs::File::open(folder.join(name)).unwrap()).unwrap()
+    };
+    assert_eq!(measure("data"), None);
+    store.flush().unwrap();
+    for name in ["data", "meta"] {
+        assert_eq!(measure(name).unwrap().len(), 32, "{name}");
+        let refused = OpenOptions::new().write(true).open(folder.join(name));
+        assert_eq!(
+            refused.unwrap_err().raw_os_error(),
+            Some(1),
+            "{name} can no longer be written"
+        );
+    }
+    // Sealed again it stays as it was.
+    let before = measure("data");
+    store.flush().unwrap();
+    assert_eq!(measure("data"), before);
+
+    // The same bytes in another file are not the file that was sealed.
+    fs::copy(folder.join("data"), folder.join("copy")).unwrap();
+    fs::rename(folder.join("copy"), folder.join("data")).unwrap();
+    match store.snapshotter().prepare("k", &[id]) {
+        Err(Error::Damaged { why, .. }) => assert!(why.contains("data"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
