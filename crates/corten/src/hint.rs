@@ -149,6 +149,9 @@ fn image(error: &ImageError) -> String {
         ImageError::Platform { .. } => {
             "'corten pull --platform' gets another; 'corten image platforms' lists them".into()
         }
+        ImageError::Mounted { name, .. } => {
+            format!("'corten image unmount {name}' first, or use 'corten rmi --force'")
+        }
         ImageError::Exists { path } => format!("remove {} first, or name another", path.display()),
         ImageError::Archive { .. } | ImageError::Member { .. } => {
             "an archive is what 'corten save', docker, podman or skopeo wrote; make it again".into()

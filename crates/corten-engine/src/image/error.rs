@@ -9,6 +9,8 @@ use corten_spec::{Digest, Kind};
 pub enum Error {
     #[error("filter {text:?} cannot be used: {why}")]
     Filter { text: String, why: &'static str },
+    #[error("image {name} is mounted at {path:?}")]
+    Mounted { name: String, path: PathBuf },
     #[error("{name:?} names a digest, and a tag cannot be pointed at one by name")]
     TagWithDigest { name: String },
     #[error("image {image:?} is not here for {wanted}, only for {}", .here.join(", "))]
@@ -47,6 +49,7 @@ impl Error {
         match self {
             Self::Platform { .. } => Kind::NotFound,
             Self::Exists { .. } => Kind::AlreadyExists,
+            Self::Mounted { .. } => Kind::Conflict,
             Self::Filter { .. }
             | Self::TagWithDigest { .. }
             | Self::Archive { .. }

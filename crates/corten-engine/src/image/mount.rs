@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use corten_spec::Kind;
+use corten_spec::{Kind, Reference};
 use corten_store::{ImageRecord, LayerId, MountedImage, Snapshotter as _};
 use corten_sys::mount::{self, Attributes, Change, Propagation};
 use rustix::fs::CWD;
@@ -52,14 +52,32 @@ impl Engine {
         Ok(row.path)
     }
 
-    /// Takes it away; `false` if it was not mounted. Whoever has a file of it open keeps that.
-    pub fn unmount_image(&self, image: &ImageRecord) -> Result<bool, Error> {
-        let row = self.mounted_row(image);
-        let known = self.store.mounted()?.iter().any(|m| m.key == row.key);
-        if known {
-            self.forget_mounted(&row)?;
-        }
-        Ok(known)
+    /// Takes the folder of an image away, found by any of its names, or by the one that it was mounted under: the image itself may be
+    /// gone. Whoever has a file of it open keeps that. `None`: it is not mounted.
+    pub fn unmount_image(&self, name: &str) -> Result<Option<MountedImage>, Error> {
+        let key = match self.image(name) {
+            Ok(image) => Some(self.mounted_row(&image).key),
+            Err(Error::ImageMissing { .. }) => None,
+            Err(e) => return Err(e),
+        };
+        let whole = name.parse::<Reference>().map(|r| r.to_string());
+        let whole = whole.unwrap_or_else(|_| name.to_owned());
+        let rows = self.store.mounted()?;
+        let named = |m: &MountedImage| match &key {
+            Some(key) => m.key == *key,
+            None => m.reference == whole,
+        };
+        let Some(row) = rows.into_iter().find(named) else {
+            return Ok(None);
+        };
+        self.forget_mounted(&row)?;
+        Ok(Some(row))
+    }
+
+    /// Where this image is mounted.
+    pub(super) fn mount_of(&self, image: &ImageRecord) -> Result<Option<MountedImage>, Error> {
+        let key = self.mounted_row(image).key;
+        Ok(self.mounted_images()?.into_iter().find(|m| m.key == key))
     }
 
     /// The images that are mounted, by reference.

@@ -3,6 +3,7 @@
 use corten_spec::{Digest, Reference};
 use corten_store::ImageRecord;
 
+use super::ImageError;
 use super::filter::Filters;
 use super::listing::is_untagged;
 use crate::Engine;
@@ -21,7 +22,7 @@ pub struct Removed {
 
 impl Engine {
     /// Takes names away; blobs and layers go with their last user. An image that a
-    /// container was made from stays, unless `force`: then the name goes and the layers stay until
+    /// container was made from, or that is mounted, stays, unless `force`: then the name goes and the layers stay until
     /// the container does. An id stands for all names of its image, several of which need `force`.
     pub fn remove_image(&self, name: &str, force: bool) -> Result<Removed, Error> {
         let record = self.image(name)?;
@@ -37,6 +38,10 @@ impl Engine {
                     name: name.into(),
                     container: user.name.to_string(),
                 });
+            }
+            if let (1, Some(mounted)) = (names.len(), self.mount_of(&record)?) {
+                let (name, path) = (name.to_owned(), mounted.path);
+                return Err(ImageError::Mounted { name, path }.into());
             }
         }
         let id = name.strip_prefix("sha256:").unwrap_or(name);
@@ -72,7 +77,8 @@ impl Engine {
         let mut removed = Removed::default();
         for image in self.list_images(filters)? {
             let record = &image.record;
-            if image.containers > 0 || !(all || is_untagged(&record.reference)) {
+            let used = image.containers > 0 || self.mount_of(record)?.is_some();
+            if used || !(all || is_untagged(&record.reference)) {
                 continue;
             }
             self.store.remove_image(&record.reference)?;

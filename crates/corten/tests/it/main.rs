@@ -10,6 +10,7 @@
 //! | `crash` | `kill -9` at random moments, then repair |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
+//! | `mounts` | layers and images mounted on the host, and what stays of them |
 //! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
 //! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
 //! | `remote` | all tags, search, accounts, referrers, lists, sync |
@@ -27,6 +28,7 @@ mod images;
 mod interactive;
 mod lifecycle;
 mod limits;
+mod mounts;
 mod peers;
 mod policy;
 mod pull;

@@ -7,6 +7,7 @@ pub mod import;
 pub mod inspect;
 pub mod load;
 pub mod ls;
+pub mod mount;
 pub mod prune;
 pub mod push;
 pub mod referrers;
@@ -38,6 +39,9 @@ pub enum Command {
     Artifact(referrers::ArtifactArgs),
     Pull(super::pull::Args),
     Push(push::Args),
+    Mount(mount::MountArgs),
+    #[command(visible_alias = "umount")]
+    Unmount(mount::UnmountArgs),
     Save(save::Args),
     Load(load::Args),
     Import(import::Args),
@@ -61,6 +65,8 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
         Command::Artifact(args) => referrers::artifact(global, args),
         Command::Pull(args) => super::pull::run(global, args),
         Command::Push(args) => push::run(global, args),
+        Command::Mount(args) => mount::mount(global, args),
+        Command::Unmount(args) => mount::unmount(global, args),
         Command::Save(args) => save::run(global, args),
         Command::Load(args) => load::run(global, args),
         Command::Import(args) => import::run(global, args),
