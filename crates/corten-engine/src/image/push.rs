@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use corten_registry::client::{Client, ClientConfig};
 use corten_spec::{Digest, Platform, Reference};
+use corten_store::{ImageRecord, Lease};
 
 use super::Progress;
 use super::copy::source::Source;
@@ -46,7 +47,7 @@ impl Engine {
         let reference: Reference = name.parse()?;
         // What is pushed must not be collected meanwhile.
         let lease = self.store.lease("push")?;
-        lease.hold_blob(&record.target.digest)?;
+        hold(&lease, &record)?;
         let wanted = match &options.platform {
             Some(p) => Wanted::Platform(p.clone()),
             None => Wanted::Whole(platform_of(&self.config_of_image(&record)?)),
@@ -96,4 +97,16 @@ impl Engine {
             false => Ok(found),
         }
     }
+}
+
+/// Keeps all of an image's blobs, whatever becomes of its names meanwhile.
+pub(super) fn hold(lease: &Lease, record: &ImageRecord) -> Result<(), Error> {
+    let documents = [&record.target.digest, &record.manifest, &record.config];
+    for digest in documents
+        .into_iter()
+        .chain(record.layers.iter().map(|l| &l.digest))
+    {
+        lease.hold_blob(digest)?;
+    }
+    Ok(())
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use corten_spec::{Platform, Reference};
+use corten_store::Lease;
 
 use super::copy::bindings::{Bindings, Layout};
 use super::copy::source::Source;
@@ -60,7 +61,8 @@ impl Engine {
             .into());
         }
         // Before anything is written: is all there?
-        let sources = self.sources(names, platform)?;
+        let lease = self.store.lease("save")?;
+        let sources = self.sources(names, platform, &lease)?;
         match output {
             Output::Path(path) if folder => {
                 let index = path.join("index.json");
@@ -91,10 +93,16 @@ impl Engine {
         }
     }
 
-    fn sources(&self, names: &[String], platform: Option<&Platform>) -> Result<Vec<Saved>, Error> {
+    fn sources(
+        &self,
+        names: &[String],
+        platform: Option<&Platform>,
+        lease: &Lease,
+    ) -> Result<Vec<Saved>, Error> {
         let mut found: Vec<Saved> = Vec::new();
         for name in names {
             let record = self.image(name)?;
+            super::push::hold(lease, &record)?;
             let wanted = match platform {
                 Some(p) => Wanted::Platform(p.clone()),
                 None => Wanted::Whole(platform_of(&self.config_of_image(&record)?)),

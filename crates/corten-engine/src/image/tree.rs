@@ -88,93 +88,51 @@ fn entry<W: Write>(
     seen: &Seen,
     links: &mut HashMap<(u64, u64), Vec<u8>>,
 ) -> io::Result<()> {
-    let stat = &seen.stat;
-    let device = (
-        rustix::fs::major(stat.st_rdev),
-        rustix::fs::minor(stat.st_rdev),
-    );
-    if form == Form::Layer && kind == FileType::CharacterDevice && device == (0, 0) {
+    if form == Form::Layer && is_whiteout(kind, &seen.stat) {
         let (folder, name) = split(path);
         let whiteout = join(folder, &[b".wh.", name].concat());
         return out.entry(&Entry::file(&whiteout, 0), &mut io::empty());
     }
-    let opaque = seen.xattrs.iter().any(|(n, v)| n == OPAQUE && v == b"y");
-    let xattrs: Vec<_> = seen
+    let Some(kind) = kind_of(kind) else {
+        return Ok(());
+    };
+    let name = match (kind, path) {
+        (Kind::Folder, b"") => b"./".to_vec(),
+        (Kind::Folder, path) => [path, b"/"].concat(),
+        (_, path) => path.to_vec(),
+    };
+    let xattrs: Xattrs = seen
         .xattrs
         .iter()
         .filter(|(n, _)| travels(n))
         .cloned()
         .collect();
-    let mut name = path.to_vec();
-    if kind == FileType::Directory {
-        name = match path.is_empty() {
-            true => b"./".to_vec(),
-            false => [path, b"/"].concat(),
-        };
-    }
     let mut entry = Entry {
-        path: &name,
-        kind: match kind {
-            FileType::Directory => Kind::Folder,
-            FileType::Symlink => Kind::Symlink,
-            FileType::CharacterDevice => Kind::Char,
-            FileType::BlockDevice => Kind::Block,
-            FileType::Fifo => Kind::Fifo,
-            FileType::RegularFile => Kind::File,
-            // Sockets are somebody's, and of no use without them.
-            _ => return Ok(()),
-        },
-        link: b"",
-        mode: stat.st_mode & 0o7777,
-        uid: stat.st_uid,
-        gid: stat.st_gid,
-        size: 0,
-        mtime: (
-            stat.st_mtime,
-            u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-        ),
-        device,
         xattrs: &xattrs,
-        data: None,
+        ..looks(&name, kind, &seen.stat)
     };
-    let id = (stat.st_dev, stat.st_ino);
-    if kind != FileType::Directory && stat.st_nlink > 1 {
-        if let Some(first) = links.get(&id) {
-            let (kind, xattrs) = (Kind::Hardlink, &[][..]);
-            let link = first.clone();
-            return out.entry(
-                &Entry {
-                    kind,
-                    link: &link,
-                    xattrs,
-                    ..entry
-                },
-                &mut io::empty(),
-            );
-        }
-        links.insert(id, path.to_vec());
+    if let Some(first) = earlier(links, path, kind, &seen.stat) {
+        let (kind, xattrs) = (Kind::Hardlink, &[][..]);
+        return out.entry(
+            &Entry {
+                kind,
+                link: &first,
+                xattrs,
+                ..entry
+            },
+            &mut io::empty(),
+        );
     }
     match kind {
-        FileType::RegularFile => {
-            let file = File::open(by_fd(seen.fd.as_fd()))?;
-            entry.size = u64::try_from(stat.st_size).unwrap_or(0);
-            let parts = parts(&file, stat)?;
-            entry.data = parts.as_deref();
-            let whole = [(0, entry.size)];
-            let mut content = Content {
-                file: &file,
-                parts: parts.as_deref().unwrap_or(&whole),
-                at: 0,
-            };
-            out.entry(&entry, &mut content)
-        }
-        FileType::Symlink => {
+        Kind::File => file(out, entry, seen),
+        Kind::Symlink => {
             let link = rustix::fs::readlinkat(&seen.fd, "", Vec::new())?;
             entry.link = link.as_bytes();
             out.entry(&entry, &mut io::empty())
         }
         _ => {
             out.entry(&entry, &mut io::empty())?;
+            let opaque = seen.xattrs.iter().any(|(n, v)| n == OPAQUE && v == b"y");
             if form == Form::Layer && opaque {
                 let mark = join(path, b".wh..wh..opq");
                 out.entry(&Entry::file(&mark, 0), &mut io::empty())?;
@@ -182,6 +140,83 @@ fn entry<W: Write>(
             Ok(())
         }
     }
+}
+
+/// The overlay's own mark of a removal.
+fn is_whiteout(kind: FileType, stat: &Stat) -> bool {
+    kind == FileType::CharacterDevice && device(stat) == (0, 0)
+}
+
+fn device(stat: &Stat) -> (u32, u32) {
+    (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    )
+}
+
+/// `None` for sockets, which are somebody's, and of no use without them.
+fn kind_of(kind: FileType) -> Option<Kind> {
+    Some(match kind {
+        FileType::Directory => Kind::Folder,
+        FileType::Symlink => Kind::Symlink,
+        FileType::CharacterDevice => Kind::Char,
+        FileType::BlockDevice => Kind::Block,
+        FileType::Fifo => Kind::Fifo,
+        FileType::RegularFile => Kind::File,
+        _ => return None,
+    })
+}
+
+fn looks<'a>(name: &'a [u8], kind: Kind, stat: &Stat) -> Entry<'a> {
+    Entry {
+        kind,
+        mode: stat.st_mode & 0o7777,
+        uid: stat.st_uid,
+        gid: stat.st_gid,
+        mtime: (
+            stat.st_mtime,
+            u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
+        ),
+        device: device(stat),
+        ..Entry::file(name, 0)
+    }
+}
+
+/// The path under which the same file came already; otherwise this one is remembered.
+fn earlier(
+    links: &mut HashMap<(u64, u64), Vec<u8>>,
+    path: &[u8],
+    kind: Kind,
+    stat: &Stat,
+) -> Option<Vec<u8>> {
+    if kind == Kind::Folder || stat.st_nlink < 2 {
+        return None;
+    }
+    let id = (stat.st_dev, stat.st_ino);
+    let first = links.get(&id).cloned();
+    if first.is_none() {
+        links.insert(id, path.to_vec());
+    }
+    first
+}
+
+fn file<W: Write>(out: &mut Writer<W>, mut entry: Entry<'_>, seen: &Seen) -> io::Result<()> {
+    let file = File::open(by_fd(seen.fd.as_fd()))?;
+    entry.size = u64::try_from(seen.stat.st_size).unwrap_or(0);
+    let whole = [(0, entry.size)];
+    let parts = parts(&file, &seen.stat)?;
+    let mut content = Content {
+        file: &file,
+        parts: parts.as_deref().unwrap_or(&whole),
+        at: 0,
+    };
+    out.entry(
+        &Entry {
+            data: parts.as_deref(),
+            ..entry
+        },
+        &mut content,
+    )
 }
 
 fn open(root: &OwnedFd, path: &[u8], flags: OFlags) -> Result<OwnedFd, Errno> {

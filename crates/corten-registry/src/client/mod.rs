@@ -18,6 +18,7 @@ mod backoff;
 mod blob;
 pub mod config;
 mod connect;
+mod document;
 mod endpoint;
 mod error;
 mod hosts;
@@ -367,6 +368,17 @@ impl Client {
                 return Ok(found);
             }
         }
+    }
+
+    /// A small document by its URL, of something that belongs to a registry and lies elsewhere; `None` where there is none.
+    pub async fn document(
+        &self,
+        registry: &str,
+        url: &str,
+        max: usize,
+    ) -> Result<Option<Bytes>, Error> {
+        let endpoint = self.own_endpoint(registry)?;
+        document::get(&self.inner.session, &endpoint, url, max).await
     }
 
     /// Asks a registry (`HOST[:PORT]`) whether it lets us in, as whom the configuration names.

@@ -221,7 +221,6 @@ impl Snapshotter for Overlay {
 
     fn remove(&self, key: &str) -> Result<()> {
         check_key(key)?;
-        let folder = self.folder(key);
         let op = "remove a snapshot";
         self.store.db().write(op, |t| {
             if !exists(t, key)? {
@@ -230,8 +229,15 @@ impl Snapshotter for Overlay {
             let images = rows::images_of(t, key).map_err(Error::db(op))?;
             t.execute("DELETE FROM snapshot WHERE key = ?1", [key])
                 .map_err(Error::db(op))?;
-            trash::put(&self.store, &folder)?;
             attach::release(&self.store, t, &images)
+        })?;
+        // The row has gone first, and for good: a kill from here on leaves a folder without one, which is garbage. In a transaction of its
+        // own, since somebody may have taken the key again.
+        self.store.db().write(op, |t| {
+            if !exists(t, key)? {
+                trash::put(&self.store, &self.folder(key))?;
+            }
+            Ok(())
         })
     }
 

@@ -1,6 +1,8 @@
 //! `corten manifest …`: lists of images for several platforms.
 
+use corten_engine::image::ImageError;
 use corten_engine::image::list::{Annotate, List};
+use corten_engine::{Engine, Error};
 use corten_registry::client::ClientConfig;
 use corten_spec::Reference;
 use serde_json::{Value, json};
@@ -137,7 +139,6 @@ impl AnnotateFlags {
 
 pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
     let engine = global.engine()?;
-    let client = || ClientConfig::load(engine.paths().etc());
     match command {
         Command::Create {
             amend,
@@ -145,38 +146,13 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             format,
             list,
             images,
-        } => {
-            let mut made = engine.create_list(&list, format == "v2s2", amend)?;
-            let added = images.iter().try_for_each(|image| {
-                engine
-                    .add_to_list(&mut made, image, all, client())
-                    .map(|_| ())
-            });
-            if let Err(e) = added {
-                if !amend {
-                    // It is ours, and not what was asked for.
-                    let _gone = engine.remove_list(&list);
-                }
-                return Err(e.into());
-            }
-            Ok(output::line(&made.name)?)
-        }
+        } => create(&engine, &list, &images, &format, amend, all),
         Command::Add {
             all,
             annotate,
             list,
             images,
-        } => {
-            let annotate = annotate.read();
-            let mut found = engine.manifest_list(&list)?;
-            for image in &images {
-                for digest in engine.add_to_list(&mut found, image, all, client())? {
-                    engine.annotate_list(&mut found, &digest.to_string(), &annotate)?;
-                    output::line(digest)?;
-                }
-            }
-            Ok(())
-        }
+        } => add(&engine, &list, &images, &annotate.read(), all),
         Command::Annotate {
             annotate,
             list,
@@ -189,37 +165,91 @@ pub fn run(global: &Global, command: Command) -> Result<(), Failure> {
             let mut found = engine.manifest_list(&list)?;
             Ok(output::line(engine.remove_from_list(&mut found, &image)?)?)
         }
-        Command::Inspect { name } => match engine.manifest_list(&name) {
-            Ok(list) => Ok(output::json(&list.document())?),
-            Err(_) => {
-                let reference: Reference = name.parse().map_err(corten_engine::Error::from)?;
-                Ok(output::json(
-                    &engine.artifact(&reference, client())?.manifest,
-                )?)
-            }
-        },
+        Command::Inspect { name } => inspect(&engine, &name),
         Command::Ls { format } => ls(global, &engine.manifest_lists()?, format.as_deref()),
         Command::Push {
             purge,
             quiet,
             list,
             destination,
-        } => {
-            let found = engine.manifest_list(&list)?;
-            let to = destination.as_deref().unwrap_or(&found.name);
-            let to: Reference = to
-                .strip_prefix("docker://")
-                .unwrap_or(to)
-                .parse()
-                .map_err(corten_engine::Error::from)?;
-            let digest = engine.push_list(&found, &to, client(), progress::of(quiet))?;
-            if purge {
-                engine.remove_list(&list)?;
-            }
-            Ok(output::line(digest)?)
-        }
+        } => push(&engine, &list, destination.as_deref(), purge, quiet),
         Command::Rm { lists } => each(&lists, |name| Ok(engine.remove_list(name)?)),
     }
+}
+
+fn client(engine: &Engine) -> ClientConfig {
+    ClientConfig::load(engine.paths().etc())
+}
+
+fn create(
+    engine: &Engine,
+    list: &str,
+    images: &[String],
+    format: &str,
+    amend: bool,
+    all: bool,
+) -> Result<(), Failure> {
+    let mut made = engine.create_list(list, format == "v2s2", amend)?;
+    let added = images.iter().try_for_each(|image| {
+        let added = engine.add_to_list(&mut made, image, all, client(engine));
+        added.map(|_| ())
+    });
+    if let Err(e) = added {
+        if !amend {
+            // It is ours, and not what was asked for.
+            let _gone = engine.remove_list(list);
+        }
+        return Err(e.into());
+    }
+    Ok(output::line(&made.name)?)
+}
+
+fn add(
+    engine: &Engine,
+    list: &str,
+    images: &[String],
+    annotate: &Annotate,
+    all: bool,
+) -> Result<(), Failure> {
+    let mut found = engine.manifest_list(list)?;
+    for image in images {
+        for digest in engine.add_to_list(&mut found, image, all, client(engine))? {
+            engine.annotate_list(&mut found, &digest.to_string(), annotate)?;
+            output::line(digest)?;
+        }
+    }
+    Ok(())
+}
+
+/// A list of here, or what a registry has.
+fn inspect(engine: &Engine, name: &str) -> Result<(), Failure> {
+    match engine.manifest_list(name) {
+        Ok(list) => Ok(output::json(&list.document())?),
+        Err(Error::Image(ImageError::List { .. })) => {
+            let reference: Reference = name.parse().map_err(Error::from)?;
+            let artifact = engine.artifact(&reference, client(engine))?;
+            Ok(output::json(&artifact.manifest)?)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn push(
+    engine: &Engine,
+    list: &str,
+    destination: Option<&str>,
+    purge: bool,
+    quiet: bool,
+) -> Result<(), Failure> {
+    let found = engine.manifest_list(list)?;
+    let to = destination.unwrap_or(&found.name);
+    let to = to.strip_prefix("docker://").unwrap_or(to);
+    let to: Reference = to.parse().map_err(Error::from)?;
+    let digest = engine.push_list(&found, &to, client(engine), progress::of(quiet))?;
+    if purge {
+        engine.remove_list(list)?;
+    }
+    Ok(output::line(digest)?)
 }
 
 fn ls(global: &Global, lists: &[List], format: Option<&str>) -> Result<(), Failure> {

@@ -9,10 +9,19 @@ use serde_json::{Value, json};
 
 use super::Global;
 use crate::failure::Failure;
+use crate::output::template::Format;
 use crate::output::{self, table};
 
 /// List containers
+///
+/// Filters: id=, name= (parts of them), label=KEY[=VALUE], status=created|running|exited|dead, exited=CODE,
+/// ancestor=IMAGE. Fields of a format: .ID .Names .Image .Command .CreatedAt .RunningFor .State .Status .Ports
+/// .Labels .Pid .ExitCode
+///
+/// Examples:
+///   corten ps --all --filter status=exited --format '{{.Names}}: {{.Status}}'
 #[derive(clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct Args {
     /// List those that do not run, too
     #[arg(short, long)]
@@ -23,14 +32,96 @@ pub struct Args {
     /// Print whole ids and commands
     #[arg(long)]
     no_trunc: bool,
+    /// List those only that fit
+    #[arg(short, long = "filter", value_name = "KEY=VALUE")]
+    filters: Vec<String>,
+    /// Shape: 'json', a template, or 'table TEMPLATE'
+    #[arg(long, value_name = "TEMPLATE")]
+    format: Option<String>,
+}
+
+/// One `--filter`.
+enum Filter {
+    Id(String),
+    Name(String),
+    Label(String, Option<String>),
+    Status(String),
+    Exited(u32),
+    Ancestor(String),
+}
+
+impl Filter {
+    fn parse(text: &str) -> Result<Self, Failure> {
+        let wrong = || {
+            Failure::new(
+                format!("filter {text:?} cannot be used"),
+                "the filters are id, name, label, status (created, running, exited, dead), exited and ancestor",
+            )
+        };
+        let (key, value) = text.split_once('=').ok_or_else(wrong)?;
+        let owned = value.to_owned();
+        Ok(match key {
+            "id" => Self::Id(owned),
+            "name" => Self::Name(owned),
+            "label" => match value.split_once('=') {
+                Some((key, value)) => Self::Label(key.into(), Some(value.into())),
+                None => Self::Label(owned, None),
+            },
+            "status" if ["created", "running", "exited", "dead"].contains(&value) => {
+                Self::Status(owned)
+            }
+            "exited" => Self::Exited(value.parse().map_err(|_| wrong())?),
+            "ancestor" => Self::Ancestor(owned),
+            _ => return Err(wrong()),
+        })
+    }
+
+    fn admits(&self, engine: &Engine, c: &Container, s: &Status) -> bool {
+        match self {
+            Self::Id(id) => c.id.as_str().starts_with(id.as_str()),
+            Self::Name(name) => c.name.to_string().contains(name.as_str()),
+            Self::Label(key, value) => {
+                let found = c.record.options.labels.get(key);
+                found.is_some_and(|f| value.as_ref().is_none_or(|v| v == f))
+            }
+            Self::Status(state) => state_of(s) == state,
+            Self::Exited(code) => matches!(s, Status::Exited(e) if e.exit_status == *code),
+            Self::Ancestor(image) => {
+                let same = engine
+                    .image(image)
+                    .is_ok_and(|i| i.config == c.record.image_config);
+                same || familiar(&c.image) == *image
+            }
+        }
+    }
+
+    /// Speaks of containers that need not run.
+    fn is_of_all(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::Exited(_))
+    }
+}
+
+/// docker's word for a container whose supervisor is gone.
+fn state_of(s: &Status) -> &'static str {
+    match s {
+        Status::Lost => "dead",
+        other => other.as_str(),
+    }
 }
 
 pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
+    let format = Format::new(global.json, args.format.as_deref())?;
+    let filters = args.filters.iter().map(|f| Filter::parse(f));
+    let filters = filters.collect::<Result<Vec<_>, _>>()?;
     let engine = global.engine()?;
+    let all = args.all || filters.iter().any(Filter::is_of_all);
     let mut found = Vec::new();
     for container in engine.containers()? {
         let status = engine.status(&container)?;
-        if args.all || status.is_running() {
+        let admitted = filters
+            .iter()
+            .all(|f| f.admits(&engine, &container, &status));
+        if admitted && (all || status.is_running()) {
             found.push((container, status));
         }
     }
@@ -38,10 +129,6 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         true => c.id.to_string(),
         false => c.id.short().to_owned(),
     };
-    if global.json {
-        let all: Vec<Value> = found.iter().map(|(c, s)| summary(&engine, c, s)).collect();
-        return Ok(output::json(&all)?);
-    }
     if args.quiet {
         for (container, _) in &found {
             output::line(id(container))?;
@@ -49,6 +136,23 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         return Ok(());
     }
     let now = output::now();
+    let whole = args.no_trunc || global.json;
+    let items: Vec<Value> = found
+        .iter()
+        .map(|(c, s)| summary(&engine, c, s, whole, now))
+        .collect();
+    if format.print(&items)? {
+        return Ok(());
+    }
+    print(&engine, &found, args.no_trunc, now)
+}
+
+fn print(
+    engine: &Engine,
+    found: &[(Container, Status)],
+    whole: bool,
+    now: i64,
+) -> Result<(), Failure> {
     let rows: Vec<Vec<String>> = found
         .iter()
         .map(|(c, s)| {
@@ -56,9 +160,13 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
                 "{} ago",
                 output::duration(now - c.created_at / 1_000_000_000)
             );
-            let command = command(&engine, c, args.no_trunc);
+            let command = command(engine, c, whole);
             vec![
-                id(c),
+                if whole {
+                    c.id.to_string()
+                } else {
+                    c.id.short().to_owned()
+                },
                 familiar(&c.image),
                 command,
                 age,
@@ -133,15 +241,22 @@ fn ports(c: &Container, s: &Status) -> String {
     run.ports.iter().map(one).collect::<Vec<_>>().join(", ")
 }
 
-fn summary(engine: &Engine, c: &Container, s: &Status) -> Value {
+fn summary(engine: &Engine, c: &Container, s: &Status, whole: bool, now: i64) -> Value {
+    let created = c.created_at / 1_000_000_000;
+    let command: Value = match whole {
+        true => engine.command_line(c).unwrap_or_default().into(),
+        false => command(engine, c, false).into(),
+    };
     json!({
-        "Id": c.id,
+        "Id": if whole { c.id.as_str() } else { c.id.short() },
         "Name": c.name,
-        "Image": c.image,
-        "Command": engine.command_line(c).unwrap_or_default(),
+        "Names": c.name,
+        "Image": if whole { c.image.clone() } else { familiar(&c.image) },
+        "Command": command,
         "CreatedAt": c.created_at,
+        "RunningFor": format!("{} ago", output::duration(now - created)),
         "State": s.as_str(),
-        "Status": status(c, s, output::now()),
+        "Status": status(c, s, now),
         "Pid": if let Status::Running { pid } = s { *pid } else { 0 },
         "ExitCode": if let Status::Exited(e) = s { Some(e.exit_status) } else { None },
         "Ports": ports(c, s),

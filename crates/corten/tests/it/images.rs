@@ -392,6 +392,48 @@ fn a_root_goes_out_and_comes_back() -> Result<()> {
     let again = sandbox.corten(&["export", "again"]);
     assert_eq!(members(&sandbox, &again.exits(0).stdout), listed);
 
+    // Of one that runs, with a volume that is not its root's.
+    let busy = [
+        "run",
+        "-d",
+        "--name",
+        "busy",
+        "--network",
+        "none",
+        "-v",
+        "/data",
+        &image,
+    ];
+    sandbox
+        .corten(
+            &[
+                &busy[..],
+                &[
+                    "sh",
+                    "-c",
+                    "echo running >/run/here; touch /data/in-a-volume; sleep 60",
+                ],
+            ]
+            .concat(),
+        )
+        .ok();
+    let running = || members(&sandbox, &sandbox.corten(&["export", "busy"]).stdout);
+    corten_testkit::wait::until("the file", super::SOON, || {
+        running().contains(" run/here").then_some(())
+    })?;
+    let listed = running();
+    assert!(
+        !listed.contains("in-a-volume") && listed.contains(" data/kept"),
+        "{listed}"
+    );
+    sandbox.corten(&["exec", "busy", "cat", "/run/here"]).ok();
+    sandbox.corten(&["rm", "-f", "busy"]).ok();
+    let file = sandbox.files().join("out.tar");
+    sandbox
+        .corten(&["export", "-o", &file.display().to_string(), "box"])
+        .ok();
+    assert!(file.exists() && !file.with_extension("partial").exists());
+
     let committed = sandbox
         .corten(&[
             "commit",

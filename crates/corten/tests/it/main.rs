@@ -14,6 +14,7 @@
 //! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
 //! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
 //! | `remote` | all tags, search, accounts, referrers, lists, sync |
+//! | `roundtrip` | through everybody, and the digests stay |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -35,6 +36,7 @@ mod pull;
 mod refusal;
 mod registry;
 mod remote;
+mod roundtrip;
 mod server;
 mod transfer;
 

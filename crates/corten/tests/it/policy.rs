@@ -323,6 +323,27 @@ fn what_skopeo_signed_with_gnupg_is_accepted() -> Result<()> {
     rig.pull(&image).ok();
     rig.sandbox.corten(&["rmi", &image]).ok();
 
+    // The same folder behind a web server.
+    let web = format!("127.0.0.1:{}", corten_testkit::registry::free_port()?);
+    let mut httpd = Command::new("busybox")
+        .args(["httpd", "-f", "-p", &web, "-h", &lookaside])
+        .spawn()
+        .expect("httpd");
+    corten_testkit::wait::until("a web server", super::SOON, || {
+        std::net::TcpStream::connect(&web).ok()
+    })?;
+    rig.policy(&format!(
+        "default = \"reject\"\n[[rule]]\nnames = [\"{}/**\"]\naction = \"require\"\ngpg-keys = [\"{public}\"]\nlookaside = \"http://{web}\"\n",
+        rig.registry.host()
+    ));
+    let served = rig.pull(&image);
+    let _ = httpd.kill();
+    let _ = httpd.wait();
+    served.ok();
+    rig.sandbox.corten(&["rmi", &image]).ok();
+    rig.pull(&image).fails(125).names(&web).complete();
+    rule("");
+
     // The same bytes under another name, with the signature carried along; then under another tag.
     let digest = rig.digest(&image)?;
     let from = format!("docker://{image}");

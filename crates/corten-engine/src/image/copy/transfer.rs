@@ -75,28 +75,10 @@ impl Engine {
         }
         let client = Client::new(options.client.clone());
         let source = self.source(from, &client)?;
-        let wanted = match &source {
-            Source::Store { record, .. } => match &options.wanted {
-                // What is here of an index, whatever this host is.
-                Wanted::Whole(_) => Wanted::Whole(platform_of(&self.config_of_image(record)?)),
-                other => other.clone(),
-            },
-            _ => options.wanted.clone(),
-        };
+        let wanted = self.wanted(&source, options)?;
         let (top, bytes) = source.top().await?;
-        match &source {
-            Source::Registry { reference, .. } => {
-                let chosen = chosen(&bytes, &wanted);
-                let digests: Vec<&Digest> = [Some(&top.digest), chosen.as_ref()]
-                    .into_iter()
-                    .flatten()
-                    .collect();
-                self.admit(&client, reference, &digests).await?;
-            }
-            Source::Collection { .. } => self.admit_archive(&source.name())?,
-            // It was admitted when it came.
-            Source::Store { .. } => {}
-        }
+        self.admit_source(&source, &top.digest, &bytes, &wanted, &client)
+            .await?;
         let source = source.pinned(&top.digest);
         let end = self.target(from, to, &client)?;
         let mut walk = Walk {
@@ -129,6 +111,38 @@ impl Engine {
         };
         end.finish(&copied)?;
         Ok(transferred)
+    }
+
+    /// Of an image that is here, what is here of its index, whatever this host is.
+    fn wanted(&self, source: &Source, options: &CopyOptions) -> Result<Wanted, Error> {
+        match (source, &options.wanted) {
+            (Source::Store { record, .. }, Wanted::Whole(_)) => {
+                Ok(Wanted::Whole(platform_of(&self.config_of_image(record)?)))
+            }
+            (_, other) => Ok(other.clone()),
+        }
+    }
+
+    /// What the policy says of it, before any layer moves.
+    async fn admit_source(
+        &self,
+        source: &Source,
+        top: &Digest,
+        bytes: &[u8],
+        wanted: &Wanted,
+        client: &Client,
+    ) -> Result<(), Error> {
+        match source {
+            Source::Registry { reference, .. } => {
+                let chosen = chosen(bytes, wanted);
+                let digests: Vec<&Digest> =
+                    [Some(top), chosen.as_ref()].into_iter().flatten().collect();
+                self.admit(client, reference, &digests).await.map(|_| ())
+            }
+            Source::Collection { .. } => self.admit_archive(&source.name()),
+            // It was admitted when it came.
+            Source::Store { .. } => Ok(()),
+        }
     }
 
     fn source(&self, from: &Place, client: &Client) -> Result<Source, Error> {

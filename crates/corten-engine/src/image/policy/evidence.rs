@@ -3,13 +3,15 @@
 //! cosign: the tag `sha256-HEX.sig`, and what the registry lists as referring to the manifest. Simple signing: the
 //! lookaside folder. Whoever can write to the registry can put any number of bad ones there, so each search has an end.
 
+use std::collections::BTreeMap;
+use std::path::Path;
+
 use corten_registry::client::{ANY, Client, Descriptor, RawManifest};
 use corten_spec::{Digest, Kind, Reference};
 use serde::Deserialize;
-use std::collections::BTreeMap;
 
 use super::claim::Expected;
-use super::{Requirement, cosign, read, simple};
+use super::{Lookaside, Requirement, cosign, read, simple};
 use crate::error::Error;
 
 /// Signatures that are tried on one image; an honest one has a handful.
@@ -40,6 +42,12 @@ struct Layer {
     annotations: BTreeMap<String, String>,
 }
 
+impl Layer {
+    fn is_bundle(&self) -> bool {
+        self.media_type.starts_with(cosign::BUNDLE)
+    }
+}
+
 impl Search<'_> {
     /// Who signed, if anybody did; what was found instead goes to `reasons`.
     pub async fn run(&self, reasons: &mut Vec<String>) -> Result<Option<String>, Error> {
@@ -49,8 +57,13 @@ impl Search<'_> {
             reference: &signed,
             identity: self.requirement.identity,
         };
-        if let Some(signer) = self.in_lookaside(&signed, &expected, reasons) {
-            return Ok(Some(signer));
+        let signer = match &self.requirement.lookaside {
+            Some(Lookaside::Folder(folder)) => self.in_folder(folder, &signed, &expected, reasons),
+            Some(Lookaside::Url(url)) => self.at_url(url, &signed, &expected, reasons).await?,
+            None => None,
+        };
+        if signer.is_some() {
+            return Ok(signer);
         }
         if self.requirement.keys.is_empty() {
             return Ok(None);
@@ -106,6 +119,7 @@ impl Search<'_> {
             self.reference.registry(),
             self.reference.repository()
         );
+        // The pattern fits, so the name begins so.
         let rest = name.strip_prefix(from.as_str()).unwrap_or_default();
         let tag = self
             .reference
@@ -118,13 +132,45 @@ impl Search<'_> {
         Ok(format!("{to}{rest}{tag}{digest}").parse()?)
     }
 
-    fn in_lookaside(
+    /// As [`Self::in_folder`], of what a web server has.
+    async fn at_url(
         &self,
+        url: &str,
+        signed: &Reference,
+        expected: &Expected<'_>,
+        reasons: &mut Vec<String>,
+    ) -> Result<Option<String>, Error> {
+        let mut places: Vec<String> = [self.reference, signed]
+            .map(|r| simple::place(r, self.digest))
+            .into();
+        places.dedup();
+        for place in places {
+            for n in 1..=TRIES {
+                let url = format!("{url}/{place}/signature-{n}");
+                let registry = self.reference.registry();
+                let got = self
+                    .client
+                    .document(registry, &url, SIZE_MAX as usize)
+                    .await;
+                let Some(message) = got.map_err(|e| self.failed(e))? else {
+                    break;
+                };
+                match simple::check(&self.requirement.rings, &message, expected) {
+                    Ok(signer) => return Ok(Some(signer)),
+                    Err(why) => reasons.push(why),
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn in_folder(
+        &self,
+        folder: &Path,
         signed: &Reference,
         expected: &Expected<'_>,
         reasons: &mut Vec<String>,
     ) -> Option<String> {
-        let folder = self.requirement.lookaside.as_ref()?;
         let mut places = Vec::from(simple::places(folder, self.reference, self.digest));
         places.extend(simple::places(folder, signed, self.digest));
         places.dedup();
@@ -164,9 +210,9 @@ impl Search<'_> {
             }
         };
         for layer in manifest.layers {
-            let bundle = layer.media_type.starts_with(cosign::BUNDLE);
-            let signature = layer.annotations.get(cosign::ANNOTATION);
-            if !bundle && (layer.media_type != cosign::PAYLOAD || signature.is_none()) {
+            let signed = layer.media_type == cosign::PAYLOAD
+                && layer.annotations.contains_key(cosign::ANNOTATION);
+            if !signed && !layer.is_bundle() {
                 continue;
             }
             if *left == 0 {
@@ -180,36 +226,44 @@ impl Search<'_> {
                 reasons.push(format!("its payload of {} bytes is too large", layer.size));
                 continue;
             }
-            let descriptor = Descriptor {
-                digest: layer.digest.clone(),
-                size: layer.size,
-                media_type: layer.media_type.clone(),
-            };
-            let bytes = match self
-                .client
-                .blob_bytes(self.reference, &descriptor, SIZE_MAX)
-                .await
-            {
-                Ok(bytes) => bytes,
-                // It is gone, or not what was announced; another one may be right.
-                Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Invalid) => {
-                    reasons.push(format!("its payload cannot be had ({e})"));
-                    continue;
-                }
-                Err(e) => return Err(self.failed(e)),
-            };
-            let keys = &self.requirement.keys;
-            let checked = match (bundle, signature) {
-                (true, _) => cosign::check_bundle(keys, &bytes, expected),
-                (false, Some(signature)) => cosign::check(keys, &bytes, signature, expected),
-                (false, None) => continue,
-            };
-            match checked {
-                Ok(key) => return Ok(Some(key.name().to_owned())),
+            match self.in_layer(&layer, expected).await? {
+                Ok(signer) => return Ok(Some(signer)),
                 Err(why) => reasons.push(why),
             }
         }
         Ok(None)
+    }
+
+    /// One payload or bundle: who signed it, or why that proves nothing.
+    async fn in_layer(
+        &self,
+        layer: &Layer,
+        expected: &Expected<'_>,
+    ) -> Result<Result<String, String>, Error> {
+        let descriptor = Descriptor {
+            digest: layer.digest.clone(),
+            size: layer.size,
+            media_type: layer.media_type.clone(),
+        };
+        let got = self
+            .client
+            .blob_bytes(self.reference, &descriptor, SIZE_MAX)
+            .await;
+        let bytes = match got {
+            Ok(bytes) => bytes,
+            // It is gone, or not what was announced; another one may be right.
+            Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Invalid) => {
+                return Ok(Err(format!("its payload cannot be had ({e})")));
+            }
+            Err(e) => return Err(self.failed(e)),
+        };
+        let keys = &self.requirement.keys;
+        let checked = match layer.annotations.get(cosign::ANNOTATION) {
+            _ if layer.is_bundle() => cosign::check_bundle(keys, &bytes, expected),
+            Some(signature) => cosign::check(keys, &bytes, signature, expected),
+            None => Err("it has no signature".into()),
+        };
+        Ok(checked.map(|key| key.name().to_owned()))
     }
 
     async fn manifest(&self, reference: &Reference) -> Result<Option<RawManifest>, Error> {

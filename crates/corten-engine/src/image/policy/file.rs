@@ -3,13 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use corten_spec::Reference;
 use serde::Deserialize;
 
 use super::claim::Identity;
 use super::key::PublicKey;
 use super::openpgp::KeyRing;
 use super::pattern::Pattern;
-use super::{Action, Policy, PolicyError, Requirement, Rule, read};
+use super::{Action, Lookaside, Policy, PolicyError, Requirement, Rule, read};
 
 /// More is a mistake, or an attack on whoever reads it.
 const FILE_MAX: u64 = 1 << 20;
@@ -132,26 +133,33 @@ fn requirement(
         path: path.into(),
         why,
     };
-    let lookaside = match raw.lookaside {
-        None => None,
-        Some(text) => {
-            let folder = text.strip_prefix("file://").unwrap_or(&text);
-            let absolute = folder.starts_with('/');
-            let why =
-                || format!("lookaside {text:?} is no absolute folder, with or without file://");
-            Some(
-                absolute
-                    .then(|| PathBuf::from(folder))
-                    .ok_or_else(|| wrong(why()))?,
-            )
+    let lookaside = raw.lookaside.as_deref().map(|text| {
+        let folder = text.strip_prefix("file://").unwrap_or(text);
+        match text.split_once("://") {
+            Some(("http" | "https", rest)) if !rest.is_empty() => {
+                Ok(Lookaside::Url(text.trim_end_matches('/').to_owned()))
+            }
+            _ if folder.starts_with('/') => Ok(Lookaside::Folder(folder.into())),
+            _ => Err(wrong(format!(
+                "lookaside {text:?} is neither an absolute folder nor an http(s) URL"
+            ))),
         }
-    };
+    });
+    let lookaside = lookaside.transpose()?;
     if raw.gpg_keys.is_empty() != lookaside.is_none() {
         return Err(wrong("gpg-keys and lookaside need each other".into()));
     }
     let signed_as = match (raw.signed_as, patterns) {
         (None, _) => None,
-        (Some(to), [pattern]) => Some((pattern.literal().to_owned(), to)),
+        (Some(to), [pattern]) => {
+            let from = pattern.literal().ok_or_else(|| {
+                wrong("signed-as goes with a name whose wildcards begin at a component, and without a tag".into())
+            })?;
+            if format!("{to}/x").parse::<Reference>().is_err() {
+                return Err(wrong(format!("signed-as {to:?} is no beginning of a name")));
+            }
+            Some((from.to_owned(), to))
+        }
         (Some(_), _) => return Err(wrong("signed-as goes with one name only".into())),
     };
     let mut keys = Vec::new();
@@ -280,8 +288,8 @@ mod tests {
                 "each other",
             ),
             (
-                "default = \"accept\"\n[[rule]]\nnames = [\"a.b/c\"]\naction = \"require\"\ngpg-keys = [\"k\"]\nlookaside = \"http://x\"",
-                "http://x",
+                "default = \"accept\"\n[[rule]]\nnames = [\"a.b/c\"]\naction = \"require\"\ngpg-keys = [\"k\"]\nlookaside = \"ftp://x\"",
+                "ftp://x",
             ),
         ] {
             let error = load_text(text).expect_err(text);

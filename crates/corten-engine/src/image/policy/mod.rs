@@ -30,8 +30,10 @@ use key::PublicKey;
 use openpgp::KeyRing;
 use pattern::Pattern;
 
-/// Where no other place is given: below the engine's configuration.
+/// Below the engine's configuration.
 const FILE: &str = "policy.toml";
+/// Reasons that a person is told.
+const TOLD: usize = 5;
 
 /// What `policy.toml` says.
 #[derive(Debug)]
@@ -59,10 +61,18 @@ enum Action {
 struct Requirement {
     keys: Vec<PublicKey>,
     rings: Vec<KeyRing>,
-    lookaside: Option<PathBuf>,
+    lookaside: Option<Lookaside>,
     identity: Identity,
     /// In place of the pattern's part without wildcards, the name that was signed begins with this.
     signed_as: Option<(String, String)>,
+}
+
+/// Where simple signing's documents lie.
+#[derive(Debug)]
+enum Lookaside {
+    Folder(PathBuf),
+    /// Without a slash at its end.
+    Url(String),
 }
 
 /// Why the policy cannot be used, or what it refuses.
@@ -99,11 +109,17 @@ impl Unproven {
         match self.0.as_slice() {
             [] => "no signature was found".into(),
             [one] => format!("one signature was found: {one}"),
-            all => format!(
-                "{} signatures were found, and none is valid: {}",
-                all.len(),
-                all.join("; ")
-            ),
+            all => {
+                let mut told: Vec<&str> = all.iter().map(String::as_str).collect();
+                told.dedup();
+                let more = if told.len() > TOLD { "; …" } else { "" };
+                told.truncate(TOLD);
+                format!(
+                    "{} signatures were found, and none is valid: {}{more}",
+                    all.len(),
+                    told.join("; ")
+                )
+            }
         }
     }
 }

@@ -76,10 +76,17 @@ impl Pattern {
         self.text.chars().filter(|c| !"*?".contains(*c)).count()
     }
 
-    /// What comes before the first wildcard, without a slash at its end.
-    pub fn literal(&self) -> &str {
+    /// The components before the first one with a wildcard; `None` if a component is said in part only, or a tag.
+    pub fn literal(&self) -> Option<&str> {
         let end = self.text.find(['*', '?', '[']).unwrap_or(self.text.len());
-        self.text[..end].trim_end_matches('/')
+        let literal = &self.text[..end];
+        let whole = end == self.text.len();
+        match literal.strip_suffix('/') {
+            _ if self.tag.is_some() => None,
+            Some(folder) => Some(folder),
+            None if whole => Some(literal),
+            None => None,
+        }
     }
 
     pub fn fits(&self, reference: &Reference) -> bool {
@@ -134,6 +141,17 @@ mod tests {
         let digest = corten_spec::Digest::of(b"");
         assert!(fits("a.b/c", &format!("a.b/c@{digest}")));
         assert!(!fits("a.b/c:1", &format!("a.b/c@{digest}")));
+    }
+
+    #[test]
+    fn what_is_said_outright() {
+        let literal = |p: &str| Pattern::parse(p).unwrap().literal().map(str::to_owned);
+        assert_eq!(literal("a.b/c/**").as_deref(), Some("a.b/c"));
+        assert_eq!(literal("a.b/c/*").as_deref(), Some("a.b/c"));
+        assert_eq!(literal("a.b/c").as_deref(), Some("a.b/c"));
+        for partial in ["a.b/c*", "a.b/c:1", "*.b/c", "**"] {
+            assert_eq!(literal(partial), None, "{partial}");
+        }
     }
 
     #[test]

@@ -25,14 +25,15 @@ pub fn check(rings: &[KeyRing], message: &[u8], expected: &Expected<'_>) -> Resu
     Err(reasons.join(", "))
 }
 
-/// `FOLDER/HOST/PATH@sha256=HEX/signature-N`, or without the host, as the folder may be one registry's own.
+/// `PATH@sha256=HEX`, below the lookaside.
+pub fn place(reference: &Reference, digest: &Digest) -> String {
+    let algorithm = digest.algorithm().as_str();
+    format!("{}@{algorithm}={}", reference.repository(), digest.hex())
+}
+
+/// In a folder, with or without the host before it, as the folder may be one registry's own.
 pub fn places(folder: &Path, reference: &Reference, digest: &Digest) -> [PathBuf; 2] {
-    let name = format!(
-        "{}@{}={}",
-        reference.repository(),
-        digest.algorithm().as_str(),
-        digest.hex()
-    );
+    let name = place(reference, digest);
     [
         folder.join(reference.registry()).join(&name),
         folder.join(name),

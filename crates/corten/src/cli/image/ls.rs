@@ -67,7 +67,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let items: Vec<Value> = images.iter().map(|i| item(i, args.no_trunc, now)).collect();
+    let programs = matches!(format, Format::Array);
+    let shown = |i| item(i, args.no_trunc || programs, now, programs);
+    let items: Vec<Value> = images.iter().map(shown).collect();
     if !format.print(&items)? {
         print(&items, args.digests)?;
         if hidden > 0 {
@@ -77,9 +79,14 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn item(image: &Listed, whole: bool, now: i64) -> Value {
+/// `exact`: for programs, which want bytes.
+fn item(image: &Listed, whole: bool, now: i64, exact: bool) -> Value {
     let record = &image.record;
     let (repository, tag) = image.names();
+    let size = |bytes: u64| match exact {
+        true => Value::from(bytes),
+        false => output::size(bytes).into(),
+    };
     json!({
         "Id": id(&record.config, whole),
         "Repository": repository,
@@ -88,8 +95,8 @@ fn item(image: &Listed, whole: bool, now: i64) -> Value {
         "Digest": record.target.digest,
         "CreatedSince": since(image.created, now),
         "CreatedAt": at(image.created),
-        "Size": output::size(image.unpacked),
-        "DownloadSize": output::size(record.size),
+        "Size": size(image.unpacked),
+        "DownloadSize": size(record.size),
         "Containers": image.containers,
         "Labels": image.config["config"]["Labels"],
         "Platform": platform(&image.config),

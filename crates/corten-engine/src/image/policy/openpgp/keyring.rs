@@ -7,7 +7,8 @@ use ring::digest;
 use super::hash::Numbers;
 use super::packet::{self, Input, Packet, packets};
 use super::signature::{
-    BINARY, BINDS_PRIMARY, BINDS_SUBKEY, CERTIFIES, DIRECT, REVOKES_KEY, REVOKES_SUBKEY, Signature,
+    BINARY, BINDS_PRIMARY, BINDS_SUBKEY, CERTIFIES, DIRECT, REVOKES_KEY, REVOKES_SUBKEY,
+    REVOKES_USER, Signature,
 };
 
 /// Clocks differ by no more.
@@ -132,26 +133,25 @@ impl KeyRing {
             return Ok(None);
         };
         let on = framed(certified.body);
-        let mut best: Option<&Signature> = None;
-        for (user, signature) in &certified.signatures {
-            let fine = (CERTIFIES.contains(&signature.kind) && !user.is_empty())
-                || matches!(signature.kind, DIRECT | REVOKES_KEY);
-            let data = match CERTIFIES.contains(&signature.kind) {
-                true => [on.as_slice(), user].concat(),
-                false => on.clone(),
-            };
-            if !fine || !by(&key, signature, &data) {
-                continue;
-            }
-            if signature.kind == REVOKES_KEY {
-                key.unusable = Some("has been revoked");
-                best = None;
-                break;
-            }
-            if best.is_none_or(|b| b.created <= signature.created) {
-                best = Some(signature);
-            }
+        let data = |user: &[u8]| [on.as_slice(), user].concat();
+        let all = || certified.signatures.iter();
+        if all().any(|(_, s)| s.kind == REVOKES_KEY && revokes(&key, s, &on)) {
+            key.unusable = Some("has been revoked");
+            return Ok(Some(key));
         }
+        // A user id that was taken back certifies nothing any more.
+        let taken_back = |user: &Vec<u8>| {
+            all().any(|(u, s)| u == user && s.kind == REVOKES_USER && revokes(&key, s, &data(u)))
+        };
+        let certifies = |(user, s): &&(Vec<u8>, Signature)| match s.kind {
+            DIRECT => by(&key, s, &on),
+            kind => {
+                let fine = CERTIFIES.contains(&kind) && !user.is_empty();
+                fine && by(&key, s, &data(user)) && !taken_back(user)
+            }
+        };
+        let valid = all().filter(certifies).map(|(_, s)| s);
+        let best = valid.max_by_key(|s| s.created);
         match best {
             Some(signature) => {
                 key.expires_at = end_of(&key, signature);
@@ -159,10 +159,7 @@ impl KeyRing {
                     key.unusable = Some(NOT_MEANT);
                 }
             }
-            None if key.unusable.is_none() => {
-                key.unusable = Some("has no valid signature of its own on its user id");
-            }
-            None => {}
+            None => key.unusable = Some("has no valid signature of its own on its user id"),
         }
         Ok(Some(key))
     }
@@ -179,23 +176,13 @@ impl KeyRing {
             return Ok(None);
         };
         let on = [framed(primary_body), framed(certified.body)].concat();
-        let mut best: Option<&Signature> = None;
-        for (_, signature) in &certified.signatures {
-            if !by(primary, signature, &on) {
-                continue;
-            }
-            match signature.kind {
-                REVOKES_SUBKEY => {
-                    key.unusable = Some("has been revoked");
-                    return Ok(Some(key));
-                }
-                BINDS_SUBKEY if best.is_none_or(|b| b.created <= signature.created) => {
-                    best = Some(signature);
-                }
-                _ => {}
-            }
+        let all = || certified.signatures.iter().map(|(_, s)| s);
+        if all().any(|s| s.kind == REVOKES_SUBKEY && revokes(primary, s, &on)) {
+            key.unusable = Some("has been revoked");
+            return Ok(Some(key));
         }
-        let Some(signature) = best else {
+        let bound = all().filter(|s| s.kind == BINDS_SUBKEY && by(primary, s, &on));
+        let Some(signature) = bound.max_by_key(|s| s.created) else {
             return Ok(None);
         };
         let back = signature.embedded.as_deref();
@@ -297,6 +284,12 @@ fn end_of(key: &Key, signature: &Signature) -> Option<u64> {
 fn by(key: &Key, signature: &Signature, data: &[u8]) -> bool {
     let numbers = key.numbers.as_ref();
     numbers.is_some_and(|n| signature.verify(n, data) == Ok(true))
+}
+
+/// A revocation that cannot be judged, for its hash is old, counts: it must not be the reason that a key is trusted.
+fn revokes(key: &Key, signature: &Signature, data: &[u8]) -> bool {
+    let numbers = key.numbers.as_ref();
+    numbers.is_some_and(|n| signature.verify(n, data) != Ok(false))
 }
 
 /// A key as signatures hash it (§5.2.4).

@@ -11,6 +11,7 @@ pub const BINDS_PRIMARY: u8 = 0x19;
 pub const DIRECT: u8 = 0x1f;
 pub const REVOKES_KEY: u8 = 0x20;
 pub const REVOKES_SUBKEY: u8 = 0x28;
+pub const REVOKES_USER: u8 = 0x30;
 
 /// The bit of key flags that allows signing data (§5.2.3.21).
 const MAY_SIGN: u8 = 0x02;
