@@ -12,6 +12,9 @@ mod clock;
 pub mod config;
 pub mod container;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod image;
 mod network;
 pub mod paths;

@@ -1,5 +1,6 @@
-//! `fetch IMAGE [REQUESTS]`: downloads an image's layers one after the other, by so many requests at once, and tells how long it took and
-//! how much memory. To measure with; the bytes are verified and dropped.
+//! `fetch IMAGE [REQUESTS [PART [IN_FLIGHT]]]`: downloads an image's layers one after the other, by so many requests at
+//! once, with parts and waiting bytes of so many KiB, and tells how long it took and how much memory. To measure with;
+//! the bytes are verified and dropped.
 
 use std::time::Instant;
 
@@ -8,14 +9,19 @@ use corten_spec::{Platform, Reference};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
-    let usage = "usage: fetch IMAGE [REQUESTS]";
+    let usage = "usage: fetch IMAGE [REQUESTS [PART [IN_FLIGHT]]]";
     let image: Reference = args.next().ok_or(usage)?.parse()?;
-    let requests = args.next().map_or(Ok(4), |n| n.parse())?;
+    let mut parallel = Parallel::default();
+    if let Some(n) = args.next() {
+        parallel.requests = n.parse()?;
+    }
+    for bytes in [&mut parallel.part, &mut parallel.in_flight] {
+        if let Some(kib) = args.next() {
+            *bytes = kib.parse::<u64>()? << 10;
+        }
+    }
     let config = ClientConfig {
-        parallel: Parallel {
-            requests,
-            ..Parallel::default()
-        },
+        parallel,
         ..ClientConfig::default()
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()

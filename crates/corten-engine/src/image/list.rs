@@ -12,8 +12,9 @@ use corten_spec::{Digest, Platform, Reference, media};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::beside::Beside;
 use super::copy::source::Source;
-use super::copy::target::{Beside, Repository, Target};
+use super::copy::target::{Repository, Target};
 use super::copy::{self, Walk};
 use super::load::platform_of;
 use super::{ImageError, MAX_CONFIG, Progress};
@@ -178,7 +179,7 @@ impl Engine {
         })?;
         let new = Beside::create(&path)?;
         std::io::Write::write_all(&mut &new.file, &bytes).map_err(Error::io("write", &path))?;
-        new.publish(&path)
+        new.publish()
     }
 
     pub fn remove_list(&self, name: &str) -> Result<(), Error> {

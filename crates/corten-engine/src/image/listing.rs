@@ -42,7 +42,8 @@ impl Engine {
         let containers = self.containers()?;
         let mut found = Vec::new();
         for record in self.store.images()? {
-            let config = self.config_of_image(&record)?;
+            // It may be damaged; the list is not to fail for that, and inspect tells.
+            let config = self.config_of_image(&record).unwrap_or_default();
             let users = containers.iter();
             let users = users.filter(|c| c.record.image_config == record.config);
             let listed = Listed {

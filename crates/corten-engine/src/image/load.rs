@@ -12,7 +12,7 @@ use corten_store::{Begin, ImageRecord, LayerDesc, LayerRef, Lease, Target};
 use serde_json::Value;
 
 use super::copy::collection::{Collection, Found};
-use super::copy::files::Files;
+use super::copy::files::{Files, Section};
 use super::listing::NAMELESS;
 use super::{ImageError, MAX_CONFIG, Progress};
 use crate::error::Error;
@@ -183,7 +183,13 @@ impl Engine {
                 let offset = ingest.offset();
                 std::io::Seek::seek(&mut section, std::io::SeekFrom::Start(offset))
                     .map_err(Error::io("read", collection.label()))?;
-                let layer = ingest.run(section)?;
+                progress.advanced(&descriptor.digest, offset);
+                let told = Told {
+                    section,
+                    digest: &descriptor.digest,
+                    progress,
+                };
+                let layer = ingest.run(told)?;
                 progress.done(&descriptor.digest);
                 layer
             }
@@ -194,6 +200,21 @@ impl Engine {
             diff_id,
             layer,
         })
+    }
+}
+
+/// A layer's bytes, of which the progress is told.
+struct Told<'a> {
+    section: Section,
+    digest: &'a Digest,
+    progress: &'a dyn Progress,
+}
+
+impl Read for Told<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let n = self.section.read(buffer)?;
+        self.progress.advanced(self.digest, n as u64);
+        Ok(n)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Images: what the engine needs of their config, and pull, list and removal.
 
+mod beside;
 pub mod build;
 pub mod change;
 pub mod changes;
@@ -29,6 +30,7 @@ use corten_spec::Kind;
 use corten_spec::oci::image::ImageConfiguration;
 use corten_store::ImageRecord;
 
+pub use beside::Beside;
 pub use copy::Wanted;
 pub use copy::place::Place;
 pub use error::Error as ImageError;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use corten_spec::{Platform, Reference};
 use corten_store::Lease;
 
+use super::beside::Beside;
 use super::copy::bindings::{Bindings, Layout};
 use super::copy::source::Source;
-use super::copy::target::{Beside, Shelf, Target};
+use super::copy::target::{Shelf, Target};
 use super::copy::transfer::existing_index;
 use super::copy::{self, Copied, Walk, Wanted};
 use super::load::platform_of;
@@ -84,7 +85,7 @@ impl Engine {
                 let out = std::io::BufWriter::with_capacity(256 << 10, file);
                 let shelf = Arc::new(Shelf::archive(Box::new(out)));
                 self.write(sources, layout, &shelf, None, progress)?;
-                beside.publish(&path)
+                beside.publish()
             }
             Output::Stream(out) => {
                 let shelf = Arc::new(Shelf::archive(out));

@@ -62,7 +62,7 @@ impl Default for Parallel {
             requests: 4,
             from: 32 << 20,
             part: 4 << 20,
-            in_flight: 8 << 20,
+            in_flight: 4 << 20,
         }
     }
 }

@@ -150,6 +150,14 @@ impl Content {
             Self::Part { sent, .. } => sent.load(Ordering::Relaxed),
         }
     }
+
+    /// Is there more of it than the connection has taken?
+    pub fn is_unsent(&self) -> bool {
+        match self {
+            Self::Bytes(_) => false,
+            Self::Part { length, .. } => self.sent() < *length,
+        }
+    }
 }
 
 impl Body for Outgoing {

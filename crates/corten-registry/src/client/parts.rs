@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  part 1 ══════════════════► sink        the first in line streams through
-//!  part 2 ════► waits (2 MiB)             the others fill their room, then their connection waits
+//!  part 2 ════► waits (1 MiB)             the others fill their room, then their connection waits
 //!  part 3 ════► waits
 //!  part 4 ════► waits                     part 5 begins when part 1 has ended
 //! ```

@@ -12,6 +12,7 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
+use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
 use super::connect::{Origin, connect};
@@ -29,11 +30,22 @@ const IDLE_PER_ORIGIN: usize = 8;
 /// What a connection reads ahead, and the largest head of an answer. A piece of a body keeps the whole of its buffer.
 const BUFFER_MAX: usize = 128 << 10;
 
-type Sender = SendRequest<Outgoing>;
+/// A connection: where requests go, and the task that moves its bytes. It ends with its owner, and with it the reading of
+/// what it was still to send.
+struct Wire {
+    sender: SendRequest<Outgoing>,
+    task: AbortHandle,
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
 
 /// The pool, and how connections are made.
 pub(super) struct Transport {
-    idle: Mutex<HashMap<Origin, Vec<(Sender, Instant)>>>,
+    idle: Mutex<HashMap<Origin, Vec<(Wire, Instant)>>>,
     timeouts: Timeouts,
     proxy: ProxySettings,
 }
@@ -54,7 +66,9 @@ pub(super) struct Answer {
     pub headers: HeaderMap,
     pub place: Place,
     body: Incoming,
-    sender: Option<Sender>,
+    wire: Option<Wire>,
+    /// Answered before all of the request was sent: no other request can follow.
+    early: bool,
     origin: Origin,
     transport: Arc<Transport>,
     received: u64,
@@ -101,12 +115,12 @@ impl Transport {
         let origin = Origin::of(&message.place, tls);
         let proxy = self.proxy.on_the_way(&message.place)?;
         let request = |p: Option<&Proxy>| prepare(message, p);
-        while let Some(mut sender) = self.take(&origin) {
-            if sender.ready().await.is_err() {
+        while let Some(mut wire) = self.take(&origin) {
+            if wire.sender.ready().await.is_err() {
                 continue;
             }
             match self
-                .exchange(sender, request(proxy.as_ref())?, &origin, message)
+                .exchange(wire, request(proxy.as_ref())?, &origin, message)
                 .await
             {
                 // The registry closed it while it lay idle: says nothing about the registry's health.
@@ -124,19 +138,20 @@ impl Transport {
             .await;
         let (sender, connection) = handshake.map_err(|e| cut(&message.place, e))?;
         // The connection's failure surfaces in the request that uses it.
-        tokio::spawn(connection);
-        self.exchange(sender, request(proxy.as_ref())?, &origin, message)
+        let task = tokio::spawn(connection).abort_handle();
+        let wire = Wire { sender, task };
+        self.exchange(wire, request(proxy.as_ref())?, &origin, message)
             .await
     }
 
     async fn exchange(
         self: &Arc<Self>,
-        mut sender: Sender,
+        mut wire: Wire,
         request: Request<Outgoing>,
         origin: &Origin,
         message: &Message,
     ) -> Result<Answer, Error> {
-        let sending = std::pin::pin!(sender.send_request(request));
+        let sending = std::pin::pin!(wire.sender.send_request(request));
         let response = self.answered(sending, message).await?;
         let (head, body) = response.into_parts();
         Ok(Answer {
@@ -144,7 +159,8 @@ impl Transport {
             headers: head.headers,
             place: message.place.clone(),
             body,
-            sender: Some(sender),
+            wire: Some(wire),
+            early: message.body.is_unsent(),
             origin: origin.clone(),
             transport: self.clone(),
             received: 0,
@@ -183,22 +199,22 @@ impl Transport {
         }
     }
 
-    fn take(&self, origin: &Origin) -> Option<Sender> {
+    fn take(&self, origin: &Origin) -> Option<Wire> {
         let mut idle = self.idle.lock().unwrap_or_else(|p| p.into_inner());
         let list = idle.get_mut(origin)?;
-        while let Some((sender, since)) = list.pop() {
-            if !sender.is_closed() && since.elapsed() < IDLE_MAX {
-                return Some(sender);
+        while let Some((wire, since)) = list.pop() {
+            if !wire.sender.is_closed() && since.elapsed() < IDLE_MAX {
+                return Some(wire);
             }
         }
         None
     }
 
-    fn give_back(&self, origin: Origin, sender: Sender) {
+    fn give_back(&self, origin: Origin, wire: Wire) {
         let mut idle = self.idle.lock().unwrap_or_else(|p| p.into_inner());
         let list = idle.entry(origin).or_default();
         if list.len() < IDLE_PER_ORIGIN {
-            list.push((sender, Instant::now()));
+            list.push((wire, Instant::now()));
         }
     }
 }
@@ -277,8 +293,8 @@ impl Answer {
                 })?;
             match frame {
                 None => {
-                    if let Some(sender) = self.sender.take() {
-                        self.transport.give_back(self.origin.clone(), sender);
+                    if let Some(wire) = self.wire.take().filter(|_| !self.early) {
+                        self.transport.give_back(self.origin.clone(), wire);
                     }
                     return Ok(None);
                 }

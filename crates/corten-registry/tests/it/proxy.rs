@@ -32,6 +32,8 @@ pub enum Fault {
     Gone,
     /// The connection ends after so many bytes of the request's body have been passed on.
     CutUpload(usize),
+    /// This answer comes after so many bytes of the request's body; the rest is never read.
+    Early(usize, String),
     /// The answer gets this line into its head, in the place of one with the same name.
     Header(String),
     /// So many bytes of the body every so often.
@@ -154,6 +156,12 @@ fn serve(
         let mut server = TcpStream::connect(upstream)?;
         server.write_all(head.as_bytes())?;
         return server.write_all(&body);
+    }
+    if let Fault::Early(n, answer) = &fault {
+        client.read_exact(&mut body[..*n])?;
+        client.write_all(answer.as_bytes())?;
+        std::thread::sleep(Duration::from_secs(6));
+        return Ok(());
     }
     client.read_exact(&mut body)?;
     match &fault {

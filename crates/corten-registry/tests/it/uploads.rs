@@ -253,3 +253,37 @@ async fn a_source_that_is_too_short_is_named() {
         "{err:?}"
     );
 }
+
+#[tokio::test]
+async fn a_token_that_runs_out_in_mid_upload_is_renewed() {
+    let once = AtomicUsize::new(0);
+    let rig = Rig::new(move |seen| {
+        let challenge =
+            "HTTP/1.1 401 Who\r\nwww-authenticate: Basic realm=\"x\"\r\ncontent-length: 0\r\n\r\n";
+        if !seen.head.contains("authorization:") {
+            let closing =
+                challenge.replace("content-length", "connection: close\r\ncontent-length");
+            return Fault::Instead(closing);
+        }
+        match seen.line.starts_with("PATCH") && once.fetch_add(1, Ordering::SeqCst) == 0 {
+            // The connection stays open, and nobody reads from it any more.
+            true => Fault::Early(100_000, challenge.into()),
+            false => Fault::None,
+        }
+    });
+    let mut config = config();
+    let me = corten_registry::auth::Credentials::password("me", "pw");
+    config.credentials.insert(rig.proxy.address.to_string(), me);
+    let c = Client::new(config);
+    let (bytes, d) = layer();
+    let at = reference(rig.proxy.address, "a:v1");
+    let started = std::time::Instant::now();
+    c.push_blob(&at, &d, Cursor::new(bytes.clone()))
+        .await
+        .unwrap();
+    assert!(started.elapsed() < std::time::Duration::from_secs(5));
+    let (got, ended) = download(&c, &at, &d, 0).await;
+    ended.unwrap();
+    assert!(got == bytes);
+    assert_eq!(rig.proxy.seen("PATCH").len(), 2);
+}

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use corten_engine::image::Beside;
 use corten_engine::image::change::Instruction;
 use corten_engine::image::export::CommitOptions;
 
@@ -29,17 +30,10 @@ pub fn export(global: &Global, args: ExportArgs) -> Result<(), Failure> {
     let Some(path) = args.output else {
         return Ok(engine.export(&container, save::stdout()?)?);
     };
-    let partial = path.with_extension("partial");
-    let file =
-        std::fs::File::create(&partial).map_err(corten_engine::Error::io("make", &partial))?;
-    let out = std::io::BufWriter::with_capacity(256 << 10, file);
-    let done = engine.export(&container, out).map_err(Failure::from);
-    let done = done.and_then(|()| Ok(std::fs::rename(&partial, &path)?));
-    if done.is_err() {
-        // The failure that led here is the one to tell.
-        let _gone = std::fs::remove_file(&partial);
-    }
-    done
+    let new = Beside::create(&path)?;
+    let out = std::io::BufWriter::with_capacity(256 << 10, &new.file);
+    engine.export(&container, out)?;
+    Ok(new.publish()?)
 }
 
 /// Make an image of what a container has become

@@ -223,6 +223,9 @@ fn helper(path: &Path, document: &Value, registry: &str) -> Result<Option<Helper
 
 /// Readable by its owner only, from its first byte on, and never half a file.
 fn write(path: &Path, document: &Value) -> Result<(), Failure> {
+    // Where it is a link to a file that somebody keeps elsewhere, it stays one.
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let path = real.as_path();
     let failed = |e: io::Error| bad(path, e.to_string());
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(failed)?;

@@ -62,7 +62,7 @@ pub struct Global {
     /// Run folder: sockets, state of running containers. Empty after a reboot
     #[arg(long, global = true, value_name = "DIR", default_value = paths::DEFAULT_RUN, env = "CORTEN_RUN", hide_env = true)]
     pub run: PathBuf,
-    /// Folder of config.toml and certs.d
+    /// Folder of config.toml, policy.toml and certs.d
     #[arg(long, global = true, value_name = "DIR", default_value = paths::DEFAULT_ETC, env = "CORTEN_ETC", hide_env = true)]
     pub etc: PathBuf,
     /// Least importance of what is logged on stderr

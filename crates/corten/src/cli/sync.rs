@@ -8,6 +8,8 @@ use corten_engine::image::sync::{self, Destination, Selection};
 use corten_registry::client::ClientConfig;
 use corten_spec::Platform;
 
+use serde_json::json;
+
 use super::Global;
 use crate::failure::Failure;
 use crate::output::{self, progress};
@@ -86,13 +88,21 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         preserve_digests: false,
     };
     let mut failed = 0;
+    let mut done = Vec::new();
     for step in &steps {
         let line = format!("{} -> {}", step.from.familiar(), step.to);
+        let (from, to) = (step.from.familiar(), step.to.to_string());
         if args.dry_run {
-            output::line(line)?;
+            match global.json {
+                true => done.push(json!({ "From": from, "To": to })),
+                false => output::line(line)?,
+            }
             continue;
         }
         match engine.sync_step(step, &options, progress::of(args.quiet)) {
+            Ok(digest) if global.json => {
+                done.push(json!({ "From": from, "To": to, "Digest": digest }));
+            }
             Ok(digest) => output::line(format!("{line} {digest}"))?,
             Err(e) if args.keep_going => {
                 failed += 1;
@@ -100,6 +110,9 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
             }
             Err(e) => return Err(e.into()),
         }
+    }
+    if global.json {
+        output::json(&done)?;
     }
     match failed {
         0 => Ok(()),

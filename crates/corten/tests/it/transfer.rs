@@ -457,6 +457,27 @@ fn copies_between_all_places() -> Result<()> {
         );
     }
     assert_eq!(digest(&second)?, top);
+    // A blob that was damaged meanwhile is written again.
+    let raw = skopeo(&["inspect", "--raw", &format!("oci:{}:v1", at("layout"))])?;
+    let inner: Value = serde_json::from_str(&raw).expect("an index");
+    let digest = inner["manifests"][0]["digest"]
+        .as_str()
+        .expect("digest")
+        .replace(':', "/");
+    let blob = sandbox.files().join("layout/blobs").join(digest);
+    let whole = fs::read(&blob).expect("a blob");
+    let manifest: Value = serde_json::from_slice(&whole).expect("a manifest");
+    let layer = manifest["layers"][0]["digest"]
+        .as_str()
+        .expect("digest")
+        .replace(':', "/");
+    let layer = sandbox.files().join("layout/blobs").join(layer);
+    let good = fs::read(&layer).expect("a layer");
+    fs::write(&layer, vec![0; good.len()]).expect("write");
+    copy(&["--all", &from, &format!("oci:{}:v1", at("layout"))]).ok();
+    assert_eq!(fs::read(&layer).expect("a layer"), good);
+    copy(&["--all", &from, "docker-archive:/dev/null"]).ok();
+    assert!(!fs::metadata("/dev/null").expect("there").is_file());
     // skopeo reads each of them, and what it wrote is read here.
     for place in [
         format!("oci:{}:v1", at("layout")),

@@ -17,6 +17,8 @@ use crate::error::Error;
 
 /// More members than any archive of images has.
 const MEMBERS_MAX: usize = 100_000;
+/// Bytes of a member's name, and of what a link names.
+const NAME_MAX: usize = 1024;
 /// Links that lead to links; docker's old archives have one.
 const LINKS_MAX: u32 = 8;
 
@@ -165,6 +167,10 @@ impl Archive {
                     why: format!("it has more than {MEMBERS_MAX} members"),
                 }
                 .into());
+            }
+            // No file of an archive of images has such a name, and many of them would fill the memory.
+            if member.path.len() > NAME_MAX || member.link.len() > NAME_MAX {
+                continue;
             }
             let Ok(name) = String::from_utf8(member.path) else {
                 continue;

@@ -1,7 +1,7 @@
 //! Where a copy goes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -12,6 +12,7 @@ use corten_spec::digest::Hasher;
 use corten_spec::{Digest, Reference};
 
 use super::super::ImageError;
+use super::super::beside::Beside;
 use super::super::tar::write::{Entry, Writer};
 use super::source::Source;
 use crate::error::Error;
@@ -243,13 +244,13 @@ impl Shelf {
             Inner::Closed => return Err(closed()),
         };
         let path = folder.join(&name);
-        if path.metadata().is_ok_and(|m| m.len() == descriptor.size) {
+        if is_there(&path, descriptor)? {
             return Ok(Put::Present);
         }
         let new = Beside::create(&path)?;
         let copied = io::copy(&mut checked, &mut &new.file).map(|_| ());
         checked.verify(copied, &name)?;
-        new.publish(&path)?;
+        new.publish()?;
         Ok(Put::Written)
     }
 
@@ -271,7 +272,7 @@ impl Shelf {
                 (&new.file)
                     .write_all(bytes)
                     .map_err(Error::io("write", &path))?;
-                new.publish(&path)
+                new.publish()
             }
             Inner::Archive { writer, written } => {
                 if written.iter().any(|w| w == name) {
@@ -301,49 +302,23 @@ impl Shelf {
     }
 }
 
+/// A file of that name need not be what it is named after.
+fn is_there(path: &Path, descriptor: &Descriptor) -> Result<bool, Error> {
+    let file = match fs::File::open(path) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file.map_err(Error::io("open", path))?,
+    };
+    let meta = file.metadata().map_err(Error::io("read", path))?;
+    if !meta.is_file() || meta.len() != descriptor.size {
+        return Ok(false);
+    }
+    let mut checked = Checked::new(Box::new(file), descriptor);
+    io::copy(&mut checked, &mut io::sink()).map_err(Error::io("read", path))?;
+    Ok(checked.hasher.finish() == descriptor.digest)
+}
+
 fn closed() -> Error {
     Error::io("write", "the archive")(io::ErrorKind::BrokenPipe.into())
-}
-
-/// A file that is not there yet under its name, and is gone if it never gets it.
-pub(crate) struct Beside {
-    pub file: File,
-    path: PathBuf,
-    kept: bool,
-}
-
-impl Beside {
-    pub fn create(target: &Path) -> Result<Self, Error> {
-        let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.partial", std::process::id()));
-        let path = target.with_file_name(name);
-        // One that a killed process of this id left is in nobody's hands.
-        let _ = fs::remove_file(&path);
-        if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::create_dir_all(parent).map_err(Error::io("make folder", parent))?;
-        }
-        let file = File::create_new(&path).map_err(Error::io("make", &path))?;
-        Ok(Self {
-            file,
-            path,
-            kept: false,
-        })
-    }
-
-    pub fn publish(mut self, target: &Path) -> Result<(), Error> {
-        fs::rename(&self.path, target).map_err(Error::io("rename into", target))?;
-        self.kept = true;
-        Ok(())
-    }
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        if !self.kept {
-            // The failure that led here is the one to tell.
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// A blob on its way, hashed; never more than its size is read.

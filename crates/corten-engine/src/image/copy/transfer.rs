@@ -9,13 +9,14 @@ use corten_registry::client::{Client, ClientConfig};
 use corten_registry::protocol::manifest::{self, Document};
 use corten_spec::{Digest, Platform, Reference};
 
+use super::super::beside::Beside;
 use super::super::{ImageError, Progress};
 use super::bindings::{Bindings, Layout};
 use super::collection::Collection;
 use super::files::Files;
 use super::place::Place;
 use super::source::Source;
-use super::target::{Beside, Repository, Shelf, Target};
+use super::target::{Repository, Shelf, Target};
 use super::{Copied, Walk, Wanted, copy_referrers};
 use crate::Engine;
 use crate::error::Error;
@@ -236,7 +237,7 @@ struct Ending {
     /// A layout's folder, whose index may be there already.
     folder: Option<PathBuf>,
     /// An archive's file, which gets its name at the end.
-    file: Option<(Beside, PathBuf)>,
+    file: Option<Beside>,
 }
 
 impl End {
@@ -266,7 +267,7 @@ impl End {
                 layout,
                 names: name.into_iter().cloned().collect(),
                 folder: None,
-                file: Some((beside, file.to_owned())),
+                file: Some(beside),
             }),
         })
     }
@@ -281,7 +282,7 @@ impl End {
         bindings.write(&ending.shelf, existing.flatten())?;
         ending.shelf.finish()?;
         match ending.file {
-            Some((beside, file)) => beside.publish(&file),
+            Some(beside) => beside.publish(),
             None => Ok(()),
         }
     }

@@ -92,6 +92,24 @@ pub(super) fn load(path: &Path) -> Result<Policy, PolicyError> {
     })
 }
 
+/// The text alone, and its patterns: no key is read.
+#[cfg(any(test, fuzzing))]
+pub(super) fn fuzz(text: &str) {
+    let Ok(file) = toml::from_str::<File>(text) else {
+        return;
+    };
+    for name in file.rule.iter().flat_map(|r| &r.names) {
+        if let Ok(pattern) = Pattern::parse(name) {
+            let _ = (pattern.literal(), pattern.weight());
+            for known in ["a.b/c:1", "busybox"] {
+                if let Ok(reference) = known.parse() {
+                    let _ = pattern.fits(&reference);
+                }
+            }
+        }
+    }
+}
+
 fn rule(path: &Path, raw: RawRule) -> Result<Rule, PolicyError> {
     let wrong = |why: String| PolicyError::Rule {
         path: path.into(),

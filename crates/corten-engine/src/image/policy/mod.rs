@@ -13,6 +13,8 @@ mod claim;
 mod cosign;
 mod evidence;
 mod file;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod key;
 mod openpgp;
 mod pattern;

@@ -6,6 +6,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use corten_engine::Engine;
+use corten_engine::image::Beside;
 use corten_engine::image::remote::Attachment;
 use corten_registry::client::ClientConfig;
 use corten_spec::Reference;
@@ -150,15 +151,9 @@ pub fn artifact(global: &Global, args: ArtifactArgs) -> Result<(), Failure> {
             true => output.join(file_name(title.as_deref(), number)),
             false => output.clone(),
         };
-        let partial = path.with_extension("partial");
-        let file = File::create(&partial).map_err(corten_engine::Error::io("make", &partial))?;
-        let done = engine.artifact_content(&name, content, file, client(&engine));
-        if let Err(e) = done {
-            // The failure that led here is the one to tell.
-            let _gone = std::fs::remove_file(&partial);
-            return Err(e.into());
-        }
-        std::fs::rename(&partial, &path)?;
+        let new = Beside::create(&path)?;
+        engine.artifact_content(&name, content, &new.file, client(&engine))?;
+        new.publish()?;
         output::line(path.display())?;
     }
     Ok(())
