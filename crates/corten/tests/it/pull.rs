@@ -29,12 +29,16 @@ fn runs(sandbox: &Sandbox, image: &str) {
 fn every_format_that_registries_hold() -> Result<()> {
     let (sandbox, registry) = (sandbox()?, Registry::plain()?);
     let layout = Image::Busybox.layout()?;
-    let forms: [(&str, &[&str]); 3] = [
+    let forms: [(&str, &[&str]); 4] = [
         ("oci-gzip", &[]),
         ("docker-schema2", &["--format=v2s2"]),
         (
             "oci-zstd",
             &["--dest-compress", "--dest-compress-format=zstd"],
+        ),
+        (
+            "oci-zstd-chunked",
+            &["--dest-compress", "--dest-compress-format=zstd:chunked"],
         ),
     ];
     for (name, args) in forms {
