@@ -367,10 +367,7 @@ mod tests {
             ("docker.io/a/b:t", "a/b:t"),
             ("docker.io/ghcr.io/a:t", "docker.io/ghcr.io/a:t"),
             ("docker.io/localhost/a:t", "docker.io/localhost/a:t"),
-            (
-                "docker.io/library/localhost/a:t",
-                "docker.io/library/localhost/a:t",
-            ),
+            ("docker.io/library/localhost/a:t", "library/localhost/a:t"),
             ("ghcr.io/library/a:t", "ghcr.io/library/a:t"),
         ] {
             let r: Reference = text.parse().unwrap();
