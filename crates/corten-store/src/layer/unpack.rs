@@ -157,6 +157,19 @@ mod tests {
         assert_eq!(unpack(&frames.concat()).unwrap(), both);
     }
 
+    /// eStargz: a member for each file, a list of contents as the last file, and a member without contents that says where that is.
+    #[test]
+    fn estargz_is_a_gzip_like_any_other() {
+        let files = [text(), b"small".to_vec(), b"{\"entries\":[]}".to_vec()];
+        let mut packed: Vec<u8> = files.iter().flat_map(|f| gzip(f)).collect();
+        let place = [b"SG\x16\x00".as_slice(), b"0000000000000400STARGZ"].concat();
+        let footer = flate2::GzBuilder::new()
+            .extra(place)
+            .write(Vec::new(), flate2::Compression::none());
+        packed.extend(footer.finish().unwrap());
+        assert_eq!(unpack(&packed).unwrap(), files.concat());
+    }
+
     #[test]
     fn cut_anywhere_is_truncated() {
         let t = text();

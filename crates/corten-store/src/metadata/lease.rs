@@ -90,6 +90,12 @@ impl Drop for Held {
         let _ = self.store.db().read("end a lease", |c| {
             c.execute("DELETE FROM lease WHERE id = ?1", [self.id])
         });
+        // What interrupted processes held was there for whoever goes on from it, and that was perhaps this one.
+        for (id, _) in dead(self.store.db()).unwrap_or_default() {
+            let _ = self.store.db().read("end a lease", |c| {
+                c.execute("DELETE FROM lease WHERE id = ?1", [id])
+            });
+        }
     }
 }
 

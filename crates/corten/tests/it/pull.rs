@@ -6,7 +6,7 @@ use corten_testkit::fixture::hostile::noise;
 use corten_testkit::fixture::layout::{self, Layer};
 use corten_testkit::fixture::tar::Tar;
 use corten_testkit::registry::{PASSWORD, USER};
-use corten_testkit::{Fault, Image, Proxy, Registry, Result, Sandbox, tool};
+use corten_testkit::{Fault, Image, Proxy, Registry, Result, Sandbox, tool, wait};
 
 use super::sandbox;
 
@@ -29,12 +29,16 @@ fn runs(sandbox: &Sandbox, image: &str) {
 fn every_format_that_registries_hold() -> Result<()> {
     let (sandbox, registry) = (sandbox()?, Registry::plain()?);
     let layout = Image::Busybox.layout()?;
-    let forms: [(&str, &[&str]); 3] = [
+    let forms: [(&str, &[&str]); 4] = [
         ("oci-gzip", &[]),
         ("docker-schema2", &["--format=v2s2"]),
         (
             "oci-zstd",
             &["--dest-compress", "--dest-compress-format=zstd"],
+        ),
+        (
+            "oci-zstd-chunked",
+            &["--dest-compress", "--dest-compress-format=zstd:chunked"],
         ),
     ];
     for (name, args) in forms {
@@ -272,6 +276,68 @@ fn unusual_files_arrive() -> Result<()> {
             .count(),
         2
     );
+    sandbox.finish();
+    Ok(())
+}
+
+/// Ctrl-C in the middle, and the same again: it goes on from what is on disk.
+#[test]
+fn an_interrupted_pull_goes_on() -> Result<()> {
+    let (sandbox, registry) = (sandbox()?, Registry::plain()?);
+    registry.push(&Image::Busybox.layout()?, "busybox")?;
+    let proxy = Proxy::before(registry.port())?;
+    proxy.fail(Fault::Stall { after: 600_000 }, 1);
+    let image = proxy.reference("busybox");
+    let mut pull = sandbox.start(&["pull", &image]);
+    let partial = || {
+        let entries = fs::read_dir(sandbox.root().join("ingest")).ok()?;
+        let lengths = entries.filter_map(|e| Some(e.ok()?.metadata().ok()?.len()));
+        lengths.max().filter(|&n| n >= 262_144)
+    };
+    wait::until("some of the layer on disk", super::SOON, partial)?;
+    let id = rustix::process::Pid::from_child(&pull);
+    rustix::process::kill_process(id, rustix::process::Signal::INT).expect("kill");
+    let status = pull.wait().expect("wait");
+    assert!(!status.success());
+    assert!(
+        partial().is_some(),
+        "what had come stays: {:?}",
+        sandbox.root().join("ingest")
+    );
+
+    let before = proxy.requests().len();
+    sandbox.corten(&["pull", &image]).ok();
+    let after = &proxy.requests()[before..];
+    let goes_on = |r: &String| {
+        let from = r.split("bytes=").nth(1).and_then(|r| r.split('-').next());
+        from.and_then(|n| n.parse::<u64>().ok())
+            .is_some_and(|n| n >= 262_144)
+    };
+    assert!(after.iter().any(goes_on), "{after:#?}");
+    runs(&sandbox, &image);
+    sandbox.finish();
+    Ok(())
+}
+
+/// Whoever comes second waits for the first one's layers, and asks for none of them.
+#[test]
+fn two_pulls_at_once_share_the_work() -> Result<()> {
+    let (sandbox, registry) = (sandbox()?, Registry::plain()?);
+    registry.push(&Image::Python.layout()?, "python")?;
+    let proxy = Proxy::before(registry.port())?;
+    let image = proxy.reference("python");
+    let mut pulls = [0, 1, 2].map(|_| sandbox.start(&["pull", &image]));
+    for pull in &mut pulls {
+        assert!(pull.wait().expect("wait").success());
+    }
+    let manifest = Image::Python.layout()?.manifest()?;
+    let layers = manifest["layers"].as_array().expect("layers");
+    for digest in layers.iter().filter_map(|l| l["digest"].as_str()) {
+        let requests = proxy.requests();
+        let asked = requests.iter().filter(|r| r.contains(digest));
+        let whole = asked.filter(|r| !r.contains("bytes=") || r.contains("bytes=0-"));
+        assert_eq!(whole.count(), 1, "{digest}: {requests:#?}");
+    }
     sandbox.finish();
     Ok(())
 }
