@@ -112,6 +112,11 @@ pub(super) fn is_untagged(reference: &str) -> bool {
     parsed.is_ok_and(|r| r.tag().is_none())
 }
 
+/// Has nobody named it?
+pub(super) fn is_nameless(reference: &str) -> bool {
+    bare(reference) == NAMELESS
+}
+
 /// Repository and tag as people say them.
 pub fn names(reference: &str) -> (String, String) {
     let Ok(parsed) = reference.parse::<Reference>() else {

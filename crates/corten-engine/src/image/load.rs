@@ -125,26 +125,25 @@ impl Engine {
 
     /// Gives an image its names; one without any gets the digest of its manifest.
     pub(crate) fn name_image(&self, record: ImageRecord, names: &[String]) -> Result<(), Error> {
-        let nameless = [format!("{NAMELESS}@{}", record.manifest)];
-        let names = match names {
-            [] if self
-                .store
-                .images()?
-                .iter()
-                .any(|i| i.config == record.config) =>
-            {
+        if names.is_empty() {
+            let images = self.store.images()?;
+            if images.iter().any(|i| i.config == record.config) {
                 return Ok(());
             }
-            [] => &nameless,
-            names => names,
-        };
+            let reference = format!("{NAMELESS}@{}", record.manifest);
+            let nameless = ImageRecord {
+                reference,
+                ..record
+            };
+            return Ok(self.store.put_image(nameless)?);
+        }
         for name in names {
             self.store.put_image(ImageRecord {
                 reference: name.clone(),
                 ..record.clone()
             })?;
         }
-        Ok(())
+        self.forget_nameless(&record.config)
     }
 
     fn load_layer(

@@ -1,8 +1,9 @@
 //! Another name for an image.
 
-use corten_spec::Reference;
+use corten_spec::{Digest, Reference};
 use corten_store::ImageRecord;
 
+use super::listing::is_nameless;
 use crate::Engine;
 use crate::error::Error;
 use crate::image::ImageError;
@@ -21,7 +22,19 @@ impl Engine {
             reference: reference.to_string(),
             ..record
         };
+        let id = named.config.clone();
         self.store.put_image(named)?;
+        self.forget_nameless(&id)?;
         Ok(self.store.image(&reference.to_string())?)
+    }
+
+    /// An image that has got a name is no longer without one.
+    pub(super) fn forget_nameless(&self, id: &Digest) -> Result<(), Error> {
+        for image in self.store.images()? {
+            if image.config == *id && is_nameless(&image.reference) {
+                self.store.remove_image(&image.reference)?;
+            }
+        }
+        Ok(())
     }
 }

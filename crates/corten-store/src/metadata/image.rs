@@ -95,7 +95,10 @@ impl Store {
     /// What each layer of an image occupies as it is kept here, in bytes, bottom first.
     pub fn layer_sizes(&self, image: &ImageRecord) -> Result<Vec<u64>> {
         self.db().read("look up an image's layers", |c| {
-            let mut q = c.prepare("SELECT size FROM layer WHERE id = ?1")?;
+            // A patch lies on the layer that it belongs to, and is a small thing beside it.
+            let mut q = c.prepare(
+                "SELECT l.size + coalesce(b.size, 0) FROM layer l LEFT JOIN layer b ON b.id = l.base WHERE l.id = ?1",
+            )?;
             let size = |l: &LayerRef| {
                 let found = q.query_row([l.layer.as_str()], |r| r.get::<_, i64>(0));
                 found.optional().map(|s| s.unwrap_or(0).cast_unsigned())

@@ -211,6 +211,13 @@ fn what_is_listed_and_inspected() -> Result<()> {
     let shape = "{{.Os}}/{{.Architecture}} {{len .RootFS.Layers}} {{index .Config.Labels \"org.example.fixture\"}} {{json .Config.Cmd}}";
     let said = sandbox.corten(&["inspect", "--format", shape, &image]).ok();
     assert_eq!(said, r#"linux/amd64 3 busybox ["/bin/sh"]"#);
+    let sizes = sandbox
+        .corten(&["image", "tree", "--no-trunc", &image])
+        .ok();
+    assert!(
+        !sizes.contains(" 0B"),
+        "every layer of it has bytes: {sizes}"
+    );
     let history = sandbox
         .corten(&["history", "--format", "{{.ID}} {{.Size}}", &image])
         .ok();

@@ -289,6 +289,35 @@ fn saved_and_loaded_it_is_the_same() -> Result<()> {
         assert_eq!(at(&facts).ok(), expected, "{format}");
         at(&["rmi", &image]).ok();
     }
+    // Two images, one of them by two names.
+    let second = small(&sandbox, "second")?;
+    let folder = second.folder.display().to_string();
+    let other = sandbox.corten(&["load", "-i", &folder]).ok();
+    let other = other
+        .strip_prefix("Loaded image ID: ")
+        .expect("an id")
+        .to_owned();
+    sandbox.corten(&["tag", &other, "other:1"]).ok();
+    sandbox.corten(&["tag", &image, "again:1"]).ok();
+    let several = file("several.tar");
+    sandbox
+        .corten(&["save", "-o", &several, &image, "other:1", "again:1"])
+        .ok();
+    let said = at(&["load", "-i", &several]).ok();
+    let mut said: Vec<&str> = said.lines().collect();
+    said.sort_unstable();
+    let expected_names = [
+        format!("Loaded image: {image}"),
+        "Loaded image: again:1".into(),
+        "Loaded image: other:1".into(),
+    ];
+    assert_eq!(said, expected_names);
+    assert_eq!(at(&["images", "--quiet"]).ok().lines().count(), 2);
+    for name in [&image, "again:1", "other:1"] {
+        at(&["rmi", name]).ok();
+    }
+    sandbox.corten(&["rmi", "again:1"]).ok();
+    sandbox.corten(&["rmi", "other:1"]).ok();
     // A folder of docker's form has no names.
     let folder = file("docker-dir");
     sandbox
@@ -303,6 +332,12 @@ fn saved_and_loaded_it_is_the_same() -> Result<()> {
     assert_eq!(
         at(&["images", "--all", "--format", "{{.Repository}}"]).ok(),
         "<none>"
+    );
+    // One that gets a name is no longer without one.
+    at(&["tag", &id, "named:1"]).ok();
+    assert_eq!(
+        at(&["images", "--all", "--format", "{{.Repository}}:{{.Tag}}"]).ok(),
+        "named:1"
     );
     at(&["rmi", &id]).ok();
     // Packed, and through pipes; `save` of an id keeps no name.

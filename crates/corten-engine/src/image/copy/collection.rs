@@ -207,22 +207,26 @@ impl Collection {
         if index.manifests.len() > IMAGES_MAX {
             return Err(files.wrong(format!("it has more than {IMAGES_MAX} images")));
         }
-        let images = index.manifests.into_iter().map(|entry| {
-            let name = entry
-                .annotations
-                .get(NAME)
-                .or(entry.annotations.get(REF_NAME));
-            Found {
-                names: name.into_iter().cloned().collect(),
+        let mut images: Vec<Found> = Vec::new();
+        for entry in index.manifests {
+            let name = entry.annotations.get(NAME);
+            let name = name.or(entry.annotations.get(REF_NAME)).cloned();
+            // An image has an entry for each of its names.
+            if let Some(same) = images.iter_mut().find(|i| i.top.digest == entry.digest) {
+                same.names.extend(name);
+                continue;
+            }
+            images.push(Found {
+                names: name.into_iter().collect(),
                 top: Descriptor {
                     digest: entry.digest,
                     size: entry.size,
                     media_type: entry.media_type,
                 },
-            }
-        });
+            });
+        }
         Ok(Self {
-            images: images.collect(),
+            images,
             files,
             form: Form::Layout,
             made: BTreeMap::new(),
