@@ -43,12 +43,20 @@ pub(super) const CHUNK: usize = 8;
 /// Chunks have entries of the long form, with a device.
 const CHUNK_INDEXES: u32 = 0x20;
 
+/// A block can be doubled so many times (`EROFS_CHUNK_FORMAT_BLKBITS_MASK`).
+const DOUBLED: u32 = 31;
+
+/// The most bytes of a file that is one chunk. A device may be twice as long.
+pub(super) fn longest(block_bits: u8) -> u64 {
+    1 << (DOUBLED + u32::from(block_bits))
+}
+
 impl Chunk {
-    /// What an inode of this many bytes says of its chunks: how many times a block is doubled for one to hold it all.
+    /// What an inode of this many bytes, which are no more than [`longest`], says of its chunks: how many times a block is doubled
+    /// for one to hold it all.
     pub fn format(size: u64, block_bits: u8) -> u32 {
         let bits = u64::BITS - size.saturating_sub(1).leading_zeros();
-        // 2^40 bytes are as many as a device can have blocks for.
-        bits.saturating_sub(block_bits.into()).min(31) | CHUNK_INDEXES
+        bits.saturating_sub(block_bits.into()).min(DOUBLED) | CHUNK_INDEXES
     }
 
     pub fn encode(self, out: &mut Vec<u8>) {

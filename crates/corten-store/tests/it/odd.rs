@@ -1,0 +1,84 @@
+//! Layers that are allowed and odd, on which an image and a folder once differed: in whatever form, the same is seen.
+
+use std::fs;
+
+use corten_store::snapshot::conformance::archive::{Archive, Item, header, sum};
+use corten_store::snapshot::conformance::{layer, merged, view};
+use corten_store::{Begin, Error, LayerChoice, LayerError, Packing, Snapshotter as _};
+
+use crate::fixture::{FORMS, Sandbox, describe, gzip, names};
+
+const SIZE: &str = "GNU.sparse.realsize";
+
+/// A sparse file (PAX 1.0) of so many bytes, with one `x` as the last of them.
+fn sparse(path: &str, size: u64) -> Item {
+    let mut data = match size {
+        0 => b"0\n".to_vec(),
+        n => format!("1\n{}\n1\n", n - 1).into_bytes(),
+    };
+    data.resize(512, 0);
+    if size > 0 {
+        data.push(b'x');
+    }
+    Item::new(path, b'0')
+        .data(data)
+        .pax("GNU.sparse.major", "1")
+        .pax("GNU.sparse.minor", "0")
+        .pax("GNU.sparse.name", path)
+        .pax(SIZE, size.to_string())
+}
+
+/// What is seen of one layer, in every form.
+fn seen(tar: &[u8]) -> Vec<String> {
+    let see = |sandbox: Sandbox| {
+        let store = &sandbox.store;
+        merged(store, &store.snapshotter(), &[tar.to_vec()]).unwrap()
+    };
+    FORMS.map(Sandbox::of).into_iter().map(see).collect()
+}
+
+fn folder_of(sandbox: &Sandbox, id: &corten_store::LayerId) -> std::path::PathBuf {
+    sandbox.store.root().join("layers").join(id.as_str())
+}
+
+/// The image had a file for expanded sparse files, and nothing in it: the kernel was given a device too many.
+#[test]
+fn a_sparse_file_of_no_bytes_is_mounted() {
+    let tar = Archive::new().item(sparse("empty", 0)).file("a", "a");
+    let all = seen(&tar.finish());
+    assert!(
+        all[0].contains(" empty 0 bytes") || all[0].contains(" empty \"\""),
+        "{}",
+        all[0]
+    );
+    assert_eq!(all[0], all[2]);
+    assert_eq!(all[1], all[2]);
+}
+
+/// One chunk of an image reaches 2^31 blocks, and a device 2^32. What lay beyond was read from wherever the bytes of the next inode said.
+#[test]
+fn files_beyond_one_chunk_are_kept_as_folders() {
+    use std::os::unix::fs::FileExt as _;
+    for size in [(1 << 40) - 4096, (1 << 40) + 4096, 3 << 40] {
+        let sandbox = Sandbox::of(LayerChoice::Erofs(Packing::Tar));
+        let lease = sandbox.store.lease("test").unwrap();
+        lease.hold_snapshot("k").unwrap();
+        let tar = Archive::new()
+            .item(sparse("big", size))
+            .file("secret", "s")
+            .finish();
+        let id = layer(&sandbox.store, &lease, &tar).unwrap();
+        let is_image = folder_of(&sandbox, &id).join("meta").exists();
+        assert_eq!(is_image, size < 1 << 40, "{size}");
+        let recipe = sandbox.store.snapshotter().prepare("k", &[id]).unwrap();
+        let root = view::mount(&recipe).unwrap();
+        let flags = rustix::fs::OFlags::RDONLY;
+        let file = rustix::fs::openat(&root, "big", flags, rustix::fs::Mode::empty()).unwrap();
+        let file = fs::File::from(file);
+        let mut end = [1; 2];
+        file.read_exact_at(&mut end, size - 2).unwrap();
+        assert_eq!(end, [0, b'x'], "{size}");
+        drop((file, root));
+        sandbox.store.snapshotter().remove("k").unwrap();
+    }
+}
