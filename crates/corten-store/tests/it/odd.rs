@@ -82,3 +82,63 @@ fn files_beyond_one_chunk_are_kept_as_folders() {
         sandbox.store.snapshotter().remove("k").unwrap();
     }
 }
+
+/// The symlink by which a folder was last found is replaced by another folder.
+#[test]
+fn a_replaced_symlink_leads_nowhere_any_more() {
+    let tar = Archive::new()
+        .folder("a")
+        .symlink("a/s", ".")
+        .file("a/s/first", "1")
+        .folder("a/s/s")
+        .file("a/s/second", "2")
+        .finish();
+    let all = seen(&tar);
+    assert!(all[2].contains(" a/s/second "), "{}", all[2]);
+    assert_eq!(all[0], all[2]);
+    assert_eq!(all[1], all[2]);
+}
+
+/// Paths that are short as they are written, through symlinks that make them long.
+#[test]
+fn a_path_through_symlinks_has_a_bound_in_every_form() {
+    let name = format!("{}/", "d".repeat(250));
+    let mut tar = Archive::new();
+    for i in 1..=10 {
+        tar = tar.folder(&name.repeat(i));
+    }
+    tar = tar.symlink("s", &name.repeat(10));
+    for i in 1..=10 {
+        tar = tar.folder(&format!("s/{}", name.repeat(i)));
+    }
+    let tar = tar.finish();
+    for sandbox in FORMS.map(Sandbox::of) {
+        let lease = sandbox.store.lease("test").unwrap();
+        match layer(&sandbox.store, &lease, &tar) {
+            Err(Error::Layer {
+                source: LayerError::Refused { why, .. },
+                ..
+            }) => assert!(why.contains("longer than 4095"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The kernel takes no such names, and would list the first one as two.
+#[test]
+fn xattrs_that_no_kernel_takes_are_refused_in_every_form() {
+    let long = format!("user.{}", "n".repeat(251));
+    for name in ["user.a\0trusted.b", &long] {
+        let tar = Archive::new()
+            .item(Item::new("x", b'0').xattr(name, "v"))
+            .finish();
+        for sandbox in FORMS.map(Sandbox::of) {
+            let lease = sandbox.store.lease("test").unwrap();
+            let outcome = layer(&sandbox.store, &lease, &tar);
+            assert!(
+                matches!(outcome, Err(Error::Layer { .. })),
+                "{name:?}: {outcome:?}"
+            );
+        }
+    }
+}

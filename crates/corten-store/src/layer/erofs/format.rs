@@ -195,6 +195,10 @@ pub(super) fn xattrs(list: &[(Vec<u8>, Vec<u8>)]) -> Result<Box<[u8]>, LayerErro
     sorted.sort();
     let mut out = vec![0; XATTR_HEADER];
     for (name, value) in sorted {
+        // The kernel takes no such names (XATTR_NAME_MAX), and lists them as two, or so that nobody can ask for them.
+        if name.len() > 255 || name.contains(&0) {
+            return Err(unfit("the name of an xattr is none"));
+        }
         let (index, rest) = prefix(name).ok_or(unfit("an xattr is of no kind that it knows"))?;
         let length = u8::try_from(rest.len()).map_err(|_| unfit("the name of an xattr is long"))?;
         let size =
@@ -284,7 +288,14 @@ mod tests {
             &*one("system.posix_acl_access", 4).unwrap(),
             [[0; 12].as_slice(), &[0, 2, 4, 0, 1, 1, 1, 1]].concat()
         );
-        for (name, length) in [("system.other", 1), ("user.", 1), ("user.a", 65_536)] {
+        let long = format!("user.{}", "n".repeat(251));
+        for (name, length) in [
+            ("system.other", 1),
+            ("user.", 1),
+            ("user.a", 65_536),
+            ("user.a\0b", 1),
+            (long.as_str(), 1),
+        ] {
             assert!(matches!(one(name, length), Err(LayerError::Form { .. })));
         }
         assert_eq!(xattr_count(0), 0);
