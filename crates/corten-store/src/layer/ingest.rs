@@ -391,12 +391,14 @@ type Tar = tar::Reader<Record<Pipe>>;
 /// The writing side; returns the tar's digest, what was in it, and the digest of the index, if one was made.
 fn write(mut tar: Tar, mut target: Target) -> Result<(Digest, Done, Option<Digest>), LayerError> {
     while let Some(entry) = tar.next()? {
+        check_padding(&tar, &target)?;
         let action = entry::action(entry)?;
         match &mut target {
             Target::Tree(tree) => tree.apply(action, &mut tar)?,
             Target::Image(image) => image.apply(action, &mut tar)?,
         }
     }
+    check_padding(&tar, &target)?;
     tar.source_mut().end_of_archive();
     let (length, digest) = tar
         .drain()?
@@ -408,6 +410,18 @@ fn write(mut tar: Tar, mut target: Target) -> Result<(Digest, Done, Option<Diges
             let (done, index) = image.finish(length)?;
             Ok((digest, done, Some(index)))
         }
+    }
+}
+
+/// Whoever maps a file sees zeros from its end to that of the page (mmap(2)); the kernel shows the blocks of an image whole.
+fn check_padding(tar: &Tar, target: &Target) -> Result<(), LayerError> {
+    match target {
+        Target::Image(image) if image.keeps_tar() && tar.has_odd_padding() => {
+            Err(LayerError::Form {
+                why: "something other than zeros follows the contents of a file",
+            })
+        }
+        _ => Ok(()),
     }
 }
 

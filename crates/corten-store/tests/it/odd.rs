@@ -142,3 +142,23 @@ fn xattrs_that_no_kernel_takes_are_refused_in_every_form() {
         }
     }
 }
+
+/// A program that maps a file sees zeros behind its end (mmap(2)), not what the tar has there.
+#[test]
+fn padding_that_is_not_zero_is_not_shown() {
+    let mut file = header(&Item::new("f", b'0').data("abc"));
+    sum(&mut file);
+    let mut tar = Archive::new();
+    tar.raw(&file);
+    tar.raw(b"abc");
+    tar.raw(&[b'!'; 509]);
+    let tar = tar.file("g", "g").finish();
+    for (form, is_image) in [(Packing::Tar, false), (Packing::Pages, true)] {
+        let sandbox = Sandbox::of(LayerChoice::Erofs(form));
+        let lease = sandbox.store.lease("test").unwrap();
+        let id = layer(&sandbox.store, &lease, &tar).unwrap();
+        let found = names(&folder_of(&sandbox, &id)).contains(&"meta".to_owned());
+        assert_eq!(found, is_image, "{form:?}");
+    }
+    assert!(seen(&tar).windows(2).all(|w| w[0] == w[1]));
+}
