@@ -33,6 +33,9 @@ use crate::metadata::layer::{self as rows, NewLayer};
 use crate::metadata::{Lease, blob_size};
 use crate::store::{Store, open_folder};
 
+/// Bytes by which packings differ.
+const HEAD: u64 = 4;
+
 /// Whether there is anything to do for a layer.
 pub enum Begin {
     /// It is in the store, and the lease keeps it.
@@ -78,7 +81,8 @@ impl Store {
             Some(_) => desc.size,
             None => partial.len()?,
         };
-        if offset > desc.size {
+        // From fewer bytes than these the packing cannot be told.
+        if offset > desc.size || (whole.is_none() && offset < HEAD) {
             rustix::fs::ftruncate(partial.file(), 0)
                 .map_err(Error::io("truncate", partial.path()))?;
             offset = 0;

@@ -162,3 +162,35 @@ fn padding_that_is_not_zero_is_not_shown() {
     }
     assert!(seen(&tar).windows(2).all(|w| w[0] == w[1]));
 }
+
+/// What packing it is cannot be told from so few bytes.
+#[test]
+fn a_cut_in_the_first_bytes_is_resumed() {
+    struct Cut(Vec<u8>);
+    impl std::io::Read for Cut {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            let n = self.0.len().min(out.len());
+            out[..n].copy_from_slice(&self.0[..n]);
+            self.0.drain(..n);
+            match n {
+                0 => Err(std::io::ErrorKind::ConnectionReset.into()),
+                n => Ok(n),
+            }
+        }
+    }
+    let tar = Archive::new().file("a", "a").finish();
+    let packed = gzip(&tar);
+    for cut in 1..6 {
+        let sandbox = Sandbox::new();
+        let lease = sandbox.store.lease("test").unwrap();
+        let begin = || match sandbox.store.begin_layer(&lease, &describe(&packed, &tar)) {
+            Ok(Begin::Ingest(ingest)) => ingest,
+            _ => panic!("it is present"),
+        };
+        let broken = begin().run(Cut(packed[..cut].to_vec()));
+        assert!(matches!(broken, Err(Error::Source { .. })), "{broken:?}");
+        let again = begin();
+        let offset = usize::try_from(again.offset()).unwrap();
+        again.run(&packed[offset..]).unwrap();
+    }
+}
