@@ -194,3 +194,36 @@ fn a_cut_in_the_first_bytes_is_resumed() {
         again.run(&packed[offset..]).unwrap();
     }
 }
+
+/// A kill between the rows and the mounts of a collection, and then a pull of the same layer that fails.
+#[test]
+fn a_mounted_layer_in_the_trash_goes() {
+    let sandbox = Sandbox::of(LayerChoice::Erofs(Packing::Tar));
+    let store = &sandbox.store;
+    let lease = store.lease("test").unwrap();
+    lease.hold_snapshot("k").unwrap();
+    let tar = Archive::new().folder("d").file("d/a", "a").finish();
+    let id = layer(store, &lease, &tar).unwrap();
+    store
+        .snapshotter()
+        .prepare("k", std::slice::from_ref(&id))
+        .unwrap();
+    let place = folder_of(&sandbox, &id).join("fs");
+    assert!(corten_store::is_mounted(&place).unwrap());
+    let db = rusqlite::Connection::open(store.root().join("corten.db")).unwrap();
+    db.execute_batch("PRAGMA foreign_keys = ON; DELETE FROM snapshot; DELETE FROM lease; DELETE FROM layer; DELETE FROM blob")
+        .unwrap();
+    let lease = store.lease("again").unwrap();
+    let desc = describe(&tar, &tar);
+    let Begin::Ingest(ingest) = store.begin_layer(&lease, &desc).unwrap() else {
+        panic!("it is present");
+    };
+    assert!(ingest.run(std::io::empty()).is_err());
+    drop(lease);
+    store.collect().unwrap();
+    for folder in ["ingest", "layers", "trash", "snapshots"] {
+        assert_eq!(sandbox.names(folder), Vec::<String>::new(), "{folder}");
+    }
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(store.root().to_str().unwrap()), "{mounts}");
+}
