@@ -227,3 +227,56 @@ fn a_mounted_layer_in_the_trash_goes() {
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!mounts.contains(store.root().to_str().unwrap()), "{mounts}");
 }
+
+/// Two names of a file below and a third above, among more folders than descriptors; and the file is one terabyte of nothing.
+#[test]
+fn a_copied_file_costs_what_it_holds() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    use std::os::unix::fs::MetadataExt as _;
+    let sandbox = Sandbox::of(LayerChoice::Erofs(Packing::Tar));
+    let mut tar = Archive::new()
+        .item(sparse("one", 1 << 30))
+        .hardlink("two", "one")
+        .folder("many");
+    for i in 0..600 {
+        tar = tar.folder(&format!("many/{i}"));
+    }
+    let above = Archive::new().hardlink("three", "one").finish();
+    let store = &sandbox.store;
+    let lease = store.lease("test").unwrap();
+    lease.hold_snapshot("k").unwrap();
+    let layers = [tar.finish(), above].map(|tar| layer(store, &lease, &tar).unwrap());
+    let before = getrlimit(Resource::Nofile);
+    setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: Some(256),
+            ..before
+        },
+    )
+    .unwrap();
+    let prepared = store.snapshotter().prepare("k", &layers);
+    setrlimit(Resource::Nofile, before).unwrap();
+    let root = view::mount(&prepared.unwrap()).unwrap();
+    let stat = |name: &str| {
+        rustix::fs::stat(format!(
+            "/proc/self/fd/{}/{name}",
+            std::os::fd::AsRawFd::as_raw_fd(&root)
+        ))
+        .unwrap()
+    };
+    assert_eq!(stat("one").st_ino, stat("three").st_ino);
+    assert_eq!(stat("two").st_nlink, 3);
+    let patch = fs::read_dir(store.root().join("layers"))
+        .unwrap()
+        .map(|e| e.unwrap().path());
+    let patch = patch
+        .into_iter()
+        .find(|p| p.to_string_lossy().contains("patch-"))
+        .unwrap();
+    let copy = fs::metadata(patch.join("fs/three")).unwrap();
+    assert_eq!(copy.len(), 1 << 30);
+    assert!(copy.blocks() * 512 < 1 << 24, "{} blocks", copy.blocks());
+    drop(root);
+    store.snapshotter().remove("k").unwrap();
+}
