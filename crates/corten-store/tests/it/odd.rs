@@ -228,6 +228,41 @@ fn a_mounted_layer_in_the_trash_goes() {
     assert!(!mounts.contains(store.root().to_str().unwrap()), "{mounts}");
 }
 
+/// An older kernel was booted, and the blob of a container's layer is gone with its image. The layer is not given up: the newer kernel comes back.
+#[test]
+fn an_image_that_cannot_become_folders_stays() {
+    let sandbox = Sandbox::of(LayerChoice::Erofs(Packing::Tar));
+    let store = &sandbox.store;
+    let lease = store.lease("test").unwrap();
+    lease.hold_snapshot("k").unwrap();
+    let tar = Archive::new().file("a", "a").finish();
+    let id = layer(store, &lease, &tar).unwrap();
+    store
+        .snapshotter()
+        .prepare("k", std::slice::from_ref(&id))
+        .unwrap();
+    store.flush().unwrap();
+    let db = rusqlite::Connection::open(store.root().join("corten.db")).unwrap();
+    db.execute_batch("PRAGMA foreign_keys = ON; DELETE FROM lease_blob")
+        .unwrap();
+    store.collect().unwrap();
+    assert_eq!(sandbox.names("blobs/sha256"), Vec::<String>::new());
+    let place = folder_of(&sandbox, &id);
+    rustix::mount::unmount(place.join("fs"), rustix::mount::UnmountFlags::DETACH).unwrap();
+    let meta = fs::read(place.join("meta")).unwrap();
+    fs::write(place.join("meta"), [0; 8192]).unwrap();
+    let options = corten_store::Options {
+        layers: LayerChoice::Folders,
+        ..corten_store::Options::default()
+    };
+    let older = corten_store::Store::open_with(store.root(), options).unwrap();
+    let refused = older.snapshotter().mounts("k");
+    assert!(matches!(refused, Err(Error::Mount { .. })), "{refused:?}");
+    fs::write(place.join("meta"), meta).unwrap();
+    store.snapshotter().mounts("k").unwrap();
+    store.snapshotter().remove("k").unwrap();
+}
+
 /// Two names of a file below and a third above, among more folders than descriptors; and the file is one terabyte of nothing.
 #[test]
 fn a_copied_file_costs_what_it_holds() {
