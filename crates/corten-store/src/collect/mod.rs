@@ -94,10 +94,7 @@ impl Store {
         }
         let mut ids = Vec::new();
         for (id, is_tree) in unflushed {
-            if is_tree || self.sync_image(&id)? {
-                if !is_tree {
-                    seal(self, &id)?;
-                }
+            if is_tree || (self.sync_image(&id)? && seal(self, &id)?) {
                 ids.push(id);
             }
         }

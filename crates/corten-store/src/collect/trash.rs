@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{Error, Result};
+use crate::snapshot::attach;
 use crate::store::{Store, open_folder};
 
 /// One descriptor a level.
@@ -44,6 +45,8 @@ pub(crate) fn put(store: &Store, path: &Path) -> Result<Option<PathBuf>> {
 /// Removes one thing in the trash; returns the bytes of blocks freed. Others may be at the same thing.
 pub(crate) fn empty(store: &Store, path: &Path) -> Result<u64> {
     let mut freed = 0;
+    // A layer's folder, moved here by whoever did not look whether its image is mounted.
+    attach::detach(path)?;
     let trash = store.folder("trash");
     let run = |freed: &mut u64| -> io::Result<()> {
         let fd = open_folder(&trash)?;

@@ -1,7 +1,7 @@
 //! Writing past the page cache: what a pull writes is not read again soon, and copying it there costs as much as inflating it.
 //!
 //! Direct I/O (open(2), `O_DIRECT`) wants memory, offset and length in whole blocks. [`Piece`] is such memory; [`Direct`] writes what fits as it is,
-//! pads the end of a file, and takes the ordinary way where the file system or the shape of the bytes leaves no other.
+//! and takes the ordinary way for the end of a file, and where the file system or the shape of the bytes leaves no other.
 
 use std::fs::File;
 use std::io;
@@ -66,44 +66,46 @@ impl Direct {
     }
 
     pub fn write(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
-        let is_block = |n: usize| n.is_multiple_of(BLOCK);
-        if self.is_direct && !at.is_multiple_of(BLOCK as u64) {
-            self.give_up()?;
-        }
-        if !self.is_direct {
-            return self.file.write_all_at(bytes, at);
-        }
-        let outcome = match is_block(bytes.as_ptr() as usize) && is_block(bytes.len()) {
-            true => self.file.write_all_at(bytes, at),
-            false => self.padded(bytes, at),
+        let whole = match self.is_direct && at.is_multiple_of(BLOCK as u64) {
+            true => bytes.len() - bytes.len() % BLOCK,
+            false => 0,
         };
-        match outcome {
+        let (blocks, rest) = bytes.split_at(whole);
+        match self.blocks(blocks, at) {
             // A file system that takes the flag and not the writes, or a write that was cut short.
             Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
                 self.give_up()?;
-                self.file.write_all_at(bytes, at)
+                return self.file.write_all_at(bytes, at);
             }
-            other => other,
+            other => other?,
         }
+        if rest.is_empty() {
+            return Ok(());
+        }
+        // Never padded and then cut: a kill in between would leave bytes that nobody wrote, for the next try to go on from.
+        self.give_up()?;
+        self.file.write_all_at(rest, at + whole as u64)
     }
 
-    /// Whole blocks through memory of their own; the length is put right after the last.
-    fn padded(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        let mut piece = Piece::new();
-        let mut done = 0u64;
-        for part in bytes.chunks(PIECE) {
-            piece[..part.len()].copy_from_slice(part);
-            let whole = part.len().next_multiple_of(BLOCK);
-            piece[part.len()..whole].fill(0);
-            self.file.write_all_at(&piece[..whole], at + done)?;
-            done += part.len() as u64;
+    /// Whole blocks; through memory of their own, where they lie in none that will do.
+    fn blocks(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        if (bytes.as_ptr() as usize).is_multiple_of(BLOCK) || bytes.is_empty() {
+            return self.file.write_all_at(bytes, at);
         }
-        self.file.set_len(at + done)
+        let mut piece = Piece::new();
+        for (i, part) in bytes.chunks(PIECE).enumerate() {
+            piece[..part.len()].copy_from_slice(part);
+            self.file
+                .write_all_at(&piece[..part.len()], at + (i * PIECE) as u64)?;
+        }
+        Ok(())
     }
 
     fn give_up(&mut self) -> io::Result<()> {
-        self.is_direct = false;
-        Ok(set(&self.file, false)?)
+        match std::mem::take(&mut self.is_direct) {
+            true => Ok(set(&self.file, false)?),
+            false => Ok(()),
+        }
     }
 }
 
@@ -154,5 +156,17 @@ mod tests {
             }
             assert!(std::fs::read(path.path()).unwrap() == bytes);
         }
+    }
+
+    /// A kill at any instruction leaves a file whose every byte was meant, so its end is never written as a padded block.
+    #[test]
+    fn the_end_of_a_file_takes_the_ordinary_way() {
+        let path = tempfile::NamedTempFile::new_in("/var/tmp").unwrap();
+        let mut direct = Direct::new(path.reopen().unwrap());
+        direct.write(&[7; 8192], 0).unwrap();
+        let blocks_are_direct = direct.is_direct();
+        direct.write(&[8; 5000], 8192).unwrap();
+        assert!(!direct.is_direct(), "direct before: {blocks_are_direct}");
+        assert_eq!(path.path().metadata().unwrap().len(), 13_192);
     }
 }

@@ -33,6 +33,9 @@ use crate::metadata::layer::{self as rows, NewLayer};
 use crate::metadata::{Lease, blob_size};
 use crate::store::{Store, open_folder};
 
+/// Bytes by which packings differ.
+const HEAD: u64 = 4;
+
 /// Whether there is anything to do for a layer.
 pub enum Begin {
     /// It is in the store, and the lease keeps it.
@@ -78,7 +81,8 @@ impl Store {
             Some(_) => desc.size,
             None => partial.len()?,
         };
-        if offset > desc.size {
+        // From fewer bytes than these the packing cannot be told.
+        if offset > desc.size || (whole.is_none() && offset < HEAD) {
             rustix::fs::ftruncate(partial.file(), 0)
                 .map_err(Error::io("truncate", partial.path()))?;
             offset = 0;
@@ -393,12 +397,14 @@ type Tar = tar::Reader<Record<Pipe>>;
 /// The writing side; returns the tar's digest, what was in it, and the digest of the index, if one was made.
 fn write(mut tar: Tar, mut target: Target) -> Result<(Digest, Done, Option<Digest>), LayerError> {
     while let Some(entry) = tar.next()? {
+        check_padding(&tar, &target)?;
         let action = entry::action(entry)?;
         match &mut target {
             Target::Tree(tree) => tree.apply(action, &mut tar)?,
             Target::Image(image) => image.apply(action, &mut tar)?,
         }
     }
+    check_padding(&tar, &target)?;
     tar.source_mut().end_of_archive();
     let (length, digest) = tar
         .drain()?
@@ -410,6 +416,18 @@ fn write(mut tar: Tar, mut target: Target) -> Result<(Digest, Done, Option<Diges
             let (done, index) = image.finish(length)?;
             Ok((digest, done, Some(index)))
         }
+    }
+}
+
+/// Whoever maps a file sees zeros from its end to that of the page (mmap(2)); the kernel shows the blocks of an image whole.
+fn check_padding(tar: &Tar, target: &Target) -> Result<(), LayerError> {
+    match target {
+        Target::Image(image) if image.keeps_tar() && tar.has_odd_padding() => {
+            Err(LayerError::Form {
+                why: "something other than zeros follows the contents of a file",
+            })
+        }
+        _ => Ok(()),
     }
 }
 

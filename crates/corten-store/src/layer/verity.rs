@@ -4,9 +4,9 @@
 //!
 //! Costs one more reading of what was pulled, when nobody waits for it; nothing where the file system lacks it.
 
-use std::fmt::Write as _;
 use std::fs::File;
 use std::io;
+use std::path::Path;
 
 use rustix::io::Errno;
 
@@ -15,10 +15,10 @@ use super::erofs::{DATA, META, SPARSE};
 use crate::error::{Error, Result};
 use crate::store::Store;
 
-/// Seals a layer's image, and notes the measures.
-pub(crate) fn seal(store: &Store, id: &LayerId) -> Result<()> {
+/// Seals a layer's image, and notes the measures. `false`: somebody is still writing, its maker's other thread, of an earlier try. The next flush
+/// finds it closed.
+pub(crate) fn seal(store: &Store, id: &LayerId) -> Result<bool> {
     let folder = store.layer_path(id);
-    let mut measures = String::new();
     for name in [DATA, META, SPARSE] {
         let path = folder.join(name);
         let file = match File::open(&path) {
@@ -27,24 +27,36 @@ pub(crate) fn seal(store: &Store, id: &LayerId) -> Result<()> {
         };
         match corten_sys::verity::enable(&file) {
             Ok(true) => {}
-            Ok(false) => return Ok(()),
-            // Somebody is still writing: its maker's other thread, of an earlier try. The next flush finds it closed.
-            Err(Errno::TXTBSY) => return Ok(()),
+            Ok(false) => return Ok(true),
+            Err(Errno::TXTBSY) => return Ok(false),
             Err(e) => return Err(Error::io("seal", &path)(io::Error::from(e))),
-        }
-        if let Some(measure) = measured(&file).map_err(Error::io("measure", &path))? {
-            let space = if measures.is_empty() { "" } else { " " };
-            // Writing to a text cannot fail.
-            let _ = write!(measures, "{space}{name}={measure}");
         }
     }
     let op = "note the measures of a layer";
     store.db().write(op, |t| {
-        let values = (id.as_str(), (!measures.is_empty()).then_some(&measures));
+        // Read inside the lock for names: the layer may have been collected and pulled again meanwhile, and its files are others then.
+        let values = (id.as_str(), measures(&folder)?);
         t.execute("UPDATE layer SET verity = ?2 WHERE id = ?1", values)
-            .map(|_| ())
-            .map_err(Error::db(op))
+            .map_err(Error::db(op))?;
+        Ok(true)
     })
+}
+
+/// `NAME=HEX` of each file, a space between; nothing where one of them is not sealed.
+fn measures(folder: &Path) -> Result<Option<String>> {
+    let mut out = Vec::new();
+    for name in [DATA, META, SPARSE] {
+        let path = folder.join(name);
+        let file = match File::open(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            other => other.map_err(Error::io("open", &path))?,
+        };
+        match measured(&file).map_err(Error::io("measure", &path))? {
+            Some(measure) => out.push(format!("{name}={measure}")),
+            None => return Ok(None),
+        }
+    }
+    Ok((!out.is_empty()).then(|| out.join(" ")))
 }
 
 /// Compares a sealed image's files with what its row says; says which one is another.

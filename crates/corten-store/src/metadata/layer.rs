@@ -127,6 +127,15 @@ pub(crate) fn get_all(store: &Store, ids: &[LayerId]) -> Result<Vec<LayerRow>> {
         .collect()
 }
 
+/// The same layers as they are now: inside a transaction nobody changes their form, and before it somebody may have.
+pub(crate) fn again(t: &Transaction<'_>, stack: &[LayerRow]) -> Result<Vec<LayerRow>> {
+    let row = |old: &LayerRow| {
+        let row = get(t, &old.id).map_err(Error::db("look up layers"))?;
+        row.ok_or_else(|| missing(&old.id))
+    };
+    stack.iter().map(row).collect()
+}
+
 pub(crate) fn all(store: &Store) -> Result<Vec<LayerRow>> {
     store.db().read("list the layers", |c| {
         let mut q = c.prepare(&format!("{COLUMNS} ORDER BY base IS NOT NULL, id"))?;

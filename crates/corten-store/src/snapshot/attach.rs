@@ -123,7 +123,7 @@ pub(crate) fn is_used(t: &Transaction<'_>, layer: &str) -> rusqlite::Result<bool
 pub fn is_mounted(path: &Path) -> Result<bool> {
     match rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::empty()) {
         Ok(s) => Ok(s.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)),
-        Err(Errno::NOENT) => Ok(false),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
         Err(e) => Err(Error::io("look at", path)(io::Error::from(e))),
     }
 }

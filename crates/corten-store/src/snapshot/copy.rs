@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::fs::FileExt as _;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, Result};
@@ -54,18 +55,34 @@ fn make(source: &OwnedFd, from: &[u8], stat: &Stat, folder: &OwnedFd, to: &[u8])
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut read: File = rustix::fs::openat(source, from, flags, Mode::empty())?.into();
+            let read: File = rustix::fs::openat(source, from, flags, Mode::empty())?.into();
             let flags =
                 OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut write: File = rustix::fs::openat(folder, to, flags, mode)?.into();
-            io::copy(&mut read, &mut write)
-                .map(|_| ())
-                .map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+            let write: File = rustix::fs::openat(folder, to, flags, mode)?.into();
+            contents(&read, &write).map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
         }
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(source, from, Vec::new())?;
             rustix::fs::symlinkat(target.as_c_str(), folder, to)
         }
         kind => rustix::fs::mknodat(folder, to, kind, mode, stat.st_rdev),
+    }
+}
+
+/// Zeros become holes: a few bytes of a layer may be terabytes of them.
+fn contents(read: &File, write: &File) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut at = 0;
+    loop {
+        let n = match read.read_at(&mut buffer, at) {
+            Ok(0) => return write.set_len(at),
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(e),
+        };
+        if buffer[..n].iter().any(|&b| b != 0) {
+            write.write_all_at(&buffer[..n], at)?;
+        }
+        at += n as u64;
     }
 }

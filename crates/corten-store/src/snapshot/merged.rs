@@ -60,8 +60,12 @@ impl Merged {
     /// All paths at which this file is shown. Looks at every entry.
     pub fn names_of(&self, file: &Stat) -> Result<Vec<Vec<u8>>> {
         let mut found = Vec::new();
-        let mut todo = vec![(Vec::new(), dup(&self.root)?)];
-        while let Some((path, folders)) = todo.pop() {
+        // Paths instead of descriptors: there may be more folders than a process may have of those.
+        let mut todo = vec![Vec::new()];
+        while let Some(path) = todo.pop() {
+            let Some(Node::Folder(folders)) = self.get(&path)? else {
+                continue;
+            };
             let mut all = BTreeSet::new();
             for folder in &folders {
                 all.extend(trash::names(folder)?);
@@ -69,7 +73,7 @@ impl Merged {
             for name in all {
                 let path = join(&path, name.to_bytes());
                 match child(&folders, name.to_bytes())? {
-                    Some(Node::Folder(next)) => todo.push((path, next)),
+                    Some(Node::Folder(_)) => todo.push(path),
                     Some(Node::Other { stat, .. })
                         if (stat.st_dev, stat.st_ino) == (file.st_dev, file.st_ino) =>
                     {

@@ -69,8 +69,9 @@ impl Overlay {
             }
             // What a kill or a power cut may have left of an earlier one.
             trash::put(&self.store, &self.folder(key))?;
-            attach::attach(&self.store, stack)?;
-            self.make(key, stack)
+            let stack = rows::again(t, stack)?;
+            attach::attach(&self.store, &stack)?;
+            self.make(key, &stack)
         })
     }
 
@@ -92,14 +93,31 @@ impl Overlay {
     ) -> Result<T> {
         let stack = self.sound(layers)?;
         match work(&stack) {
-            Err(Error::Mount { .. }) if self.store.form() == Form::Folders => {
-                for row in stack.iter().filter(|r| r.form != Form::Folders) {
-                    rows::distrust(&self.store, &row.id)?;
-                }
-                work(&self.sound(layers)?)
-            }
+            Err(e @ Error::Mount { .. }) => match self.give_up_images(&stack)? {
+                true => work(&self.sound(layers)?),
+                false => Err(e),
+            },
             other => other,
         }
+    }
+
+    /// Has the images of a stack unpacked when they are next looked at. `false`, and nothing was changed, where new layers would be
+    /// images as well, and where there is nothing to unpack one from: it is good again under the kernel that it was made for.
+    fn give_up_images(&self, stack: &[LayerRow]) -> Result<bool> {
+        if self.store.form() != Form::Folders {
+            return Ok(false);
+        }
+        let images: Vec<_> = stack.iter().filter(|r| r.form != Form::Folders).collect();
+        for row in &images {
+            let blobs = rows::blobs(&self.store, &row.id)?;
+            if !blobs.iter().any(|(b, _)| self.store.blob_path(b).exists()) {
+                return Ok(false);
+            }
+        }
+        for row in images {
+            rows::distrust(&self.store, &row.id)?;
+        }
+        Ok(true)
     }
 
     fn make(&self, key: &str, stack: &[LayerRow]) -> Result<()> {
@@ -210,7 +228,7 @@ impl Snapshotter for Overlay {
                 self.store.db().write("mount layers", |t| {
                     // Whoever removes the snapshot meanwhile unmounts them.
                     match exists(t, key)? {
-                        true => attach::attach(&self.store, stack),
+                        true => attach::attach(&self.store, &rows::again(t, stack)?),
                         false => Err(missing(key)),
                     }
                 })?;
@@ -271,4 +289,33 @@ fn missing(key: &str) -> Error {
 /// The store's root was checked to be UTF-8, and we make all names below it.
 fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layer::{LayerChoice, Packing};
+    use crate::snapshot::conformance::{archive::Archive, layer};
+    use crate::store::Options;
+
+    /// The stack was looked up, and then another process gave a layer another form. What the row says now is what is mounted.
+    #[test]
+    fn a_layer_that_became_an_image_meanwhile_is_mounted() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Options {
+            layers: LayerChoice::Erofs(Packing::Tar),
+            ..Options::default()
+        };
+        let store = Store::open_with(&folder.path().join("root"), options).unwrap();
+        let lease = store.lease("test").unwrap();
+        lease.hold_snapshot("k").unwrap();
+        let tar = Archive::new().folder("./").file("a", "a").finish();
+        let layers = [layer(&store, &lease, &tar).unwrap()];
+        let mut stack = settle::trees(&store, &layers).unwrap();
+        stack[0].form = Form::Folders;
+        let overlay = store.snapshotter();
+        overlay.insert("k", &layers, &stack).unwrap();
+        assert!(store.layer_tree(&layers[0]).join("a").exists());
+        overlay.remove("k").unwrap();
+    }
 }

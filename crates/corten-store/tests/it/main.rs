@@ -8,6 +8,8 @@ mod fixture;
 mod generated;
 mod hostile;
 mod ingest;
+mod migrate;
+mod odd;
 mod overlay;
 mod peers;
 mod process;

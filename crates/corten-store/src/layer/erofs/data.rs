@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use super::format::longest;
 use super::index::Place;
 use super::{DATA, Packing, SPARSE};
 use crate::content::direct::{Direct, PIECE, Piece};
@@ -18,6 +19,7 @@ const PAGE: u64 = 4096;
 
 pub(super) struct Data {
     folder: PathBuf,
+    block_bits: u8,
     /// Also tells how much space there is.
     data: OwnedFd,
     pages: Option<Pages>,
@@ -50,6 +52,7 @@ impl Data {
         };
         Ok(Self {
             folder: folder.into(),
+            block_bits: packing.block_bits(),
             data: data.into(),
             pages,
             sparse: None,
@@ -64,7 +67,7 @@ impl Data {
     /// Stores the current entry's contents; says where, and how many bytes they were.
     pub fn place(&mut self, e: &Entry, tar: &mut dyn Contents) -> Result<(Place, u64), LayerError> {
         check_space(&self.data, e)?;
-        if e.sparse.is_some() {
+        if e.sparse.is_some() && e.size > 0 {
             return self.expand(e, tar);
         }
         match &mut self.pages {
@@ -80,10 +83,12 @@ impl Data {
 
     fn expand(&mut self, e: &Entry, tar: &mut dyn Contents) -> Result<(Place, u64), LayerError> {
         let at = self.sparse_end;
+        // Asked before the file grows: it may be longer than the file system lets one be.
+        let most = u64::from(u32::MAX) << self.block_bits;
         let end = at
             .checked_add(e.size)
             .and_then(|n| n.checked_next_multiple_of(PAGE));
-        let Some(end) = end.filter(|&n| n <= i64::MAX as u64) else {
+        let Some(end) = end.filter(|&n| n <= most && e.size <= longest(self.block_bits)) else {
             return Err(LayerError::Form {
                 why: "its sparse files are too large",
             });

@@ -43,12 +43,20 @@ pub(super) const CHUNK: usize = 8;
 /// Chunks have entries of the long form, with a device.
 const CHUNK_INDEXES: u32 = 0x20;
 
+/// A block can be doubled so many times (`EROFS_CHUNK_FORMAT_BLKBITS_MASK`).
+const DOUBLED: u32 = 31;
+
+/// The most bytes of a file that is one chunk. A device may be twice as long.
+pub(super) fn longest(block_bits: u8) -> u64 {
+    1 << (DOUBLED + u32::from(block_bits))
+}
+
 impl Chunk {
-    /// What an inode of this many bytes says of its chunks: how many times a block is doubled for one to hold it all.
+    /// What an inode of this many bytes, which are no more than [`longest`], says of its chunks: how many times a block is doubled
+    /// for one to hold it all.
     pub fn format(size: u64, block_bits: u8) -> u32 {
         let bits = u64::BITS - size.saturating_sub(1).leading_zeros();
-        // 2^40 bytes are as many as a device can have blocks for.
-        bits.saturating_sub(block_bits.into()).min(31) | CHUNK_INDEXES
+        bits.saturating_sub(block_bits.into()).min(DOUBLED) | CHUNK_INDEXES
     }
 
     pub fn encode(self, out: &mut Vec<u8>) {
@@ -187,6 +195,10 @@ pub(super) fn xattrs(list: &[(Vec<u8>, Vec<u8>)]) -> Result<Box<[u8]>, LayerErro
     sorted.sort();
     let mut out = vec![0; XATTR_HEADER];
     for (name, value) in sorted {
+        // The kernel takes no such names (XATTR_NAME_MAX), and lists them as two, or so that nobody can ask for them.
+        if name.len() > 255 || name.contains(&0) {
+            return Err(unfit("the name of an xattr is none"));
+        }
         let (index, rest) = prefix(name).ok_or(unfit("an xattr is of no kind that it knows"))?;
         let length = u8::try_from(rest.len()).map_err(|_| unfit("the name of an xattr is long"))?;
         let size =
@@ -276,7 +288,14 @@ mod tests {
             &*one("system.posix_acl_access", 4).unwrap(),
             [[0; 12].as_slice(), &[0, 2, 4, 0, 1, 1, 1, 1]].concat()
         );
-        for (name, length) in [("system.other", 1), ("user.", 1), ("user.a", 65_536)] {
+        let long = format!("user.{}", "n".repeat(251));
+        for (name, length) in [
+            ("system.other", 1),
+            ("user.", 1),
+            ("user.a", 65_536),
+            ("user.a\0b", 1),
+            (long.as_str(), 1),
+        ] {
             assert!(matches!(one(name, length), Err(LayerError::Form { .. })));
         }
         assert_eq!(xattr_count(0), 0);

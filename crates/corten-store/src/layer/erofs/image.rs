@@ -119,8 +119,12 @@ impl<'a> Plan<'a> {
         let block = self.block();
         let mut at = format::head(self.geometry.block_bits);
         let mut apart = Vec::new();
+        let longest = format::longest(self.geometry.block_bits);
         for i in 0..self.order.len() {
             let n = self.order[i];
+            if self.chunk(n).is_some() && self.nodes.get(n).size > longest {
+                return Err(TOO_LONG);
+            }
             let fixed = (INODE + self.xattr_bytes(n) + self.chunk_bytes(n)) as u64;
             let tail = self.tail(n);
             // What lies behind an inode must not cross the end of a block.
@@ -431,6 +435,10 @@ fn sort(nodes: &mut Nodes) -> Vec<u32> {
 
 const TOO_LARGE: LayerError = LayerError::Form {
     why: "it needs more than 2^32 blocks",
+};
+
+const TOO_LONG: LayerError = LayerError::Form {
+    why: "a file of it needs more than 2^31 blocks",
 };
 
 fn number(blocks: u64) -> Result<u32, LayerError> {

@@ -162,9 +162,8 @@ impl Index {
     /// A new node; the last entry of a name wins, so an earlier one loses it.
     fn replace(&mut self, parent: u32, name: &[u8], kind: Kind) -> u32 {
         if let Some(earlier) = self.nodes.child(parent, name) {
-            if self.nodes.get(earlier).kind.is_folder() {
-                self.last = None;
-            }
+            // It may be a folder of that path, or a symlink on it.
+            self.last = None;
             self.nodes.detach(earlier);
         }
         self.nodes.add(parent, name, kind)
@@ -251,6 +250,8 @@ impl Index {
         make: bool,
     ) -> Result<Option<u32>, LayerError> {
         let mut at = ROOT;
+        // Of the path to there, with a slash before each name.
+        let mut length = 0;
         let mut todo: Vec<Vec<u8>> = components(path);
         let mut symlinks = 0;
         while let Some(name) = todo.pop() {
@@ -258,12 +259,14 @@ impl Index {
                 if at == ROOT {
                     return Err(escape(entry));
                 }
+                length -= self.nodes.name(at).len() + 1;
                 at = self.nodes.get(at).parent;
                 continue;
             }
+            let longer = longer(length, &name, entry)?;
             let next = self.nodes.child(at, &name);
             match next.map(|n| (n, self.nodes.get(self.holder(n)).kind)) {
-                Some((n, kind)) if kind.is_folder() => at = n,
+                Some((n, kind)) if kind.is_folder() => (at, length) = (n, longer),
                 Some((n, Kind::Symlink)) => {
                     symlinks += 1;
                     let target = self.nodes.get(self.holder(n));
@@ -273,7 +276,7 @@ impl Index {
                     if !make {
                         return Ok(None);
                     }
-                    at = self.imply(at, &name, next, entry)?;
+                    (at, length) = (self.imply(at, &name, next)?, longer);
                 }
                 Some(_) => {
                     return Err(LayerError::refused(entry, "what it lies in is no folder"));
@@ -289,7 +292,6 @@ impl Index {
         parent: u32,
         name: &[u8],
         whiteout: Option<u32>,
-        entry: &[u8],
     ) -> Result<u32, LayerError> {
         if let Some(n) = whiteout {
             self.nodes.detach(n);
@@ -300,17 +302,10 @@ impl Index {
         };
         let n = self.nodes.add(parent, name, kind);
         self.nodes.set_attributes(n, &Attributes::IMPLIED)?;
-        let path = self.nodes.path(n);
-        if path.len() > LONGEST_PATH {
-            return Err(LayerError::refused(
-                entry,
-                "its path through symlinks is longer than 4095 bytes",
-            ));
-        }
         // Where a whiteout stood, nothing from below shines through, so nothing is inherited.
         if whiteout.is_none() {
             self.done.entries += 1;
-            self.done.pending.add_folder(&path);
+            self.done.pending.add_folder(&self.nodes.path(n));
         }
         Ok(n)
     }
@@ -345,6 +340,17 @@ fn detour(target: &[u8], symlinks: usize, entry: &[u8]) -> Result<Vec<Vec<u8>>, 
     match target.first() {
         Some(b'/') | None => Err(escape(entry)),
         Some(_) => Ok(components(target)),
+    }
+}
+
+/// The length of a path with one more name, and a slash before each.
+fn longer(length: usize, name: &[u8], entry: &[u8]) -> Result<usize, LayerError> {
+    match length + name.len() > LONGEST_PATH {
+        true => Err(LayerError::refused(
+            entry,
+            "its path through symlinks is longer than 4095 bytes",
+        )),
+        false => Ok(length + name.len() + 1),
     }
 }
 

@@ -95,6 +95,11 @@ impl Image {
         }
     }
 
+    /// Are files shown out of the tar itself?
+    pub fn keeps_tar(&self) -> bool {
+        self.packing == Packing::Tar
+    }
+
     /// Does what one entry says.
     pub fn apply(&mut self, action: Action, tar: &mut dyn Contents) -> Result<(), LayerError> {
         let Self { index, data, .. } = self;

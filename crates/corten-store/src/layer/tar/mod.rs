@@ -66,6 +66,8 @@ pub struct Reader<R> {
     left: u64,
     /// Padding after them.
     padding: u64,
+    /// Some of it, of whatever entry, was not zero.
+    odd_padding: bool,
     global: Pax,
     entries: u64,
     ended: bool,
@@ -88,6 +90,7 @@ impl<R: BufRead> Reader<R> {
             lent: 0,
             left: 0,
             padding: 0,
+            odd_padding: false,
             global: Pax::default(),
             entries: 0,
             ended: false,
@@ -125,6 +128,11 @@ impl<R: BufRead> Reader<R> {
     /// Where the next byte is.
     pub fn offset(&self) -> u64 {
         self.offset + self.lent as u64
+    }
+
+    /// Has anything but zeros followed the contents of an entry, up to its last block's end?
+    pub fn has_odd_padding(&self) -> bool {
+        self.odd_padding
     }
 
     /// Whom it reads from.
@@ -336,11 +344,13 @@ impl<R: BufRead> Reader<R> {
 
     fn skip_rest(&mut self) -> Result<(), LayerError> {
         self.return_lent();
-        let mut left = self.left.checked_add(mem::take(&mut self.padding)).ok_or(
-            LayerError::TruncatedTar {
+        let padding = mem::take(&mut self.padding);
+        let mut left = self
+            .left
+            .checked_add(padding)
+            .ok_or(LayerError::TruncatedTar {
                 offset: self.offset,
-            },
-        )?;
+            })?;
         self.left = 0;
         while left > 0 {
             let buffer = fill(&mut self.source, self.offset)?;
@@ -352,6 +362,10 @@ impl<R: BufRead> Reader<R> {
             let n = buffer
                 .len()
                 .min(usize::try_from(left).unwrap_or(usize::MAX));
+            // The padding is the end of what is left.
+            let contents = usize::try_from(left.saturating_sub(padding)).unwrap_or(usize::MAX);
+            let padded = buffer[..n].get(contents..).unwrap_or_default();
+            self.odd_padding |= padded.iter().any(|&b| b != 0);
             self.consume(n)?;
             left -= n as u64;
         }
