@@ -200,7 +200,7 @@ impl Engine {
             Ok(record) => vec![self.local_entry(&record)?],
             Err(Error::ImageMissing { .. }) => {
                 let reference: Reference = image.parse()?;
-                copy::run(remote_entries(&Client::new(client), &reference, all))?
+                copy::run(self.admitted_entries(&Client::new(client), &reference, all))?
             }
             Err(e) => return Err(e),
         };
@@ -214,6 +214,23 @@ impl Engine {
         }
         self.keep(list)?;
         Ok(digests)
+    }
+
+    /// What the policy lets in of an image of a registry: pushing the list will copy it.
+    async fn admitted_entries(
+        &self,
+        client: &Client,
+        reference: &Reference,
+        all: bool,
+    ) -> Result<Vec<Entry>, Error> {
+        self.refuse_rejected(reference)?;
+        let (top, entries) = remote_entries(client, reference, all).await?;
+        for entry in &entries {
+            // A signature on one image of an index says nothing of the others.
+            let digests = [&top, &entry.digest];
+            self.admit(client, reference, &digests).await?;
+        }
+        Ok(entries)
     }
 
     fn local_entry(&self, record: &corten_store::ImageRecord) -> Result<Entry, Error> {
@@ -363,7 +380,7 @@ async fn remote_entries(
     client: &Client,
     image: &Reference,
     all: bool,
-) -> Result<Vec<Entry>, Error> {
+) -> Result<(Digest, Vec<Entry>), Error> {
     let failed = |e| Error::registry("read", image, e);
     let raw = client.manifest(image, ANY).await.map_err(failed)?;
     let parsed = |bytes: &[u8], digest: &Digest| {
@@ -377,14 +394,16 @@ async fn remote_entries(
             let config = client.blob_bytes(image, &m.config, MAX_CONFIG).await;
             let config =
                 super::listing::parse(&image.familiar(), "config", &config.map_err(failed)?)?;
-            return Ok(vec![Entry {
-                digest: raw.descriptor.digest,
+            let digest = raw.descriptor.digest;
+            let entries = vec![Entry {
+                digest: digest.clone(),
                 size: raw.descriptor.size,
                 media_type: raw.descriptor.media_type,
                 platform: platform(&platform_of(&config)),
                 annotations: BTreeMap::new(),
                 origin: Some(image.to_string()),
-            }]);
+            }];
+            return Ok((digest, entries));
         }
         Document::Index(index) => index,
     };
@@ -418,7 +437,8 @@ async fn remote_entries(
         annotations: BTreeMap::new(),
         origin: Some(image.to_string()),
     };
-    Ok(chosen.into_iter().map(entry).collect())
+    let entries = chosen.into_iter().map(entry).collect();
+    Ok((raw.descriptor.digest, entries))
 }
 
 fn platform(p: &Platform) -> EntryPlatform {
