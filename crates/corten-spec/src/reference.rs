@@ -123,11 +123,15 @@ impl Reference {
         }
     }
 
-    /// As a person would type it: without `docker.io/library/`.
+    /// As a person would type it: without `docker.io/library/`. Never shorter than what still means the same: `docker.io/ghcr.io/x`
+    /// is not `ghcr.io/x`.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
         let short = full.strip_prefix("docker.io/").unwrap_or(&full);
-        short.strip_prefix("library/").unwrap_or(short).to_owned()
+        let shorter = short.strip_prefix("library/").unwrap_or(short);
+        let same = |text: &&str| text.parse::<Self>().is_ok_and(|r| r == *self);
+        let found = [shorter, short].into_iter().find(same);
+        found.unwrap_or(&full).to_owned()
     }
 }
 
@@ -359,6 +363,16 @@ mod tests {
     fn familiar_is_what_was_typed() {
         let r: Reference = "busybox:1.36".parse().unwrap();
         assert_eq!(r.familiar(), "busybox:1.36");
+        for (text, familiar) in [
+            ("docker.io/a/b:t", "a/b:t"),
+            ("docker.io/ghcr.io/a:t", "docker.io/ghcr.io/a:t"),
+            ("docker.io/localhost/a:t", "docker.io/localhost/a:t"),
+            ("docker.io/library/localhost/a:t", "library/localhost/a:t"),
+            ("ghcr.io/library/a:t", "ghcr.io/library/a:t"),
+        ] {
+            let r: Reference = text.parse().unwrap();
+            assert_eq!(r.familiar(), familiar);
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::path::Path;
 use corten_spec::{Digest, Reference};
 
 use crate::content::direct::Direct;
-use crate::layer::erofs::{Image, Packing, mount};
+use crate::layer::erofs::{Budget, Image, Packing, mount};
 use crate::layer::{Contents, LayerError, Limits, entry, tar};
 use crate::snapshot::conformance::view;
 
@@ -48,7 +48,7 @@ fn write(bytes: &[u8], packing: Packing, folder: &Path) -> Result<(), LayerError
         index: 1 << 22,
     };
     let id = Digest::of(bytes);
-    let mut image = Image::new(folder, packing, &id, &limits).expect("files");
+    let mut image = Image::new(folder, packing, &id, &limits, &Budget::default()).expect("files");
     if let Some(file) = image.tar_file().expect("a file") {
         let mut file = Direct::new(file);
         file.write(bytes, 0).expect("the tar");

@@ -13,6 +13,7 @@ use corten_spec::Digest;
 use rustix::fs::{Mode, OFlags};
 
 use crate::error::{Error, Result};
+use crate::layer::erofs::Budget;
 use crate::layer::{Chosen, Form, LayerChoice, LayerId, Limits};
 use crate::metadata::{Containers, Db, Lease};
 use crate::snapshot::Overlay;
@@ -34,6 +35,7 @@ struct Inner {
     root: PathBuf,
     db: Db,
     options: Options,
+    budget: Budget,
     chosen: OnceLock<Chosen>,
 }
 
@@ -78,6 +80,7 @@ impl Store {
             root,
             db,
             options,
+            budget: Budget::default(),
             chosen: OnceLock::new(),
         })))
     }
@@ -123,6 +126,11 @@ impl Store {
         self.0
             .chosen
             .get_or_init(|| Chosen::new(self.0.options.layers, &self.folder("ingest")))
+    }
+
+    /// The memory that indexes of layers share.
+    pub(crate) fn budget(&self) -> &Budget {
+        &self.0.budget
     }
 
     pub(crate) fn form(&self) -> Form {

@@ -156,9 +156,11 @@ impl LayerIngest {
         let diff_id = &self.desc.diff_id;
         let target = match form {
             Form::Folders => Target::Tree(Tree::new(root, &folder.join("replaced"), limits)),
-            Form::Erofs(packing) => Image::new(&folder, packing, diff_id, limits)
-                .map(|image| Target::Image(Box::new(image)))
-                .map_err(Error::io("make a file in", &folder))?,
+            Form::Erofs(packing) => {
+                Image::new(&folder, packing, diff_id, limits, self.store.budget())
+                    .map(|image| Target::Image(Box::new(image)))
+                    .map_err(Error::io("make a file in", &folder))?
+            }
         };
         let file = self.whole.as_ref().unwrap_or(self.partial.file());
         let mut tee = Tee::new(file, offset, rest, &self.desc.digest, self.desc.size);

@@ -120,7 +120,8 @@ pub struct Limits {
     pub header: u64,
     /// Bytes remembered of names until the end (implied folders, links into lower layers).
     pub pending: usize,
-    /// Bytes of memory for the index of an EROFS image, some 80 an entry. A layer that needs more is unpacked into folders.
+    /// Bytes of memory for the indexes of all EROFS images that this process writes at once, some 80 an entry. A layer that needs more
+    /// is unpacked into folders.
     pub index: usize,
 }
 

@@ -1,10 +1,12 @@
 //! Images as EROFS's own tools see them.
 
+use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::Command;
 
 use corten_store::snapshot::conformance::{self, archive::Archive};
-use corten_store::{LayerChoice, Packing};
+use corten_store::{LayerChoice, Packing, Snapshotter as _};
+use corten_testkit::Image;
 
 use crate::fixture::{Sandbox, run};
 
@@ -71,4 +73,38 @@ fn large() -> Vec<u8> {
         tar = tar.symlink(&format!("links/{i}"), &"t/".repeat(i)[..i]);
     }
     tar.finish()
+}
+
+/// GNU tar compares every entry of real layers with what the kernel shows of them: kind, mode, owner, time, size, contents, target.
+#[test]
+fn gnu_tar_finds_no_difference() {
+    let layout = Image::Postgres.layout().unwrap();
+    let manifest = layout.manifest().unwrap();
+    let layers = manifest["layers"].as_array().unwrap();
+    assert!(layers.len() >= 3);
+    let sandbox = Sandbox::of(LayerChoice::Erofs(Packing::Tar));
+    let lease = sandbox.store.lease("test").unwrap();
+    let snapshotter = sandbox.store.snapshotter();
+    for (i, digest) in layers
+        .iter()
+        .filter_map(|l| l["digest"].as_str())
+        .enumerate()
+    {
+        let mut tar = Vec::new();
+        let packed = layout.blob(digest).unwrap();
+        flate2::bufread::MultiGzDecoder::new(&packed[..])
+            .read_to_end(&mut tar)
+            .unwrap();
+        let key = format!("layer-{i}");
+        lease.hold_snapshot(&key).unwrap();
+        let id = conformance::layer(&sandbox.store, &lease, &tar).unwrap();
+        let folder = sandbox.store.root().join("layers").join(id.as_str());
+        snapshotter.prepare(&key, &[id]).unwrap();
+        run(Command::new("tar")
+            .args(["--compare", "--numeric-owner", "--xattrs", "--file"])
+            .arg(folder.join("data"))
+            .arg("--directory")
+            .arg(folder.join("fs")));
+        snapshotter.remove(&key).unwrap();
+    }
 }

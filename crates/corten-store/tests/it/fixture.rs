@@ -7,6 +7,7 @@ use std::process::Command;
 
 use corten_spec::{Digest, media};
 use corten_store::{LayerChoice, LayerDesc, Options, Packing, Store};
+use rustix::mount::MountPropagationFlags;
 use tempfile::TempDir;
 
 /// A store that goes with the value.
@@ -36,6 +37,7 @@ impl Sandbox {
     }
 
     pub fn with(options: Options) -> Self {
+        own_mounts();
         let folder = tempfile::tempdir().unwrap();
         let store = Store::open_with(&folder.path().join("root"), options).unwrap();
         Self { store, folder }
@@ -50,6 +52,13 @@ impl Sandbox {
     pub fn names(&self, folder: &str) -> Vec<String> {
         names(&self.store.root().join(folder))
     }
+}
+
+/// What this test mounts, nobody else sees, and it goes with the test.
+fn own_mounts() {
+    corten_sys::namespace::unshare(corten_sys::namespace::Namespaces::MOUNT).unwrap();
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    rustix::mount::mount_change("/", private).unwrap();
 }
 
 /// The names in a folder, sorted.

@@ -2,8 +2,9 @@
 //! and the same open ends ([`Pending`](crate::layer::Pending)).
 //!
 //! Nodes are never freed: what a later entry replaces loses its name, and is left out of the image. Memory is bounded by
-//! [`Limits::index`]; a layer that needs more is [`LayerError::Form`], and its maker takes folders instead.
+//! [`Limits::index`] for all layers in hand; a layer that needs more is [`LayerError::Form`], and its maker takes folders instead.
 
+use super::budget::{Budget, Claim};
 use super::node::{Kind, NONE, Nodes, ROOT};
 use crate::layer::attributes::Attributes;
 use crate::layer::entry::{Action, join, split};
@@ -29,11 +30,12 @@ pub(crate) struct Index {
     /// The folder of the last entry: the next one mostly lies in it as well.
     last: Option<(Vec<u8>, u32)>,
     limits: Limits,
+    claim: Claim,
     done: Done,
 }
 
 impl Index {
-    pub fn new(limits: &Limits) -> Self {
+    pub fn new(limits: &Limits, budget: &Budget) -> Self {
         let mut nodes = Nodes::new();
         // Nothing in it that could be refused.
         let _ = nodes.set_attributes(ROOT, &Attributes::IMPLIED);
@@ -41,6 +43,7 @@ impl Index {
             nodes,
             last: None,
             limits: limits.clone(),
+            claim: budget.claim(),
             done: Done::default(),
         }
     }
@@ -62,13 +65,13 @@ impl Index {
         self.check_limits()
     }
 
-    pub(super) fn finish(self) -> (Nodes, Done) {
-        (self.nodes, self.done)
+    pub(super) fn finish(self) -> (Nodes, Done, Claim) {
+        (self.nodes, self.done, self.claim)
     }
 
-    fn check_limits(&self) -> Result<(), LayerError> {
+    fn check_limits(&mut self) -> Result<(), LayerError> {
         self.done.check(&self.limits)?;
-        match self.nodes.bytes() > self.limits.index {
+        match self.claim.set(self.nodes.bytes()) > self.limits.index {
             true => Err(LayerError::Form {
                 why: "its index needs more memory than it may have",
             }),

@@ -12,6 +12,7 @@
 //! Named in [`LayerError::Form`] is what such an image cannot hold; the layer is then kept as folders instead.
 
 mod arena;
+mod budget;
 mod data;
 mod format;
 mod image;
@@ -33,6 +34,7 @@ use data::{Data, create};
 use image::{Geometry, Plan};
 use index::Index;
 
+pub(crate) use budget::Budget;
 pub(crate) use mount::{mount, probe};
 
 /// Of the files in a layer's folder.
@@ -74,9 +76,10 @@ impl Image {
         packing: Packing,
         diff_id: &Digest,
         limits: &Limits,
+        budget: &Budget,
     ) -> io::Result<Self> {
         Ok(Self {
-            index: Index::new(limits),
+            index: Index::new(limits, budget),
             data: Data::new(folder, packing)?,
             packing,
             folder: folder.into(),
@@ -109,7 +112,8 @@ impl Image {
             },
             sparse,
         };
-        let (mut nodes, done) = self.index.finish();
+        // The claim lasts as long as the nodes do.
+        let (mut nodes, done, _claim) = self.index.finish();
         let plan = Plan::new(&mut nodes, geometry)?;
         let write = || {
             let file = create(&self.folder.join(META))?;

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::image::{Geometry, Plan};
 use super::index::{Index, Place};
-use super::{DATA, META, Packing, SPARSE, uuid};
+use super::{Budget, DATA, META, Packing, SPARSE, uuid};
 use crate::layer::entry::Action;
 use crate::layer::tar::{Entry, Type};
 use crate::layer::{LayerError, Limits, marks};
@@ -85,7 +85,7 @@ const CONTENTS: &[u8] = b"these bytes are in the device";
 
 fn sample(folder: &Path, packing: Packing) -> io::Result<(File, File)> {
     let block = 1u64 << packing.block_bits();
-    let mut index = Index::new(&Limits::default());
+    let mut index = Index::new(&Limits::default(), &Budget::default());
     let bad = |e: LayerError| io::Error::other(e);
     let actions = [
         Action::Make(entry("file")),
@@ -102,7 +102,7 @@ fn sample(folder: &Path, packing: Packing) -> io::Result<(File, File)> {
         data: 2 * block,
         sparse: 0,
     };
-    let (mut nodes, _) = index.finish();
+    let (mut nodes, ..) = index.finish();
     let plan = Plan::new(&mut nodes, geometry).map_err(bad)?;
     let mut bytes = Vec::new();
     plan.write(uuid(&Digest::of(b"probe")), &mut bytes)?;
