@@ -223,6 +223,15 @@ fn a_signature_lets_an_image_in_by_every_door() -> Result<()> {
         ])
         .fails(125)
         .names("requires a signature");
+    let list = format!("{}/list:1", rig.registry.host());
+    rig.sandbox
+        .corten(&["manifest", "create", &list, &bare])
+        .fails(125)
+        .names("requires a signature");
+    rig.sandbox
+        .corten(&["manifest", "create", &list, &image])
+        .ok();
+    rig.sandbox.corten(&["manifest", "rm", &list]).ok();
     rig.policy("default = \"reject\"");
     rig.refused(&image, "rejects");
     let asked = rig.sandbox.corten(&["image", "policy", "busybox"]).ok();

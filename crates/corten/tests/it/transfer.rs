@@ -244,6 +244,49 @@ fn an_index_is_pushed_whole_if_all_of_it_is_here() -> Result<()> {
         ])
         .ok();
     assert_eq!(here, "linux/amd64 true\nlinux/arm64 true");
+    // Its archive has both, and either can be had of it.
+    let path = sandbox.files().join("both.tar").display().to_string();
+    let arch = [
+        "image",
+        "inspect",
+        "--format",
+        "{{.Architecture}} {{.Digest}}",
+        image.as_str(),
+    ];
+    let top = digest(&image)?;
+    sandbox.corten(&["save", "-o", &path, &image]).ok();
+    for wanted in ["amd64", "arm64"] {
+        let platform = format!("linux/{wanted}");
+        elsewhere(
+            &sandbox,
+            &["load", "--platform", &platform, "-i", &path],
+            b"",
+        )
+        .ok();
+        assert_eq!(
+            elsewhere(&sandbox, &arch, b"").ok(),
+            format!("{wanted} {top}")
+        );
+    }
+    elsewhere(
+        &sandbox,
+        &["load", "--platform", "linux/s390x", "-i", &path],
+        b"",
+    )
+    .fails(125)
+    .names("linux/arm64")
+    .complete();
+    sandbox
+        .corten(&["save", "--platform", "linux/amd64", "-o", &path, &image])
+        .ok();
+    elsewhere(&sandbox, &["load", "-i", &path], b"").ok();
+    let one = elsewhere(&sandbox, &arch, b"").ok();
+    assert!(one.starts_with("amd64 ") && !one.contains(&top), "{one}");
+    sandbox
+        .corten(&["save", "--platform", "linux/s390x", "-o", &path, &image])
+        .fails(125)
+        .names("s390x")
+        .complete();
     let whole = registry.reference("whole");
     sandbox.corten(&["tag", &image, &whole]).ok();
     sandbox.corten(&["push", &whole]).ok();

@@ -1,23 +1,18 @@
 //! Manifest lists under construction: kept in the state folder until they are pushed.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod entries;
+mod push;
+
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use bytes::Bytes;
-use corten_registry::client::{ANY, Client, ClientConfig, Descriptor};
-use corten_registry::protocol::manifest::{self, Document};
-use corten_spec::{Digest, Platform, Reference, media};
+use corten_spec::{Digest, Reference, media};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::ImageError;
 use super::beside::Beside;
-use super::copy::source::Source;
-use super::copy::target::{Repository, Target};
-use super::copy::{self, Walk};
-use super::load::platform_of;
-use super::{ImageError, MAX_CONFIG, Progress};
 use crate::Engine;
 use crate::error::Error;
 
@@ -188,51 +183,6 @@ impl Engine {
         fs::remove_file(&path).map_err(Error::io("remove", path))
     }
 
-    /// Adds an image of the store or, if it is not there, of its registry. Of an index, all images or the one for the host.
-    pub fn add_to_list(
-        &self,
-        list: &mut List,
-        image: &str,
-        all: bool,
-        client: ClientConfig,
-    ) -> Result<Vec<Digest>, Error> {
-        let found = match self.image(image) {
-            Ok(record) => vec![self.local_entry(&record)?],
-            Err(Error::ImageMissing { .. }) => {
-                let reference: Reference = image.parse()?;
-                copy::run(remote_entries(&Client::new(client), &reference, all))?
-            }
-            Err(e) => return Err(e),
-        };
-        let digests = found.iter().map(|e| e.digest.clone()).collect();
-        for entry in found {
-            list.entries.retain(|e| e.digest != entry.digest);
-            list.entries.push(entry);
-        }
-        if list.entries.len() > ENTRIES_MAX {
-            return Err(wrong(&list.name, "it has too many images"));
-        }
-        self.keep(list)?;
-        Ok(digests)
-    }
-
-    fn local_entry(&self, record: &corten_store::ImageRecord) -> Result<Entry, Error> {
-        let bytes = self.image_manifest_bytes(record)?;
-        let config = self.config_of_image(record)?;
-        let media_type = manifest::type_of(&bytes, None).map_err(|source| Error::Manifest {
-            digest: record.manifest.clone(),
-            source,
-        })?;
-        Ok(Entry {
-            digest: record.manifest.clone(),
-            size: bytes.len() as u64,
-            media_type,
-            platform: platform(&platform_of(&config)),
-            annotations: BTreeMap::new(),
-            origin: None,
-        })
-    }
-
     /// Changes what the list says of one image: by its digest, or by a name whose image it is.
     pub fn annotate_list(
         &self,
@@ -287,146 +237,6 @@ impl Engine {
         digest
             .filter(here)
             .ok_or_else(|| wrong(&list.name, &format!("it has no image {image:?}")))
-    }
-
-    /// Uploads the list, and what it names where the target's repository lacks it; returns the list's digest.
-    pub fn push_list(
-        &self,
-        list: &List,
-        to: &Reference,
-        client: ClientConfig,
-        progress: Arc<dyn Progress>,
-    ) -> Result<Digest, Error> {
-        if list.entries.is_empty() {
-            return Err(wrong(&list.name, "it has no images"));
-        }
-        let bytes = Bytes::from(list.document().to_string());
-        let top = Descriptor {
-            digest: Digest::of(&bytes),
-            size: bytes.len() as u64,
-            media_type: list.media_type().into(),
-        };
-        let client = Client::new(client);
-        let target = Target::Registry(Repository {
-            client: client.clone(),
-            reference: to.clone(),
-            mounts: Arc::new(self.mounts(to)?),
-        });
-        copy::run(async {
-            for entry in &list.entries {
-                let source = self.source_of(list, entry, &client)?;
-                let mut walk = Walk {
-                    source: &source,
-                    target: &target,
-                    progress: progress.clone(),
-                    done: BTreeSet::new(),
-                };
-                let descriptor = Descriptor {
-                    digest: entry.digest.clone(),
-                    size: entry.size,
-                    media_type: entry.media_type.clone(),
-                };
-                walk.entry(&descriptor).await?;
-            }
-            target.put_manifest(&top, bytes, true).await?;
-            Ok(top.digest.clone())
-        })
-    }
-
-    fn source_of(&self, list: &List, entry: &Entry, client: &Client) -> Result<Source, Error> {
-        match &entry.origin {
-            Some(origin) => Ok(Source::Registry {
-                client: client.clone(),
-                reference: origin.parse::<Reference>()?,
-            }),
-            None => {
-                let mut images = self.store.images()?.into_iter();
-                let gone = || {
-                    wrong(
-                        &list.name,
-                        &format!("its image {} is here no more", entry.digest),
-                    )
-                };
-                let record = images
-                    .find(|i| i.manifest == entry.digest)
-                    .ok_or_else(gone)?;
-                Ok(Source::Store {
-                    store: self.store.clone(),
-                    record: Box::new(record),
-                })
-            }
-        }
-    }
-}
-
-async fn remote_entries(
-    client: &Client,
-    image: &Reference,
-    all: bool,
-) -> Result<Vec<Entry>, Error> {
-    let failed = |e| Error::registry("read", image, e);
-    let raw = client.manifest(image, ANY).await.map_err(failed)?;
-    let parsed = |bytes: &[u8], digest: &Digest| {
-        manifest::parse(bytes, None).map_err(|source| Error::Manifest {
-            digest: digest.clone(),
-            source,
-        })
-    };
-    let index = match parsed(&raw.bytes, &raw.descriptor.digest)? {
-        Document::Manifest(m) => {
-            let config = client.blob_bytes(image, &m.config, MAX_CONFIG).await;
-            let config =
-                super::listing::parse(&image.familiar(), "config", &config.map_err(failed)?)?;
-            return Ok(vec![Entry {
-                digest: raw.descriptor.digest,
-                size: raw.descriptor.size,
-                media_type: raw.descriptor.media_type,
-                platform: platform(&platform_of(&config)),
-                annotations: BTreeMap::new(),
-                origin: Some(image.to_string()),
-            }]);
-        }
-        Document::Index(index) => index,
-    };
-    let host = Platform::host();
-    let chosen: Vec<_> = match all {
-        true => index.entries.iter().collect(),
-        false => index.choose(&host).into_iter().collect(),
-    };
-    if chosen.is_empty() {
-        return Err(ImageError::Platform {
-            image: image.familiar(),
-            wanted: host.to_string(),
-            here: index.platforms(),
-        }
-        .into());
-    }
-    let entry = |e: &corten_registry::protocol::manifest::IndexEntry| Entry {
-        digest: e.descriptor.digest.clone(),
-        size: e.descriptor.size,
-        media_type: e.descriptor.media_type.clone(),
-        platform: e
-            .platform
-            .as_ref()
-            .map_or_else(EntryPlatform::default, |p| EntryPlatform {
-                os: p.os().to_string(),
-                architecture: p.architecture().to_string(),
-                variant: p.variant().clone().unwrap_or_default(),
-                os_version: p.os_version().clone().unwrap_or_default(),
-                os_features: p.os_features().clone().unwrap_or_default(),
-            }),
-        annotations: BTreeMap::new(),
-        origin: Some(image.to_string()),
-    };
-    Ok(chosen.into_iter().map(entry).collect())
-}
-
-fn platform(p: &Platform) -> EntryPlatform {
-    EntryPlatform {
-        os: p.os.clone(),
-        architecture: p.architecture.clone(),
-        variant: p.variant.clone().unwrap_or_default(),
-        ..EntryPlatform::default()
     }
 }
 
