@@ -343,3 +343,32 @@ fn acls_are_not_inherited_while_unpacking() {
     assert_eq!(all[0], all[2]);
     assert_eq!(all[1], all[2]);
 }
+
+/// The link takes the name of the folder that its file was in, and so the file loses the name that it had.
+#[test]
+fn a_link_in_the_place_of_its_files_folder_is_made() {
+    let below = Archive::new().folder("b").file("b/s", "s").file("x", "x");
+    let tars = [
+        below.finish(),
+        Archive::new().hardlink("b", "b/s").finish(),
+        Archive::new().hardlink("b", "x").finish(),
+    ];
+    for sandbox in FORMS.map(Sandbox::of) {
+        let store = &sandbox.store;
+        let two = merged(store, &store.snapshotter(), &tars[..2]).unwrap();
+        assert!(two.contains(" b \"s\""), "{two}");
+        let three = merged(store, &store.snapshotter(), &tars).unwrap();
+        assert!(three.contains(" b \"x\""), "{three}");
+        // The second link replaces the folder in which the file of the first one has its name.
+        let both = Archive::new()
+            .hardlink("c", "b/s")
+            .hardlink("b", "x")
+            .hardlink("d", "c");
+        let both = [tars[0].clone(), both.finish()];
+        let seen = merged(store, &store.snapshotter(), &both).unwrap();
+        assert!(
+            seen.contains(" b \"x\"") && seen.contains(" c \"s\""),
+            "{seen}"
+        );
+    }
+}
