@@ -1,8 +1,7 @@
 //! Blobs, metadata and snapshots: one transaction domain.
 //!
-//! A [`Store`] is a folder. It keeps content-addressed blobs, layers unpacked
-//! from them, the writable snapshots of containers, and an SQLite database that
-//! says who needs what. Several processes use one folder at once.
+//! A [`Store`] is a folder. It keeps content-addressed blobs, layers made of them (EROFS images or folders),
+//! the writable snapshots of containers, and an SQLite database that says who needs what. Several processes use one folder at once.
 //!
 //! ```text
 //!   begin_layer ─► LayerIngest::run ─► LayerId ─┐
@@ -49,14 +48,15 @@
 //!   named by [`Store::check`].
 //! - Big trees go to `trash/` by rename first, so half a removal is never mistaken for a whole thing.
 //!
-//! The crate blocks, has no network, and mounts nothing: a [`RootMount`] is a
+//! The crate blocks and has no network. It mounts the images of layers, and nothing on top of them: a [`RootMount`] is a
 //! recipe for whoever builds the container's mount namespace.
 //!
 //! ```text
 //! ROOT/corten.db            rows (SQLite, WAL)
 //! ROOT/blobs/sha256/HEX     whole, checked blobs
 //! ROOT/ingest/…             partial blobs (flock held by their writer) and trees being unpacked
-//! ROOT/layers/ID/fs         one unpacked layer, never changed once it has this name
+//! ROOT/layers/ID/{data,meta,sparse}   one layer as an image, mounted at `fs` while a snapshot needs it; or
+//! ROOT/layers/ID/fs         unpacked. Neither is changed once it has this name
 //! ROOT/snapshots/KEY/{fs,work}
 //! ROOT/trash/…              on its way out
 //! ```

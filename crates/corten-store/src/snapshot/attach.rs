@@ -1,9 +1,9 @@
 //! Images of layers, mounted for the snapshots that need them.
 //!
 //! The page cache belongs to a mounted file system, so each image is mounted once, at `layers/ID/fs`, and all containers'
-//! overlays have that as a lower folder: what one has read, the next one finds in memory. These are the only mounts of ours that the host
-//! sees. Each lies in its layer's folder, so it has an owner for as long as it is there; it is used by the rows of snapshots, and
-//! goes with the last of them. Mounts are made and taken away inside the transactions that change those rows.
+//! overlays have that as a lower folder: what one has read, the next one finds in memory. The host sees these mounts.
+//! Each lies in its layer's folder, so it has an owner for as long as it is there; it is used by the rows of snapshots, and goes with the
+//! last of them. Mounts are made and taken away inside the transactions that change those rows.
 //!
 //! A mount that no snapshot uses is what a kill left, and [`Store::collect`](crate::Store::collect) takes it away.
 

@@ -57,6 +57,11 @@ impl Merged {
         Ok(Some(Node::Folder(at)))
     }
 
+    /// Is it this file that is shown at the path?
+    pub fn shows(&self, path: &[u8], file: &Stat) -> Result<bool> {
+        Ok(matches!(self.get(path)?, Some(Node::Other { stat, .. }) if is_same(&stat, file)))
+    }
+
     /// All paths at which this file is shown. Looks at every entry.
     pub fn names_of(&self, file: &Stat) -> Result<Vec<Vec<u8>>> {
         let mut found = Vec::new();
@@ -74,11 +79,7 @@ impl Merged {
                 let path = join(&path, name.to_bytes());
                 match child(&folders, name.to_bytes())? {
                     Some(Node::Folder(_)) => todo.push(path),
-                    Some(Node::Other { stat, .. })
-                        if (stat.st_dev, stat.st_ino) == (file.st_dev, file.st_ino) =>
-                    {
-                        found.push(path);
-                    }
+                    Some(Node::Other { stat, .. }) if is_same(&stat, file) => found.push(path),
                     _ => {}
                 }
             }
@@ -168,4 +169,8 @@ fn dup(folders: &[OwnedFd]) -> Result<Folders> {
         .iter()
         .map(|f| rustix::io::fcntl_dupfd_cloexec(f.as_fd(), 0))
         .collect()
+}
+
+fn is_same(a: &Stat, b: &Stat) -> bool {
+    (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino)
 }

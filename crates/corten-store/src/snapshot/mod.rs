@@ -1,6 +1,6 @@
 //! Snapshots: a stack of layers with a writable one on top, as a recipe for a mount.
 //!
-//! [`Snapshotter`] is the contract; [`overlay`] keeps it with folders; [`conformance`] holds any implementation to
+//! [`Snapshotter`] is the contract; [`overlay`] keeps it, over folders and mounted images; [`conformance`] holds any implementation to
 //! it. [`settle`] lets a layer that was unpacked alone learn from the layers below what it could not know.
 
 pub(crate) mod attach;

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -63,11 +64,21 @@ pub(super) struct Patch<'a> {
     /// Where the contents of an implied folder went that is a symlink below.
     moved: Vec<(Vec<u8>, Vec<u8>)>,
     copies: Copies,
+    /// Where folders of the patch go that a link replaces: copies in them may still get other names. For the maker to remove.
+    aside: PathBuf,
+    made_aside: u32,
     touched: bool,
 }
 
 impl<'a> Patch<'a> {
-    pub fn new(raw: OwnedFd, lower: Merged, root: OwnedFd, pending: &'a Pending) -> Self {
+    /// `aside` is a path on the file system of `root` and outside of it, made when needed.
+    pub fn new(
+        raw: OwnedFd,
+        lower: Merged,
+        root: OwnedFd,
+        aside: &Path,
+        pending: &'a Pending,
+    ) -> Self {
         Self {
             raw,
             lower,
@@ -76,6 +87,8 @@ impl<'a> Patch<'a> {
             made: BTreeMap::new(),
             moved: Vec::new(),
             copies: Copies::default(),
+            aside: aside.into(),
+            made_aside: 0,
             touched: false,
         }
     }
@@ -212,14 +225,11 @@ impl<'a> Patch<'a> {
         let parent = self.map(parent);
         self.folder(&parent)?;
         let folder = self.at(&parent)?;
-        let mut make = || {
-            match rustix::fs::unlinkat(&folder, name, AtFlags::empty()) {
-                Ok(()) | Err(Errno::NOENT) => {}
-                Err(e) => return Err(e),
-            }
-            self.copies.link(&source, source_name, &folder, name)
-        };
-        let is_copy = make().map_err(errno("make the hard link", link))?;
+        self.clear(&folder, &join(&parent, name))?;
+        let is_copy = self
+            .copies
+            .link(&source, source_name, &folder, name)
+            .map_err(errno("make the hard link", link))?;
         self.touched = true;
         let Some(path) = shown.filter(|_| is_copy) else {
             return Ok(());
@@ -227,7 +237,9 @@ impl<'a> Patch<'a> {
         let read = || {
             let stat = stat(&source, source_name)?;
             match stat.st_nlink {
-                1 => Ok(vec![path]),
+                // The link may stand where the folder of the only name was.
+                1 if self.view()?.shows(&path, &stat)? => Ok(vec![path]),
+                1 => Ok(Vec::new()),
                 _ => self.view()?.names_of(&stat),
             }
         };
@@ -235,6 +247,31 @@ impl<'a> Patch<'a> {
             self.shadow(&path, &folder, name)?;
         }
         Ok(())
+    }
+
+    /// Makes room for a link: what an earlier one put there, a folder with names of a copied file perhaps, is moved aside.
+    fn clear(&mut self, folder: &OwnedFd, path: &[u8]) -> Outcome<()> {
+        let name = split(path).1;
+        match rustix::fs::unlinkat(folder, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::ISDIR) => {}
+            Err(e) => return Err(errno("make room for", path)(e)),
+        }
+        let below = |made: &[u8]| {
+            made.strip_prefix(path)
+                .is_some_and(|rest| rest.is_empty() || rest[0] == b'/')
+        };
+        self.made.retain(|made, _| !below(made));
+        let aside = self.aside.join(self.made_aside.to_string());
+        self.made_aside += 1;
+        let put = || {
+            match rustix::fs::mkdir(&self.aside, Mode::from_raw_mode(0o700)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => return Err(e),
+            }
+            rustix::fs::renameat(folder, name, rustix::fs::CWD, &aside)
+        };
+        put().map_err(errno("make room for", path))
     }
 
     /// A file that was copied keeps its own names, so that they and the link stay one file.

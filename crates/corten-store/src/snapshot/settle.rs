@@ -124,7 +124,8 @@ fn build(store: &Store, lease: &Lease, layer: &LayerId, below: &[LayerId]) -> Re
     let pending = rows::pending(store, layer)?;
     let raw = attach::open(store, row)?;
     let patch = make_tree(&lock.tree())?;
-    let outcome = Patch::new(raw, Merged::new(lowers), patch, &pending)
+    let aside = lock.tree().join("replaced");
+    let outcome = Patch::new(raw, Merged::new(lowers), patch, &aside, &pending)
         .write()
         .map_err(|f| fault(store, layer, f));
     let is_empty = match outcome {
@@ -134,6 +135,7 @@ fn build(store: &Store, lease: &Lease, layer: &LayerId, below: &[LayerId]) -> Re
             return Err(e);
         }
     };
+    store.remove_tree(&aside)?;
     let result = if is_empty { layer } else { &id };
     store.db().write("settle a layer", |t| {
         if !is_empty {

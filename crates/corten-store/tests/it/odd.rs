@@ -315,3 +315,60 @@ fn a_copied_file_costs_what_it_holds() {
     drop(root);
     store.snapshotter().remove("k").unwrap();
 }
+
+/// A folder gave its default ACL to all that was unpacked into it: a user could read what the layer gives to root alone.
+#[test]
+fn acls_are_not_inherited_while_unpacking() {
+    let mut acl = 2u32.to_le_bytes().to_vec();
+    for (tag, bits, id) in [
+        (1u16, 6u16, u32::MAX),
+        (2, 7, 1000),
+        (4, 4, u32::MAX),
+        (16, 7, u32::MAX),
+        (32, 4, u32::MAX),
+    ] {
+        acl.extend(tag.to_le_bytes());
+        acl.extend(bits.to_le_bytes());
+        acl.extend(id.to_le_bytes());
+    }
+    let tar = Archive::new()
+        .item(Item::new("d", b'5').xattr("system.posix_acl_default", acl))
+        .item(Item::new("d/file", b'0').mode(0o640))
+        .folder("d/folder")
+        .item(Item::new("d/fifo", b'6'))
+        .file("d/implied/file", "")
+        .finish();
+    let all = seen(&tar);
+    assert_eq!(all[2].matches("posix_acl").count(), 1, "{}", all[2]);
+    assert_eq!(all[0], all[2]);
+    assert_eq!(all[1], all[2]);
+}
+
+/// The link takes the name of the folder that its file was in, and so the file loses the name that it had.
+#[test]
+fn a_link_in_the_place_of_its_files_folder_is_made() {
+    let below = Archive::new().folder("b").file("b/s", "s").file("x", "x");
+    let tars = [
+        below.finish(),
+        Archive::new().hardlink("b", "b/s").finish(),
+        Archive::new().hardlink("b", "x").finish(),
+    ];
+    for sandbox in FORMS.map(Sandbox::of) {
+        let store = &sandbox.store;
+        let two = merged(store, &store.snapshotter(), &tars[..2]).unwrap();
+        assert!(two.contains(" b \"s\""), "{two}");
+        let three = merged(store, &store.snapshotter(), &tars).unwrap();
+        assert!(three.contains(" b \"x\""), "{three}");
+        // The second link replaces the folder in which the file of the first one has its name.
+        let both = Archive::new()
+            .hardlink("c", "b/s")
+            .hardlink("b", "x")
+            .hardlink("d", "c");
+        let both = [tars[0].clone(), both.finish()];
+        let seen = merged(store, &store.snapshotter(), &both).unwrap();
+        assert!(
+            seen.contains(" b \"x\"") && seen.contains(" c \"s\""),
+            "{seen}"
+        );
+    }
+}

@@ -62,10 +62,19 @@ pub(crate) fn times((seconds, nanos): (i64, u32)) -> Timestamps {
     }
 }
 
+/// A folder's default ACL passes to all that is made in it (acl(5)), but a layer says of each file itself what it has. So what was inherited is
+/// taken away before anything is set. Asking is cheap, and mostly all.
+const ACLS: [&str; 2] = ["system.posix_acl_access", "system.posix_acl_default"];
+
 /// Everything but the times of an open file or folder. The order is the kernel's: chown takes away set-id bits and
 /// `security.capability` (chown(2), capabilities(7)), so mode and xattrs come after it.
 pub(crate) fn set_open(file: impl AsFd, a: &Attributes) -> Result<()> {
     rustix::fs::fchown(&file, uid(a.uid), gid(a.gid))?;
+    for acl in ACLS {
+        if rustix::fs::fgetxattr(&file, acl, &mut [0u8; 0]).is_ok() {
+            rustix::fs::fremovexattr(&file, acl)?;
+        }
+    }
     rustix::fs::fchmod(&file, Mode::from_raw_mode(a.mode))?;
     for (name, value) in &a.xattrs {
         rustix::fs::fsetxattr(&file, name.as_slice(), value, XattrFlags::empty())?;
@@ -83,6 +92,12 @@ pub(crate) fn set_named(
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     rustix::fs::chownat(folder, name, uid(a.uid), gid(a.gid), nofollow)?;
     if kind != FileType::Symlink {
+        let path = marks::path_in(folder, name);
+        for acl in ACLS {
+            if rustix::fs::lgetxattr(path.as_slice(), acl, &mut [0u8; 0]).is_ok() {
+                rustix::fs::lremovexattr(path.as_slice(), acl)?;
+            }
+        }
         // It was made by us under this name, so it is no symlink.
         rustix::fs::chmodat(folder, name, Mode::from_raw_mode(a.mode), AtFlags::empty())?;
     }
