@@ -350,11 +350,17 @@ impl<'a> Patch<'a> {
         let (parent, name) = split(path);
         self.folder(parent)?;
         let parent = self.at(parent)?;
-        rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700))
-            .and_then(|()| {
-                attributes::set_named(parent.as_fd(), name, FileType::Directory, attributes)
-            })
-            .map_err(errno("make the folder", path))?;
+        let mkdir = || rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o700));
+        let mut made = mkdir();
+        if made == Err(Errno::EXIST) {
+            // Two paths of the layer may lead to one, through symlinks below. The folder wins, in whichever order they come.
+            self.clear(&parent, path)?;
+            made = mkdir();
+        }
+        made.and_then(|()| {
+            attributes::set_named(parent.as_fd(), name, FileType::Directory, attributes)
+        })
+        .map_err(errno("make the folder", path))?;
         self.made.insert(path.to_vec(), attributes.mtime);
         self.touched = true;
         Ok(())

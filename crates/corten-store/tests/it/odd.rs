@@ -372,3 +372,20 @@ fn a_link_in_the_place_of_its_files_folder_is_made() {
         );
     }
 }
+
+/// Two paths of a layer are one on what lies below it. The order in which a folder lists its names had a say in what came of it.
+#[test]
+fn of_two_paths_that_become_one_the_folder_wins() {
+    let below = Archive::new()
+        .folder("t")
+        .folder("t/a")
+        .symlink("t/b", "a")
+        .symlink("s", "t");
+    let above = Archive::new().file("s/a", "a").file("s/b/x", "x");
+    let tars = [below.finish(), above.finish()];
+    for sandbox in FORMS.map(Sandbox::of) {
+        let store = &sandbox.store;
+        let seen = merged(store, &store.snapshotter(), &tars).unwrap();
+        assert!(seen.contains(" t/a/x \"x\""), "{seen}");
+    }
+}

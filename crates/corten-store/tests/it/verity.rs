@@ -67,6 +67,12 @@ fn verity_seals_what_is_flushed() {
         corten_sys::verity::measure(fs::File::open(folder.join(name)).unwrap()).unwrap()
     };
     assert_eq!(measure("data"), None);
+    // While somebody can write to a file, it is not sealed; the next flush is not too late.
+    let meta = folder.join("meta");
+    let writer = OpenOptions::new().write(true).open(&meta).unwrap();
+    store.flush().unwrap();
+    assert_eq!(measure("meta"), None);
+    drop(writer);
     store.flush().unwrap();
     for name in ["data", "meta"] {
         assert_eq!(measure(name).unwrap().len(), 32, "{name}");
