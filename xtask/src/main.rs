@@ -43,7 +43,7 @@ Tasks:
                          CORTEN_OCI=PATH measures another executable
   bench images [--rounds N]
                          pulls of a large image into empty stores, beside podman, docker, containerd and the floor of
-                         a bare pipeline; the first run of an absent image, page cache, removal; needs 50 GB of disk
+                         a bare pipeline; the first run of an absent image, page cache, removal; needs 70 GB of disk
 ";
 
 fn main() -> ExitCode {

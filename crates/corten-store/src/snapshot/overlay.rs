@@ -85,7 +85,7 @@ impl Overlay {
         Ok(stack)
     }
 
-    /// Runs `work` on the stack; once more, if an image of it could not be mounted and folders can take its place.
+    /// Runs `work` on the stack; once more, if an image of it could not be mounted and can be made anew.
     fn with_stack<T>(
         &self,
         layers: &[LayerId],
@@ -101,13 +101,19 @@ impl Overlay {
         }
     }
 
-    /// Has the images of a stack unpacked when they are next looked at. `false`, and nothing was changed, where new layers would be
-    /// images as well, and where there is nothing to unpack one from: it is good again under the kernel that it was made for.
+    /// Has the images of a stack made anew when they are next looked at: all, where this kernel mounts none; else those that are not what was
+    /// written. `false`, and nothing was changed, where they all are, and where there is nothing to make one from: it is good again under the
+    /// kernel that it was made for.
     fn give_up_images(&self, stack: &[LayerRow]) -> Result<bool> {
-        if self.store.form() != Form::Folders {
+        let mut images = Vec::new();
+        for row in stack.iter().filter(|r| r.form != Form::Folders) {
+            if self.store.form() == Form::Folders || !row.prove(&self.store)? {
+                images.push(row);
+            }
+        }
+        if images.is_empty() {
             return Ok(false);
         }
-        let images: Vec<_> = stack.iter().filter(|r| r.form != Form::Folders).collect();
         for row in &images {
             let blobs = rows::blobs(&self.store, &row.id)?;
             if !blobs.iter().any(|(b, _)| self.store.blob_path(b).exists()) {

@@ -1,7 +1,7 @@
 //! What comes of a pulled image: the first instruction of an absent one, a second container's share of the page cache, removal.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::super::report::{Series, skipped};
@@ -69,13 +69,15 @@ fn one(rig: &Rig, subject: &Subject, ready: &Ready, into: &mut Measured) -> Resu
     argv.insert(ready.program.len() + 1, "--interactive".to_owned());
     let before = cached()?;
     let since = Instant::now();
-    let mut first = Command::new(&argv[0])
-        .args(&argv[1..])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .context(&argv[0])?;
-    let stdout = first.stdout.take().ok_or_else(|| failure("no pipe"))?;
+    let mut first = First(
+        Command::new(&argv[0])
+            .args(&argv[1..])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context(&argv[0])?,
+    );
+    let stdout = first.0.stdout.take().ok_or_else(|| failure("no pipe"))?;
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout));
     let done = lines.any(|line| line.is_ok_and(|l| l == "read"));
     let between = cached()?;
@@ -89,14 +91,25 @@ fn one(rig: &Rig, subject: &Subject, ready: &Ready, into: &mut Measured) -> Resu
     output(subject, ready, READ)?;
     into.read.add(&names[1], since.elapsed().as_secs_f64());
     into.cache.add(&names[1], cached()? - between);
-    drop(first.stdin.take());
-    first.wait().context("wait")?;
+    drop(first);
     let argv = subject.remove(ready).ok_or_else(|| failure("no removal"))?;
     let since = Instant::now();
     run(&argv)?;
     into.removal
         .add(subject.name, since.elapsed().as_secs_f64());
     Ok(())
+}
+
+/// The container that reads first. Its `read` ends with its input, and it with that.
+struct First(Child);
+
+impl Drop for First {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        if let Err(why) = self.0.wait() {
+            eprintln!("bench: cannot wait for a container: {why}");
+        }
+    }
 }
 
 fn output(subject: &Subject, ready: &Ready, script: &str) -> Result<String> {
