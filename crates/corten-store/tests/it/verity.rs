@@ -31,12 +31,21 @@ impl Disk {
         let folder = tempfile::tempdir().unwrap();
         let flags = MountFlags::empty();
         match rustix::mount::mount(device.as_str(), folder.path(), "ext4", flags, None) {
-            Ok(()) => Some(Self { folder }),
+            Ok(()) => Self { folder }.tried(),
             Err(e) => {
                 need::skip(format!("this kernel mounts no ext4 with verity: {e}"));
                 None
             }
         }
+    }
+
+    /// Some kernels mount such a file system and can seal nothing on it.
+    fn tried(self) -> Option<Self> {
+        let path = self.root().join("try");
+        fs::write(&path, "some bytes").unwrap();
+        let file = fs::File::open(&path).unwrap();
+        let sealed = corten_sys::verity::enable(&file).unwrap();
+        need::that(sealed, "this kernel has no fs-verity").then_some(self)
     }
 
     fn root(&self) -> &Path {
