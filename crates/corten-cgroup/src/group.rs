@@ -383,7 +383,7 @@ impl Cgroup {
 }
 
 /// How often a group is begun again whose parents others remove meanwhile.
-const TRIES: u32 = 32;
+const TRIES: u32 = 256;
 
 #[derive(Clone, Copy, PartialEq)]
 enum Walk {
