@@ -117,6 +117,23 @@ pub fn join(folder: &[u8], name: &[u8]) -> Vec<u8> {
     }
 }
 
+/// The names of a path or of a symlink's target, last first, without the redundant; `..` is one of them.
+pub fn components(path: &[u8]) -> Vec<Vec<u8>> {
+    path.split(|&b| b == b'/')
+        .filter(|c| !c.is_empty() && c != b".")
+        .rev()
+        .map(<[u8]>::to_vec)
+        .collect()
+}
+
+/// What both forms of a layer say of a walk that would leave it.
+pub fn escape(entry: &[u8]) -> LayerError {
+    LayerError::refused(
+        entry,
+        "its path goes through a symlink that leads out of the layer",
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -7,7 +7,7 @@
 use super::budget::{Budget, Claim};
 use super::node::{Kind, NONE, Nodes, ROOT};
 use crate::layer::attributes::Attributes;
-use crate::layer::entry::{Action, join, split};
+use crate::layer::entry::{Action, components, escape, join, split};
 use crate::layer::folder::{Done, attributes_of};
 use crate::layer::tar::{Entry, Type};
 use crate::layer::{LayerError, Limits};
@@ -352,20 +352,4 @@ fn longer(length: usize, name: &[u8], entry: &[u8]) -> Result<usize, LayerError>
         )),
         false => Ok(length + name.len() + 1),
     }
-}
-
-/// Last first, without the redundant.
-fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|&b| b == b'/')
-        .filter(|c| !c.is_empty() && c != b".")
-        .rev()
-        .map(<[u8]>::to_vec)
-        .collect()
-}
-
-fn escape(entry: &[u8]) -> LayerError {
-    LayerError::refused(
-        entry,
-        "its path goes through a symlink that leads out of the layer",
-    )
 }

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 use super::attributes::{self, Attributes};
 use super::marks;
 use crate::layer::LayerError;
-use crate::layer::entry::{join, split};
+use crate::layer::entry::{components, escape, join, split};
 use crate::layer::error::EntryPath;
 
 /// As many folders as a common path is deep.
@@ -272,21 +272,6 @@ impl Walk {
             Some(_) => Ok(Detour::Components(components(target))),
         }
     }
-}
-
-fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    path.split(|&b| b == b'/')
-        .filter(|c| !c.is_empty() && c != b".")
-        .rev()
-        .map(<[u8]>::to_vec)
-        .collect()
-}
-
-fn escape(entry: &[u8]) -> LayerError {
-    LayerError::refused(
-        entry,
-        "its path goes through a symlink that leads out of the layer",
-    )
 }
 
 fn restore(o: &Open) -> Result<(), Errno> {
