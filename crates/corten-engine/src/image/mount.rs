@@ -25,6 +25,7 @@ impl Engine {
     /// Mounts an image where nobody writes to it, and returns the folder. One that is mounted stays where it is.
     pub fn mount_image(&self, image: &ImageRecord) -> Result<PathBuf, Error> {
         let row = self.mounted_row(image);
+        let _lock = self.lock_images()?;
         self.store.add_mounted(&row)?;
         if is_mounted(&row)? {
             return Ok(row.path);
@@ -105,6 +106,7 @@ impl Engine {
     }
 
     pub(crate) fn forget_mounted(&self, row: &MountedImage) -> Result<(), Error> {
+        let _lock = self.lock_images()?;
         let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
         if is_mounted(row)? {
             match rustix::mount::unmount(&row.path, flags) {
@@ -123,6 +125,15 @@ impl Engine {
             _ => {}
         }
         Ok(self.store.remove_mounted(&row.key)?)
+    }
+
+    /// One process at a time mounts or unmounts images: two would attach one of them twice. The lock is the folder's, and ends with the process.
+    fn lock_images(&self) -> Result<fs::File, Error> {
+        let folder = self.paths.run().join("images");
+        fs::create_dir_all(&folder).map_err(Error::io("make folder", &folder))?;
+        let file = fs::File::open(&folder).map_err(Error::io("open folder", &folder))?;
+        file.lock().map_err(Error::io("lock folder", &folder))?;
+        Ok(file)
     }
 
     fn mounted_row(&self, image: &ImageRecord) -> MountedImage {

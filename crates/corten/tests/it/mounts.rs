@@ -28,6 +28,13 @@ fn an_image_is_a_folder_until_it_is_unmounted() -> Result<()> {
     sandbox.corten(&["pull", &image]).ok();
     let folder = sandbox.corten(&["image", "mount", &image]).ok();
     assert_eq!(sandbox.corten(&["image", "mount", &image]).ok(), folder);
+    // However many want it at once, it is mounted once.
+    sandbox.corten(&["image", "unmount", &image]).ok();
+    let mut all = [0, 1, 2, 3].map(|_| sandbox.start(&["image", "mount", &image]));
+    for one in &mut all {
+        assert!(one.wait().expect("wait").success());
+    }
+    assert_eq!(mounts(&sandbox, "overlay"), 1);
     let path = Path::new(&folder);
     assert_eq!(
         fs::read_to_string(path.join("data/changed"))
