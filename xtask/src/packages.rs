@@ -24,6 +24,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("mmdebstrap", "/usr/bin/mmdebstrap"),
     ("nftables", "/usr/sbin/nft"),
     ("openssl", "/usr/bin/openssl"),
+    ("passt", "/usr/bin/pasta"),
     ("podman", "/usr/bin/podman"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),

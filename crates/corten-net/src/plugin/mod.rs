@@ -25,7 +25,7 @@ use crate::owner::Owner;
 pub(crate) use session::Session;
 
 /// The names that [`main`] answers to.
-pub const NAMES: [&str; 4] = ["bridge", "host-local", "loopback", "portmap"];
+pub const NAMES: &[&str] = &["bridge", "host-local", "loopback", "portmap"];
 
 /// The verbs of the specification, but for VERSION, which needs no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

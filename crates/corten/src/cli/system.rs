@@ -31,7 +31,7 @@ pub enum Command {
         /// Folder for corten-oci and containerd-shim-corten-v2
         #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
         bin: PathBuf,
-        /// Folder for the CNI plugins (bridge, host-local, loopback, portmap); none are laid without it
+        /// Folder for the CNI plugins (bridge, host-local, portmap and so on); none are laid without it
         #[arg(long, value_name = "DIR")]
         cni: Option<PathBuf>,
     },
@@ -153,8 +153,11 @@ fn install(bin: &std::path::Path, cni: Option<&std::path::Path>) -> Result<(), F
     struct Link(String, #[source] std::io::Error);
     let executable = std::env::current_exe()?;
     let bins = ["corten-oci", "containerd-shim-corten-v2"].map(|n| bin.join(n));
-    let plugins = ["bridge", "host-local", "loopback", "portmap"].map(|n| cni.map(|d| d.join(n)));
-    for link in bins.into_iter().chain(plugins.into_iter().flatten()) {
+    let plugins = cni.into_iter().flat_map(|folder| {
+        let names = corten_net::plugin::NAMES.iter();
+        names.map(move |n| folder.join(n))
+    });
+    for link in bins.into_iter().chain(plugins) {
         if std::fs::read_link(&link).is_ok_and(|to| to == executable) {
             continue;
         }
