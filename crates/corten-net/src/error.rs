@@ -59,6 +59,12 @@ pub enum Error {
     },
     #[error("the network configuration is not usable")]
     Config(#[from] ConfigError),
+    #[error("the network configuration {path} is not usable", path = path.display())]
+    ConfigFile {
+        path: PathBuf,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("the result of plugin {plugin} is not usable")]
     Result {
         plugin: String,
@@ -151,7 +157,9 @@ impl Error {
             Error::Result { .. } | Error::Silent { .. } => Kind::Unavailable,
             Error::PluginMissing { .. } => Kind::NotFound,
             Error::Reported { object } => object.kind(),
-            Error::Plugin { source, .. } | Error::Attach { source, .. } => source.kind(),
+            Error::Plugin { source, .. }
+            | Error::Attach { source, .. }
+            | Error::ConfigFile { source, .. } => source.kind(),
             Error::Several { first, .. } => first.kind(),
         }
     }
@@ -169,7 +177,9 @@ impl Error {
             Error::Invalid { .. } => code::INVALID_CONFIG,
             Error::Result { .. } => code::DECODING,
             Error::Mismatch { .. } => code::MISMATCH,
-            Error::Plugin { source, .. } | Error::Attach { source, .. } => {
+            Error::Plugin { source, .. }
+            | Error::Attach { source, .. }
+            | Error::ConfigFile { source, .. } => {
                 return source.to_object(version);
             }
             Error::Several { first, .. } => return first.to_object(version),

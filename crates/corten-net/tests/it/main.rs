@@ -4,5 +4,6 @@ mod attach;
 mod firewall;
 mod parallel;
 mod peers;
+mod protocol;
 mod rig;
 mod traffic;
