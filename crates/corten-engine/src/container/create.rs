@@ -71,7 +71,7 @@ impl Engine {
                     run: None,
                 },
             };
-            match self.store.containers().insert(&row(&container)?) {
+            match self.store.containers().insert(&row(&container)?, &[]) {
                 Ok(()) => return Ok(container),
                 Err(e)
                     if e.kind() == Kind::AlreadyExists
