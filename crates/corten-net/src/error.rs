@@ -136,6 +136,11 @@ pub(crate) fn chain(error: &Error) -> String {
 }
 
 impl Error {
+    /// The error and its sources on one line.
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+
     pub fn kind(&self) -> Kind {
         match self {
             Error::Netlink { source, .. } => netlink_kind(source),

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use corten_net::cni;
+use corten_shim::client::LoopbackForward;
 use rustix::net::{AddressFamily, SocketAddrAny, SocketFlags, SocketType, sockopt};
 
 use crate::container::options::{PortMapping, Protocol};
@@ -16,22 +17,25 @@ use crate::error::Error;
 /// also is what makes a second publisher, or any server, fail with EADDRINUSE.
 pub(crate) struct HeldPort {
     pub mapping: PortMapping,
-    pub ipv6: bool,
     pub socket: OwnedFd,
+}
+
+/// The addresses on which a mapping is published: of both families where none was named; IPv6 may be off on this host.
+fn addresses(mapping: &PortMapping) -> Vec<IpAddr> {
+    match mapping.host_ip {
+        Some(ip) => vec![ip],
+        None if ipv6_is_on() => {
+            vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
+        }
+        None => vec![Ipv4Addr::UNSPECIFIED.into()],
+    }
 }
 
 /// Takes every published port, choosing where 0 was asked for.
 pub(crate) fn hold_ports(wanted: &[PortMapping]) -> Result<Vec<HeldPort>, Error> {
     let mut held = Vec::new();
     for mapping in wanted {
-        // Both families where no address was named; IPv6 may be off on this host.
-        let addresses: Vec<IpAddr> = match mapping.host_ip {
-            Some(ip) => vec![ip],
-            None if ipv6_is_on() => {
-                vec![Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()]
-            }
-            None => vec![Ipv4Addr::UNSPECIFIED.into()],
-        };
+        let addresses = addresses(mapping);
         let mut mapping = mapping.clone();
         for ip in addresses {
             let address = SocketAddr::new(ip, mapping.host_port);
@@ -46,12 +50,31 @@ pub(crate) fn hold_ports(wanted: &[PortMapping]) -> Result<Vec<HeldPort>, Error>
             }
             held.push(HeldPort {
                 mapping: mapping.clone(),
-                ipv6: ip.is_ipv6(),
                 socket,
             });
         }
     }
     Ok(held)
+}
+
+/// Where what reaches the sockets that [`hold_ports`] took for these mappings is to go: an address of the container of
+/// the same family if there is one, or of the other, which costs nothing here.
+pub(crate) fn forwards(mappings: &[PortMapping], to: &[IpAddr]) -> Vec<LoopbackForward> {
+    let target = |ip: IpAddr| {
+        let same = to.iter().find(|a| a.is_ipv6() == ip.is_ipv6());
+        same.or(to.first()).copied()
+    };
+    let sockets = mappings
+        .iter()
+        .flat_map(|m| addresses(m).into_iter().map(move |ip| (m, ip)));
+    let one = |(i, (m, ip)): (usize, (&PortMapping, IpAddr))| {
+        Some(LoopbackForward {
+            fd: i as u32,
+            protocol: m.protocol.as_str().into(),
+            target: SocketAddr::new(target(ip)?, m.container_port).to_string(),
+        })
+    };
+    sockets.enumerate().filter_map(one).collect()
 }
 
 fn ipv6_is_on() -> bool {
@@ -128,6 +151,18 @@ mod tests {
                 .all(|h| h.mapping.host_port == held.last().unwrap().mapping.host_port)
         );
         assert_ne!(held[0].mapping.host_port, 0);
+    }
+
+    #[test]
+    fn every_held_socket_is_passed_on_in_its_place() {
+        let held = hold_ports(&[tcp(None, 0), tcp(Some(Ipv4Addr::LOCALHOST.into()), 0)]).unwrap();
+        let mut mappings: Vec<PortMapping> = held.iter().map(|h| h.mapping.clone()).collect();
+        mappings.dedup();
+        let forwards = forwards(&mappings, &["10.0.0.2".parse().unwrap()]);
+        let places: Vec<u32> = forwards.iter().map(|f| f.fd).collect();
+        assert_eq!(places, (0..held.len() as u32).collect::<Vec<_>>());
+        assert!(forwards.iter().all(|f| f.target == "10.0.0.2:80"));
+        assert!(super::forwards(&mappings, &[]).is_empty());
     }
 
     #[test]

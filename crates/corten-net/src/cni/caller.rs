@@ -91,6 +91,48 @@ impl Caller {
         cache::remove(&self.cache_dir, &list.name, id, ifname)
     }
 
+    /// As [`Self::del`], by the configuration that ADD had; for one that is no longer to be had elsewhere. Not being
+    /// attached is a success.
+    pub fn del_remembered(&self, network: &str, from: &Attachment) -> Result<(), Error> {
+        validate_names(from)?;
+        match cache::read(&self.cache_dir, network, from)? {
+            Some(entry) => self.del(&entry.list()?, from),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs ADD of the plugins of one kind again, on what ADD of all returned, and remembers the arguments: for those
+    /// that change while a container is attached, as its published ports do.
+    pub fn renew(
+        &self,
+        list: &NetworkConfigList,
+        to: &Attachment,
+        kind: &str,
+    ) -> Result<(), Error> {
+        validate(to)?;
+        let Some(cached) = cache::read(&self.cache_dir, &list.name, to)? else {
+            return Err(not_attached(list, to));
+        };
+        let result = cached.result(list.version)?;
+        let capabilities = capabilities(to);
+        let mut call = Call::on(Verb::Add, to, &to.args, &capabilities);
+        call.extra = previous(Some(cached));
+        for plugin in list.plugins.iter().filter(|p| p.kind == kind) {
+            self.call(list, plugin, &call)?;
+        }
+        cache::write(&self.cache_dir, list, to, &result)
+    }
+
+    /// The attachments that ADD made and DEL has not taken off, whoever asked for them.
+    pub fn attached(&self, network: &str) -> Result<Vec<ValidAttachment>, Error> {
+        let entries = cache::list(&self.cache_dir, network)?;
+        let one = |e: Entry| ValidAttachment {
+            container_id: e.container_id,
+            ifname: e.if_name,
+        };
+        Ok(entries.into_iter().map(one).collect())
+    }
+
     fn del_all(
         &self,
         list: &NetworkConfigList,
@@ -125,11 +167,7 @@ impl Caller {
             });
         }
         let Some(cached) = cache::read(&self.cache_dir, &list.name, of)? else {
-            return Err(Error::Mismatch {
-                what: format!("container {} on network {}", of.container_id, list.name),
-                found: "not attached".into(),
-                wanted: "attached".into(),
-            });
+            return Err(not_attached(list, of));
         };
         let (args, capabilities) = remembered(of, Some(&cached));
         let mut call = Call::on(Verb::Check, of, &args, &capabilities);
@@ -324,6 +362,14 @@ impl<'a> Call<'a> {
             config.insert((*key).into(), value.clone());
         }
         config
+    }
+}
+
+fn not_attached(list: &NetworkConfigList, of: &Attachment) -> Error {
+    Error::Mismatch {
+        what: format!("container {} on network {}", of.container_id, list.name),
+        found: "not attached".into(),
+        wanted: "attached".into(),
     }
 }
 

@@ -2,7 +2,10 @@
 //! is the engine's business.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Where the resolver of a container's networks answers, in every container.
+pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
 
 /// The text of `/etc/hosts`: the loopback names, `addresses` of the container under
 /// `hostname` and `aliases`, then `extra` lines (`--add-host`) as given.
