@@ -35,6 +35,7 @@ pub struct Finding {
 #[serde(rename_all = "PascalCase")]
 pub struct Pruned {
     pub containers: Vec<String>,
+    pub networks: Vec<String>,
     /// Bytes on disk.
     pub freed: u64,
 }
@@ -267,7 +268,7 @@ impl Engine {
         }
     }
 
-    /// Removes every container that does not run, every layer and blob that nothing names, and, once
+    /// Removes every container that does not run, every network without one, every layer and blob that nothing names, and, once
     /// no container is left, the network's bridge and rules.
     pub fn prune(&self) -> Result<Pruned, Error> {
         let mut pruned = Pruned::default();
@@ -283,6 +284,7 @@ impl Engine {
         }
         self.prune_volumes()?;
         pruned.freed = self.store.collect()?;
+        pruned.networks = self.prune_networks(|_| true)?;
         if self.containers()?.is_empty() {
             self.remove_default_network()?;
             match Cgroup::open(&Layout::probe()?, &self.paths.cgroup_parent()) {

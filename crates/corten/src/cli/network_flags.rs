@@ -92,6 +92,9 @@ fn network(s: &str) -> Result<NetworkArg, value::ValueError> {
     if endpoint.network == "default" {
         endpoint.network = DEFAULT_NETWORK.into();
     }
+    if ["container", "ns", "host", "none"].contains(&endpoint.network.as_str()) {
+        return Err(value::ValueError::NetworkName(s.into()));
+    }
     value::network_name(&endpoint.network)?;
     Ok(NetworkArg::On(endpoint))
 }

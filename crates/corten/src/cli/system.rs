@@ -24,7 +24,7 @@ pub enum Command {
     /// Sizes are of disk blocks. RECLAIMABLE of images is what removing those that no container has would free, of containers what the
     /// stopped ones have written, of volumes those that no container has; garbage is what `system prune` frees besides.
     Df,
-    /// Remove containers that do not run, and layers that nothing uses
+    /// Remove containers that do not run, networks without containers, and layers that nothing uses
     Prune,
     /// Lay the links by which containerd, podman and CNI runtimes call this executable
     Install {
@@ -138,8 +138,8 @@ fn prune(global: &Global) -> Result<(), Failure> {
     if global.json {
         return Ok(output::json(&pruned)?);
     }
-    for id in &pruned.containers {
-        output::line(id)?;
+    for name in pruned.containers.iter().chain(&pruned.networks) {
+        output::line(name)?;
     }
     Ok(output::line(format!(
         "freed: {}",
