@@ -106,6 +106,12 @@ fn dnsperf(
     let good = text.lines().any(|l| l.contains("NOERROR"));
     match (rate, good) {
         (Some(rate), true) if lost.is_none_or(|l| l < rate) => Ok(rate),
-        _ => Err(failure(format!("dnsperf on {server} says: {text}"))),
+        _ => {
+            let lines = text.lines().map(str::trim);
+            let said: Vec<&str> = lines
+                .filter(|l| l.starts_with("Quer") || l.starts_with("Resp"))
+                .collect();
+            Err(failure(format!("dnsperf on {server}: {}", said.join("; "))))
+        }
     }
 }
