@@ -51,7 +51,10 @@ pub fn measure(bench: &Bench) -> Result<()> {
 
 fn publishing(engine: &Engine, count: u16) -> Result<Guest<'_>> {
     let last = FIRST + count - 1;
-    let ports = format!("{FIRST}-{last}:{FIRST}-{last}");
+    let ports = match count {
+        1 => format!("{FIRST}:{FIRST}"),
+        _ => format!("{FIRST}-{last}:{FIRST}-{last}"),
+    };
     Guest::start(engine, "ports", &["--publish", &ports])
 }
 
