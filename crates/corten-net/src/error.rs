@@ -162,7 +162,9 @@ impl Error {
             Error::RangeFull { .. } | Error::InUse { .. } => Kind::Busy,
             Error::SubnetTaken { .. } | Error::Mismatch { .. } => Kind::Conflict,
             Error::Invalid { .. } | Error::Config(_) => Kind::Invalid,
-            Error::Result { .. } | Error::Silent { .. } | Error::Unserved { .. } => Kind::Unavailable,
+            Error::Result { .. } | Error::Silent { .. } | Error::Unserved { .. } => {
+                Kind::Unavailable
+            }
             Error::Address { .. } => Kind::Internal,
             Error::PluginMissing { .. } => Kind::NotFound,
             Error::Reported { object } => object.kind(),

@@ -91,7 +91,10 @@ pub fn reverse(wire: &[u8]) -> Option<std::net::IpAddr> {
             let (digits, tail) = tail.split_at_checked(usize::from(*length))?;
             let plain = digits == b"0" || digits.first().is_some_and(|d| *d != b'0');
             let digits = std::str::from_utf8(digits).ok().filter(|_| plain)?;
-            *octet = digits.bytes().all(|b| b.is_ascii_digit()).then_some(())
+            *octet = digits
+                .bytes()
+                .all(|b| b.is_ascii_digit())
+                .then_some(())
                 .and_then(|()| digits.parse().ok())?;
             rest = tail;
         }

@@ -171,8 +171,14 @@ pub enum Entry {
     /// Its process has ended.
     Dead(Registration),
     /// No registration, for that reason.
-    Broken { path: PathBuf, reason: String },
+    Broken {
+        path: PathBuf,
+        reason: String,
+    },
 }
+
+/// A registration, or why the file is none.
+pub(super) type Found = Result<Document, String>;
 
 /// The resolver's folder.
 #[derive(Clone, Debug)]
@@ -253,7 +259,7 @@ impl Folder {
     }
 
     /// Every registration, and what is none.
-    pub fn list(&self) -> Result<Vec<(PathBuf, Result<Document, String>)>, Error> {
+    pub fn list(&self) -> Result<Vec<(PathBuf, Found)>, Error> {
         let entries = match fs::read_dir(&self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             other => other.map_err(failed("list", &self.path))?,

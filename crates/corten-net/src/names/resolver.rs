@@ -98,13 +98,10 @@ impl Resolver {
     /// Sees to it that a process serves, if any container wants one. For whoever finds that
     /// [`Resolver::socket_path`] has hung up.
     pub fn ensure(&self) -> Result<(), Error> {
-        let alive = self
-            .list()?
-            .into_iter()
-            .find_map(|entry| match entry {
-                Entry::Alive(registration) => Some(registration.container),
-                _ => None,
-            });
+        let alive = self.list()?.into_iter().find_map(|entry| match entry {
+            Entry::Alive(registration) => Some(registration.container),
+            _ => None,
+        });
         match alive {
             Some(container) => self.sync(&container),
             None => Ok(()),
@@ -131,7 +128,10 @@ impl Resolver {
                 let log = self.folder.file(super::server::LOG).display().to_string();
                 return Err(self.unserved(
                     container,
-                    &format!("no process serves within {} s; see {log}", PATIENCE.as_secs()),
+                    &format!(
+                        "no process serves within {} s; see {log}",
+                        PATIENCE.as_secs()
+                    ),
                 ));
             }
             if started.as_mut().is_none_or(Started::has_ended) {
@@ -197,7 +197,7 @@ struct Started {
 }
 
 impl Started {
-    /// It ends as soon as it has started the other. That one ends at once if a third one serves.
+    /// It ends when the other one serves, or has ended since a third one does.
     fn has_ended(&mut self) -> bool {
         use rustix::process::{Pid, WaitOptions, waitpid};
         let pid = i32::try_from(self.pid).ok().and_then(Pid::from_raw);

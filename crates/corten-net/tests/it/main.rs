@@ -2,6 +2,7 @@
 
 mod attach;
 mod firewall;
+mod names;
 mod parallel;
 mod peers;
 mod rig;

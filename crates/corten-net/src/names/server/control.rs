@@ -128,7 +128,11 @@ impl Control {
         };
         let line = failure.unwrap_or(DONE).replace('\n', " ");
         // A few bytes into an empty socket; who does not read has gone.
-        if client.stream.write_all(format!("{line}\n").as_bytes()).is_err() {
+        if client
+            .stream
+            .write_all(format!("{line}\n").as_bytes())
+            .is_err()
+        {
             self.clients.remove(&number);
         }
     }

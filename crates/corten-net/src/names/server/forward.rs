@@ -158,9 +158,7 @@ fn server(text: &str) -> Option<SocketAddr> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-@".contains(&b);
     let scope = match link.parse() {
         Ok(index) => index,
-        Err(_) if link.bytes().all(plain) => {
-            number_in(&format!("/sys/class/net/{link}/ifindex"))?
-        }
+        Err(_) if link.bytes().all(plain) => number_in(&format!("/sys/class/net/{link}/ifindex"))?,
         Err(_) => return None,
     };
     Some(SocketAddrV6::new(address, PORT, 0, scope).into())
@@ -336,8 +334,11 @@ impl Server {
         let received = pending.transport.receive(&self.poll, number, &mut bytes);
         match received {
             Ok(false) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {
-            }
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                ) => {}
             Err(_) => self.retry(number),
             Ok(true) => match reply(&pending.asked, pending.end, &bytes) {
                 Reply::Other => {}

@@ -17,6 +17,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use corten_sys::spawn::{self, Program};
@@ -61,29 +62,38 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Starts the process that stays, and waits until it serves or has ended.
 fn detach(name: &OsString, folder: &OsString) -> Result<(), rustix::io::Errno> {
     // Whatever the engine was started with stays there.
     corten_sys::process::cloexec_from(3)?;
+    let (ready, served) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     spawn::spawn(&Program {
         path: std::path::Path::new("/proc/self/exe"),
         arguments: &[name, folder, SERVE.as_ref()],
         environment: &[],
         stdio: [None, None, None],
-        descriptors: &[],
+        descriptors: &[served.as_fd()],
         session: true,
-    })
-    .map(drop)
+    })?;
+    drop(served);
+    rustix::io::retry_on_intr(|| rustix::io::read(&ready, &mut [0])).map(drop)
 }
 
 fn serve_folder(path: PathBuf) -> ExitCode {
+    // Closed when this process serves, or ends.
+    let Ok(served) = spawn::inherited(1) else {
+        return ExitCode::FAILURE;
+    };
     let folder = Folder { path };
     let Some(_lock) = take_over(&folder) else {
         return ExitCode::SUCCESS;
     };
     let log = Log::open(&folder);
-    match Server::new(folder, log).map(|mut server| server.run()) {
+    let server = Server::new(folder, log);
+    drop(served);
+    match server.map(|mut server| server.run()) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
+        Err(()) => ExitCode::FAILURE,
     }
 }
 
@@ -218,6 +228,8 @@ struct Server {
     /// Until when, without a container, the first client is waited for: it is to hear why its
     /// container cannot be served.
     linger: Option<Instant>,
+    /// Threads that take tables out of namespaces.
+    clearing: Vec<JoinHandle<()>>,
     /// Counts answers, so that several addresses of a name take turns.
     turn: usize,
     input: Box<[u8]>,
@@ -245,6 +257,7 @@ impl Server {
             forwarder: Forwarder::default(),
             next: 0,
             linger: Some(Instant::now() + LINGER),
+            clearing: Vec::new(),
             turn: 0,
             // One more than is read, to know a longer one.
             input: vec![0; MAX_QUERY + 1].into(),
@@ -323,6 +336,10 @@ impl Server {
         self.control.close(&self.folder);
         self.load();
         if self.sandboxes.is_empty() {
+            for thread in self.clearing.drain(..) {
+                // One that panicked has left a table that does no harm.
+                let _ = thread.join();
+            }
             return true;
         }
         match Control::open(&self.folder, &self.poll) {
@@ -404,9 +421,9 @@ impl Server {
     }
 
     fn withdraw(&mut self, number: u64) {
-        if let Some(sandbox) = self.forget(number) {
-            sandbox.clear();
-        }
+        let clearing = self.forget(number).and_then(Sandbox::clear);
+        self.clearing.retain(|t| !t.is_finished());
+        self.clearing.extend(clearing);
     }
 
     fn died(&mut self, number: u64) {
@@ -463,7 +480,13 @@ impl Server {
         }
     }
 
-    fn local(&mut self, number: u64, query: &Query<'_>, limit: usize, out: &mut Vec<u8>) -> Outcome {
+    fn local(
+        &mut self,
+        number: u64,
+        query: &Query<'_>,
+        limit: usize,
+        out: &mut Vec<u8>,
+    ) -> Outcome {
         let Some(sandbox) = self.sandboxes.get(&number) else {
             return Outcome::Nothing;
         };

@@ -2,6 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::thread::JoinHandle;
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
@@ -49,7 +50,11 @@ impl Sandbox {
         // is still there now; and the path for its namespace only if that is the same one.
         let namespace = netns::open(&registration.netns)?;
         if !document.is_alive() || !document.is_namespace(&namespace) {
-            return Err(invalid("process", pid, "is not the one that was registered"));
+            return Err(invalid(
+                "process",
+                pid,
+                "is not the one that was registered",
+            ));
         }
         if netns::open("/proc/self/ns/net".as_ref()).is_ok_and(|own| document.is_namespace(&own)) {
             return Err(invalid(
@@ -77,21 +82,18 @@ impl Sandbox {
         self.document = document;
     }
 
-    /// Takes the table out of a namespace that lives on. On a thread that is waited for by nobody:
+    /// Takes the table out of a namespace that lives on. On a thread of its own:
     /// closing the socket waits until the kernel has freed what was removed, some 10 ms in which
     /// nobody's lookups would be answered. What it cannot remove is a rule to a port where nobody
     /// listens, replaced by the next registration.
-    pub(super) fn clear(self) {
+    pub(super) fn clear(self) -> Option<JoinHandle<()>> {
         let path = self.document.registration.netns.clone();
-        let Ok(Some(namespace)) = netns::open_if_there(&path) else {
-            return;
-        };
+        let namespace = netns::open_if_there(&path).ok()??;
         if !self.document.is_namespace(&namespace) {
-            return;
+            return None;
         }
-        let gone = std::thread::Builder::new()
-            .spawn(move || netns::inside(&namespace, &path, redirect::unset));
-        drop(gone);
+        let work = move || drop(netns::inside(&namespace, &path, redirect::unset));
+        std::thread::Builder::new().spawn(work).ok()
     }
 }
 
