@@ -114,6 +114,9 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// What the daemon that holds leases says.
+    #[error("network {network} has no DHCP lease for the container: {reason}")]
+    Dhcp { network: String, reason: String },
     /// Several things were to be freed, and some could not be.
     #[error("{count} of the things to free could not be, the first of them as follows", count = all.len())]
     Several {
@@ -166,6 +169,7 @@ impl Error {
                 Kind::Unavailable
             }
             Error::Address { .. } => Kind::Internal,
+            Error::Dhcp { .. } => Kind::Unavailable,
             Error::PluginMissing { .. } => Kind::NotFound,
             Error::Reported { object } => object.kind(),
             Error::Plugin { source, .. } | Error::Attach { source, .. } => source.kind(),
@@ -180,7 +184,7 @@ impl Error {
             Error::Netlink { .. } | Error::Netns { .. } => code::KERNEL,
             Error::File { .. } => code::IO,
             Error::PortTaken { .. } | Error::AddressTaken { .. } => code::TAKEN,
-            Error::RangeFull { .. } => code::TRY_AGAIN,
+            Error::RangeFull { .. } | Error::Dhcp { .. } => code::TRY_AGAIN,
             Error::SubnetTaken { .. } | Error::Config(_) => code::INVALID_CONFIG,
             Error::Invalid { what, .. } if what.starts_with("CNI_") => code::INVALID_ENVIRONMENT,
             Error::Invalid { .. } => code::INVALID_CONFIG,

@@ -1,6 +1,7 @@
 //! corten-net in network namespaces of the tests' own: the machine's network stays untouched.
 
 mod attach;
+mod dhcp;
 mod firewall;
 mod names;
 mod parallel;
