@@ -124,7 +124,7 @@ fn resolv_conf(options: &NetworkOptions, names: bool) -> Result<String, Error> {
         return Ok(of_host);
     }
     let nameservers = match names {
-        true => vec![names::ADDRESS.to_string()],
+        true => vec![names::SERVER.to_string()],
         false => options.dns.iter().map(IpAddr::to_string).collect(),
     };
     let overrides = ResolverOverrides {

@@ -1,7 +1,9 @@
 //! corten-net in network namespaces of the tests' own: the machine's network stays untouched.
 
 mod attach;
+mod dhcp;
 mod firewall;
+mod names;
 mod parallel;
 mod peers;
 mod protocol;
