@@ -41,7 +41,7 @@ pub use record::Container;
 pub(crate) use remove::volumes_of;
 pub(crate) use seccomp::version;
 pub use start::Prepared;
-pub(crate) use start::hostname;
+pub(crate) use start::{executable, global_flags, hostname};
 pub use status::Status;
 pub use stop::signal;
 pub(crate) use stop::wait_for;

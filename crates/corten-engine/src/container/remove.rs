@@ -69,7 +69,7 @@ impl Engine {
         }
         self.remove_cgroup(&self.paths.cgroup(id))?;
         // Before the addresses: the resolver keeps the namespace, and names must not outlive what they mean.
-        self.withdraw_names(container, None)?;
+        self.withdraw_names(container)?;
         self.detach_networks(container)?;
         remove_tree(&self.paths.bundle(id))
     }

@@ -23,7 +23,7 @@ use super::user::{self, User};
 use crate::error::{Error, Is};
 use crate::image::ImageConfig;
 use crate::network::{Files, HeldPort, Joined, forwards, hold_ports};
-use crate::{Engine, clock, make_private, rootfs, volume};
+use crate::{Engine, Paths, clock, make_private, rootfs, volume};
 
 /// A container whose init waits to be let go. Dropped, it is taken down again.
 pub struct Prepared<'e> {
@@ -141,8 +141,8 @@ impl Engine {
             // The pid alone is not worth a transaction: the supervisor tells it.
             self.update(container)?;
         }
-        if names {
-            self.register_names(container)?;
+        if names && let Some(run) = &container.record.run {
+            self.register_names(container, run, &mut shim)?;
         }
         Ok(shim)
     }
@@ -287,14 +287,7 @@ impl Engine {
 
     fn create_request(&self, container: &Container, root: usize) -> Result<CreateRequest, Error> {
         let (id, options) = (&container.id, &container.record.options);
-        let mut exit_command = vec![text(&executable()?)];
-        for (flag, path) in [
-            ("--root", self.paths.root()),
-            ("--run", self.paths.run()),
-            ("--etc", self.paths.etc()),
-        ] {
-            exit_command.extend([flag.into(), text(path)]);
-        }
+        let mut exit_command = global_flags(&self.paths)?;
         exit_command.extend(["system", "exited", id.as_str()].map(Into::into));
         Ok(CreateRequest {
             bundle: self.paths.bundle(id),
@@ -373,7 +366,20 @@ pub(crate) fn hostname(options: &Options, id: &ContainerId) -> Result<String, Er
     }
 }
 
-fn executable() -> Result<PathBuf, Error> {
+/// Our own command line on an engine's folders, up to its verb.
+pub(crate) fn global_flags(paths: &Paths) -> Result<Vec<String>, Error> {
+    let mut words = vec![text(&executable()?)];
+    for (flag, path) in [
+        ("--root", paths.root()),
+        ("--run", paths.run()),
+        ("--etc", paths.etc()),
+    ] {
+        words.extend([flag.into(), text(path)]);
+    }
+    Ok(words)
+}
+
+pub(crate) fn executable() -> Result<PathBuf, Error> {
     std::env::current_exe().map_err(Error::io("find", "/proc/self/exe"))
 }
 

@@ -46,7 +46,7 @@ impl Engine {
             }
             self.check_remembered(&network, repair, found)?;
         }
-        Ok(())
+        self.check_names(repair, found)
     }
 
     /// Links, addresses and ports, each of which says whose it is.

@@ -2,6 +2,7 @@
 //! last, so that whatever a crash leaves has an owner that says so.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
 use corten_net::recover;
 use corten_spec::ContainerId;
@@ -98,7 +99,8 @@ impl Engine {
         let endpoint = endpoints.remove(at);
         let running = self.running(&container)?;
         if let Some((pid, run)) = &running {
-            self.withdraw_names(&container, Some(&name))?;
+            // The others must not be told an address that is nobody's; it is entered again without this network below.
+            self.withdraw_names(&container)?;
             match self.detach_from(&container.id, &format!("/proc/{pid}/ns/net"), &endpoint) {
                 Err(_) if force => {
                     let list = self.network(&name)?.list(&self.place(), endpoint.ordinal)?;
@@ -160,17 +162,24 @@ impl Engine {
     fn renew_run(&self, container: &mut Container, before: &Run, now: Run) -> Result<(), Error> {
         container.record.run = Some(now.clone());
         self.update(container)?;
-        self.register_names(container)?;
+        let Some(mut shim) = self.supervisor(&container.id)? else {
+            return Ok(());
+        };
+        let names = |run: &Run| self.has_names(run.networks.iter().map(|n| n.network.as_str()));
+        let (named_before, named_now) = (names(before)?, names(&now)?);
+        match named_now {
+            true => self.register_names(container, &now, &mut shim)?,
+            // Nobody to look after any more.
+            false if named_before => shim.watch(Path::new(""), Vec::new())?,
+            false => {}
+        }
         let files = Files::of(&self.paths.container(&container.id));
         let options = &container.record.options;
         let hostname = hostname(options, &container.id)?;
-        let dns = |run: &Run| self.has_names(run.networks.iter().map(|n| n.network.as_str()));
-        let old = files.texts(&hostname, &options.network, before, dns(before)?)?;
-        let new = files.texts(&hostname, &options.network, &now, dns(&now)?)?;
+        let old = files.texts(&hostname, &options.network, before, named_before)?;
+        let new = files.texts(&hostname, &options.network, &now, named_now)?;
         files.rewrite(&old, &new)?;
-        if before.published_to() != now.published_to()
-            && let Some(mut shim) = self.supervisor(&container.id)?
-        {
+        if before.published_to() != now.published_to() {
             shim.forward(forwards(&now.ports, &now.published_to()))?;
         }
         Ok(())

@@ -38,6 +38,9 @@ pub enum Command {
     /// What a supervisor runs when its container has ended and nobody waits
     #[command(hide = true)]
     Exited { container: String },
+    /// What a supervisor runs when the resolver of names has gone
+    #[command(hide = true)]
+    Names,
 }
 
 pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
@@ -47,6 +50,7 @@ pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Check { repair } => return check(global, repair),
         Command::Prune => prune(global)?,
         Command::Install { bin, cni } => install(&bin, cni.as_deref())?,
+        Command::Names => global.engine()?.ensure_names()?,
         Command::Exited { container } => {
             let engine = global.engine()?;
             engine.exited(&container)?;
