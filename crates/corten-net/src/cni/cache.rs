@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -121,6 +122,28 @@ pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
     Ok(all)
 }
 
+impl Entry {
+    /// The configuration list of the ADD, if it can be read.
+    pub fn config_list(&self) -> Option<NetworkConfigList> {
+        NetworkConfigList::parse(&unbase64(&self.config)?).ok()
+    }
+}
+
+/// Keeps DEL and a reload apart, which would put back what a DEL has just taken away: DEL holds it
+/// shared, a reload alone. It ends with the file, so with the process too.
+pub fn lock(cache: &Path, alone: bool) -> Result<File, Error> {
+    let folder = folder(cache);
+    fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+    let file = File::open(&folder).map_err(failed("open", &folder))?;
+    let how = match alone {
+        true => FlockOperation::LockExclusive,
+        false => FlockOperation::LockShared,
+    };
+    rustix::io::retry_on_intr(|| flock(&file, how))
+        .map_err(|e| failed("lock", &folder)(e.into()))?;
+    Ok(file)
+}
+
 /// Forgets an attachment; not known is no error.
 pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> Result<(), Error> {
     let path = path(cache, network, container_id, ifname);
@@ -130,9 +153,10 @@ pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> 
     }
 }
 
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 /// Base64 with padding (RFC 4648): the one place that needs it.
 fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
@@ -145,6 +169,23 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+/// Reads what [`base64`] writes; `None` for anything else.
+fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let (bytes, mut plain) = (text.trim_end_matches('=').as_bytes(), Vec::new());
+    if !text.len().is_multiple_of(4) || text.len() - bytes.len() > 2 {
+        return None;
+    }
+    for chunk in bytes.chunks(4) {
+        let mut bits = 0;
+        for (i, byte) in chunk.iter().enumerate() {
+            let value = ALPHABET.iter().position(|a| a == byte)? as u32;
+            bits |= value << (18 - 6 * i);
+        }
+        plain.extend_from_slice(&bits.to_be_bytes()[1..chunk.len()]);
+    }
+    Some(plain)
 }
 
 #[cfg(test)]
@@ -162,6 +203,14 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             assert_eq!(base64(plain.as_bytes()), wanted);
+            assert_eq!(unbase64(wanted).unwrap(), plain.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_no_base64_is_none() {
+        for bad in ["Z", "Zg=", "Zg", "Z===", "====", "Zm9v!A==", "=m9v"] {
+            assert_eq!(unbase64(bad), None, "{bad}");
         }
     }
 

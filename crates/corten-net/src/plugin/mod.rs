@@ -1,10 +1,11 @@
-//! The bundled CNI plugins: `bridge`, `host-local`, `loopback`, `portmap`. Called in process by
+//! The bundled CNI plugins: `bridge`, `firewall`, `host-local`, `loopback`, `portmap`. Called in process by
 //! [`crate::cni::Caller`], or as executables of those names by anybody's.
 //!
 //! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
 //! a result; how it was called is not its business.
 
 mod bridge;
+mod firewall;
 mod host_local;
 mod loopback;
 mod portmap;
@@ -20,12 +21,13 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::cni::ValidAttachment;
+use crate::firewall::Wanted;
 use crate::owner::Owner;
 
 pub(crate) use session::Session;
 
 /// The names that [`main`] answers to.
-pub const NAMES: &[&str] = &["bridge", "host-local", "loopback", "portmap"];
+pub const NAMES: &[&str] = &["bridge", "firewall", "host-local", "loopback", "portmap"];
 
 /// The verbs of the specification, but for VERSION, which needs no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,6 +78,17 @@ impl Request<'_> {
 
     fn owner(&self) -> Owner {
         Owner::new(self.container_id, self.ifname, self.network())
+    }
+
+    /// The nftables table that the configuration names.
+    fn table(&self) -> Result<String, Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Config {
+            #[serde(default = "portmap::default_table")]
+            corten_table: String,
+        }
+        Ok(self.read::<Config>("nftables")?.corten_table)
     }
 
     /// The configuration as this plugin understands it.
@@ -144,6 +157,7 @@ pub fn is_bundled(name: &str) -> bool {
 pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     match name {
         "bridge" => bridge::run(request),
+        "firewall" => firewall::run(request),
         "host-local" => host_local::run(request),
         "loopback" => loopback::run(request),
         "portmap" => portmap::run(request),
@@ -152,6 +166,22 @@ pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>
             searched: "this program".into(),
         }),
     }
+}
+
+/// What the plugin's ADD with this result had put into nf_tables, and the table: for a reload.
+/// `None` for a plugin that has nothing there.
+pub(crate) fn wanted(
+    name: &str,
+    request: &Request<'_>,
+    result: &CniResult,
+) -> Result<Option<(String, Wanted)>, Error> {
+    let wanted = match name {
+        "bridge" => bridge::wanted(request, result)?,
+        "firewall" => firewall::wanted(request, result)?,
+        "portmap" => portmap::wanted(request, result)?,
+        _ => return Ok(None),
+    };
+    Ok(Some((request.table()?, wanted)))
 }
 
 /// Runs the IPAM plugin that `config.ipam.type` names, with the whole configuration.
