@@ -74,7 +74,7 @@ pub struct Network<'a> {
     /// Neither reaches the other links of ours nor is reached by them, but for published ports.
     pub isolated: bool,
     /// The gateway's IPv4 address stands for the host's 127.0.0.1, for TCP and UDP, wherever
-    /// nothing listens on the gateway's address alone. (`[::1]` cannot be reached so: the kernel has
+    /// nothing listens on it itself. (`[::1]` cannot be reached so: the kernel has
     /// no `route_localnet` for IPv6.)
     pub host_loopback: bool,
 }

@@ -9,7 +9,8 @@
 //!  publish            [::1]                                             return
 //!                     address . protocol . port in publish{4,6}_on      dnat
 //!                     protocol . port in publish{4,6}                   dnat
-//!  prerouting (nat)   to the gateway, of a link in host_loopback        dnat to 127.0.0.1
+//!  prerouting (nat)   to the gateway of a link in host_loopback, where
+//!                     nobody listens                                    dnat to 127.0.0.1
 //!  forward            within one network                                accept
 //!                     from or to a link in internal                     drop
 //!                     between two links in ingress                      drop
@@ -275,13 +276,17 @@ fn to_gateway() -> Vec<Expression> {
     join([&from_link("host_loopback"), &rest])
 }
 
-/// A service that listens on the gateway's own address (a resolver, say) keeps what is sent to it.
-fn to_host_loopback() -> [Vec<Expression>; 3] {
-    let bound = [
-        Expression::SocketWildcard,
-        Expression::Equal(vec![0]),
-        Expression::Return,
-    ];
+/// Where somebody listens on the gateway's address, or on all, the packet is theirs as it is. (Were
+/// it rewritten, a socket of UDP on all addresses would answer from the gateway's, and be no answer.)
+fn to_host_loopback() -> [Vec<Expression>; 4] {
+    let somebodys = |wildcard| {
+        let rest = [
+            Expression::SocketWildcard,
+            Expression::Equal(vec![wildcard]),
+            Expression::Return,
+        ];
+        join([&only(true), &rest])
+    };
     let rewrite = |protocol| {
         let rest = [
             Expression::Immediate(vec![127, 0, 0, 1]),
@@ -289,7 +294,7 @@ fn to_host_loopback() -> [Vec<Expression>; 3] {
         ];
         join([&only(true), &only_protocol(protocol), &rest])
     };
-    [join([&only(true), &bound]), rewrite(6), rewrite(17)]
+    [somebodys(0), somebodys(1), rewrite(6), rewrite(17)]
 }
 
 /// What may pass from one link to another. The order matters: an internal network has no way

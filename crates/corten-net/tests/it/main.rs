@@ -2,7 +2,12 @@
 
 mod attach;
 mod firewall;
+mod firewall_plugin;
+mod others;
 mod parallel;
 mod peers;
+mod policy;
+mod portmap;
+mod reload;
 mod rig;
 mod traffic;
