@@ -320,18 +320,18 @@ impl Firewall {
                 && Owner::parse(&e.comment).is_some_and(|o| which(&o))
         };
         let sets = tables::all_sets();
-        let left = std::cell::RefCell::new(Vec::new());
+        let unknown = std::cell::RefCell::new(Vec::new());
         self.tables
             .change("expel a container", &sets, |name, there| {
-                let links = left_links(&there.entries, gone);
+                let left = left_links(&there.entries, gone);
                 let plan = plan::removal(name, there, |e| {
-                    gone(e) || links.iter().any(|l| wish::ingress(l).contains(e))
+                    gone(e) || left.iter().any(|l| l.takes_along(e))
                 });
-                *left.borrow_mut() = links;
+                *unknown.borrow_mut() = left;
                 Ok(plan)
             })?;
-        for link in left.into_inner() {
-            foreign::withdraw(&mut self.tables.socket, &link)?;
+        for left in unknown.into_inner().iter().filter(|l| !l.known) {
+            foreign::withdraw(&mut self.tables.socket, &left.link)?;
         }
         Ok(())
     }
@@ -439,21 +439,33 @@ fn admitted_sets() -> [&'static Set; 2] {
     [table::admitted(true), table::admitted(false)]
 }
 
-/// The links of entries that go, if no address of theirs stays and nobody else admitted them.
-fn left_links(there: &[Entry], gone: impl Fn(&Entry) -> bool) -> Vec<String> {
+/// A link whose last admitted address goes.
+struct Left {
+    link: String,
+    /// Whether [`Firewall::admit`] has it too.
+    known: bool,
+}
+
+impl Left {
+    fn takes_along(&self, entry: &Entry) -> bool {
+        let [same, ingress] = wish::ingress(&self.link);
+        *entry == ingress || (!self.known && *entry == same)
+    }
+}
+
+fn left_links(there: &[Entry], gone: impl Fn(&Entry) -> bool) -> Vec<Left> {
     let admitted = |e: &&Entry| admitted_sets().contains(&e.set);
-    let mut links: Vec<String> = there
-        .iter()
-        .filter(admitted)
-        .filter(|e| gone(e))
-        .map(|e| describe::link_name(&e.data))
-        .collect();
+    let (gone, kept): (Vec<&Entry>, Vec<&Entry>) =
+        there.iter().filter(admitted).partition(|e| gone(e));
+    let mut links: Vec<&[u8]> = gone.iter().map(|e| &*e.data).collect();
+    links.sort_unstable();
     links.dedup();
-    links.retain(|link| {
-        let name = expression::ifname(link);
-        let stays = |e: &&Entry| admitted(e) && !gone(e) && e.data == name;
-        let known = Entry::key(table::links(), name.clone());
-        !there.iter().any(|e| *e == known || stays(&e))
+    links.retain(|link| kept.iter().all(|e| e.data != *link));
+    let left = links.into_iter().map(|name| Left {
+        link: describe::link_name(name),
+        known: there
+            .iter()
+            .any(|e| *e.set == *table::links() && e.key == name),
     });
-    links
+    left.collect()
 }

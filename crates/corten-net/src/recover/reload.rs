@@ -159,25 +159,30 @@ impl Plan {
 /// Whether the namespace is there and still the container's: a path of `/proc` may by now be that
 /// of another process.
 fn is_alive(entry: &Entry, result: &CniResult) -> Result<bool, Error> {
-    let Some(file) = netns::open_if_there(&entry.netns)? else {
-        return Ok(false);
-    };
     let wanted = result.container_interface().map(|i| i.mac.to_lowercase());
-    let found = netns::inside(&file, &entry.netns, || {
-        Links::open()?.by_name(&entry.if_name)
+    let looked = netns::open_if_there(&entry.netns).and_then(|file| match file {
+        Some(file) => netns::inside(&file, &entry.netns, || {
+            Links::open()?.by_name(&entry.if_name)
+        }),
+        None => Ok(None),
     });
-    let link = match found {
-        // The path is a file by now, and no namespace.
-        Err(Error::Netns {
-            source: Errno::INVAL,
-            ..
-        }) => return Ok(false),
+    let link = match looked {
+        // By now the path is something else's: a file, a socket, and no namespace.
+        Err(Error::Netns { source, .. }) if !is_our_trouble(source) => return Ok(false),
         other => other?,
     };
     Ok(link.is_some_and(|link| match (wanted, link.mac) {
         (Some(wanted), Some(mac)) if !wanted.is_empty() => wanted == mac_text(mac),
         _ => true,
     }))
+}
+
+/// What says nothing of the path.
+fn is_our_trouble(errno: Errno) -> bool {
+    matches!(
+        errno,
+        Errno::PERM | Errno::ACCESS | Errno::MFILE | Errno::NFILE | Errno::NOMEM
+    )
 }
 
 fn wanted(

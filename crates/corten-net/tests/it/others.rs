@@ -1,1 +1,1 @@
-//! x
+//! Beside other people's firewalls.
