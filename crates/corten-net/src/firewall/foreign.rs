@@ -20,8 +20,11 @@ use crate::Error;
 const TABLE: &str = "filter";
 const CHAIN: &str = "FORWARD";
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
-/// One line for each table of the legacy iptables that this namespace has.
-const LEGACY: [&str; 2] = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
+/// One line for each table of the legacy iptables that the thread's namespace has.
+const LEGACY: [&str; 2] = [
+    "/proc/thread-self/net/ip_tables_names",
+    "/proc/thread-self/net/ip6_tables_names",
+];
 
 /// A chain that drops what is forwarded, and is not ours to change.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -231,8 +231,6 @@ struct Client(UdpSocket);
 impl Client {
     fn of(namespace: &Namespace, to: &str) -> Self {
         namespace.run(|| {
-            // The first packets over IPv6 wait for the links' addresses.
-            let _ = ask(Protocol::Tcp, &to.replace("5353", "1"));
             let any = if to.starts_with('[') {
                 "[::]:0"
             } else {

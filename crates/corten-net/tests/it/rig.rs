@@ -237,16 +237,27 @@ impl Host {
         ));
         outside.run(|| {
             shell(
-                "ip addr add 192.0.2.2/24 dev eth0 && ip addr add 2001:db8::2/64 dev eth0 nodad \
+                "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad; \
+                 ip addr add 192.0.2.2/24 dev eth0 && ip addr add 2001:db8::2/64 dev eth0 nodad \
                  && ip link set eth0 up",
             )
         });
         shell(
-            "ip addr add 192.0.2.1/24 dev out0 && ip addr add 2001:db8::1/64 dev out0 nodad \
+            "echo 0 > /proc/sys/net/ipv6/conf/out0/accept_dad; \
+             ip addr add 192.0.2.1/24 dev out0 && ip addr add 2001:db8::1/64 dev out0 nodad \
              && ip link set out0 up",
         );
-        // Looking settles the carrier, so that no first packet is lost.
-        outside.run(|| shell("ip link show eth0"));
+        // Looking settles the carrier, so that no first packet is lost; IPv6 takes a moment more,
+        // until the host says that nobody is there.
+        outside.run(|| {
+            shell("ip link show eth0");
+            let refused = || {
+                let patience = Duration::from_millis(100);
+                ask_within(patience, Protocol::Tcp, "[2001:db8::1]:1")
+                    .is_err_and(|e| e.contains("refused"))
+            };
+            let _settled = (0..30).any(|_| refused());
+        });
         outside
     }
 
