@@ -9,6 +9,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use corten_spec::cni::Version;
+
 use super::{Attachment, CniResult, NetworkConfigList};
 use crate::Error;
 
@@ -33,6 +35,26 @@ pub struct Entry {
     #[serde(default)]
     pub capability_args: Option<Map<String, Value>>,
     pub result: Value,
+}
+
+impl Entry {
+    /// The configuration that ADD had.
+    pub fn list(&self) -> Result<NetworkConfigList, Error> {
+        let bytes = unbase64(&self.config).ok_or_else(|| Error::Invalid {
+            what: "the cached configuration of network",
+            value: self.network_name.clone(),
+            reason: "is no base64".into(),
+        })?;
+        Ok(NetworkConfigList::parse(&bytes)?)
+    }
+
+    /// What ADD returned.
+    pub fn result(&self, version: Version) -> Result<CniResult, Error> {
+        CniResult::parse(&self.result, version).map_err(|source| Error::Result {
+            plugin: "of the cache".into(),
+            source,
+        })
+    }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -122,13 +144,6 @@ pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
     Ok(all)
 }
 
-impl Entry {
-    /// The configuration list of the ADD, if it can be read.
-    pub fn config_list(&self) -> Option<NetworkConfigList> {
-        NetworkConfigList::parse(&unbase64(&self.config)?).ok()
-    }
-}
-
 /// Keeps DEL and a reload apart, which would put back what a DEL has just taken away: DEL holds it
 /// shared, a reload alone. It ends with the file, so with the process too.
 pub fn lock(cache: &Path, alone: bool) -> Result<File, Error> {
@@ -171,21 +186,27 @@ fn base64(bytes: &[u8]) -> String {
     text
 }
 
-/// Reads what [`base64`] writes; `None` for anything else.
 fn unbase64(text: &str) -> Option<Vec<u8>> {
-    let (bytes, mut plain) = (text.trim_end_matches('=').as_bytes(), Vec::new());
-    if !text.len().is_multiple_of(4) || text.len() - bytes.len() > 2 {
+    let text = text.as_bytes();
+    if !text.len().is_multiple_of(4) {
         return None;
     }
-    for chunk in bytes.chunks(4) {
-        let mut bits = 0;
-        for (i, byte) in chunk.iter().enumerate() {
-            let value = ALPHABET.iter().position(|a| a == byte)? as u32;
-            bits |= value << (18 - 6 * i);
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let last = text.len().saturating_sub(4);
+    for (at, chunk) in text.chunks(4).enumerate() {
+        let padding = chunk.iter().rev().take_while(|b| **b == b'=').count();
+        if padding > 2 || (padding > 0 && at * 4 != last) {
+            return None;
         }
-        plain.extend_from_slice(&bits.to_be_bytes()[1..chunk.len()]);
+        let mut bits = 0u32;
+        for byte in &chunk[..4 - padding] {
+            let value = ALPHABET.iter().position(|a| a == byte)?;
+            bits = bits << 6 | u32::try_from(value).ok()?;
+        }
+        bits <<= 6 * padding;
+        bytes.extend(&bits.to_be_bytes()[1..4 - padding]);
     }
-    Some(plain)
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -205,11 +226,7 @@ mod tests {
             assert_eq!(base64(plain.as_bytes()), wanted);
             assert_eq!(unbase64(wanted).unwrap(), plain.as_bytes());
         }
-    }
-
-    #[test]
-    fn what_is_no_base64_is_none() {
-        for bad in ["Z", "Zg=", "Zg", "Z===", "====", "Zm9v!A==", "=m9v"] {
+        for bad in ["Z", "Zg=", "Z===", "====", "Zg==Zg==", "Zm9v!A==", "Z=9v"] {
             assert_eq!(unbase64(bad), None, "{bad}");
         }
     }

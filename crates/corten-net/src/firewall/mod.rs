@@ -16,6 +16,7 @@ mod foreign;
 mod message;
 mod plan;
 mod port;
+pub(crate) mod redirect;
 mod table;
 mod tables;
 mod wish;

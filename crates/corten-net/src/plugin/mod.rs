@@ -1,10 +1,11 @@
-//! The bundled CNI plugins: `bridge`, `firewall`, `host-local`, `loopback`, `portmap`. Called in process by
+//! The bundled CNI plugins: `bridge`, `dhcp`, `firewall`, `host-local`, `loopback`, `portmap`. Called in process by
 //! [`crate::cni::Caller`], or as executables of those names by anybody's.
 //!
 //! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
 //! a result; how it was called is not its business.
 
 mod bridge;
+mod dhcp;
 mod firewall;
 mod host_local;
 mod loopback;
@@ -27,7 +28,14 @@ use crate::owner::Owner;
 pub(crate) use session::Session;
 
 /// The names that [`main`] answers to.
-pub const NAMES: &[&str] = &["bridge", "firewall", "host-local", "loopback", "portmap"];
+pub const NAMES: &[&str] = &[
+    "bridge",
+    "dhcp",
+    "firewall",
+    "host-local",
+    "loopback",
+    "portmap",
+];
 
 /// The verbs of the specification, but for VERSION, which needs no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +165,7 @@ pub fn is_bundled(name: &str) -> bool {
 pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     match name {
         "bridge" => bridge::run(request),
+        "dhcp" => dhcp::run(request),
         "firewall" => firewall::run(request),
         "host-local" => host_local::run(request),
         "loopback" => loopback::run(request),
@@ -198,7 +207,11 @@ fn delegate(kind: &str, request: &Request<'_>) -> Result<Option<CniResult>, Erro
 }
 
 /// The command line of the plugin `name`: configuration on stdin, `CNI_*` in the environment,
-/// result or error object on stdout.
+/// result or error object on stdout. `dhcp daemon` is the one that is called otherwise.
 pub fn main(name: &str) -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if name == "dhcp" && args.next().is_some_and(|a| a == "daemon") {
+        return crate::dhcp::daemon::main(args);
+    }
     process::main(name)
 }
