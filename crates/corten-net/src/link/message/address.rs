@@ -1,0 +1,70 @@
+//! Addresses of links.
+
+use corten_spec::Cidr;
+use corten_sys::netlink::{Message, Reply, flag};
+
+use super::{AF_UNSPEC, address_of, family, octets, u32_at};
+
+const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
+const RTM_GETADDR: u16 = 22;
+
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const IFA_BROADCAST: u16 = 4;
+const IFA_FLAGS: u16 = 8;
+/// No duplicate address detection: the address works at once instead of after a second.
+/// host-local has made sure that it is nobody else's.
+const IFA_F_NODAD: u32 = 0x02;
+
+const IFADDR: usize = 8;
+
+fn ifaddr(address: Cidr, link: u32) -> [u8; IFADDR] {
+    let mut header = [0; IFADDR];
+    header[0] = family(address.address());
+    header[1] = address.prefix();
+    header[4..8].copy_from_slice(&link.to_ne_bytes());
+    header
+}
+
+pub fn new_address(address: Cidr, link: u32) -> Message {
+    let mut m = Message::new(RTM_NEWADDR, flag::CREATE | flag::EXCL).header(&ifaddr(address, link));
+    let bytes = octets(address.address());
+    m.attr(IFA_LOCAL, &bytes).attr(IFA_ADDRESS, &bytes);
+    if address.is_ipv4() {
+        if address.prefix() < 31 {
+            m.attr(IFA_BROADCAST, &octets(address.last()));
+        }
+    } else {
+        m.attr_u32(IFA_FLAGS, IFA_F_NODAD);
+    }
+    m
+}
+
+pub fn delete_address(address: Cidr, link: u32) -> Message {
+    let mut m = Message::new(RTM_DELADDR, 0).header(&ifaddr(address, link));
+    m.attr(IFA_LOCAL, &octets(address.address()));
+    m
+}
+
+pub fn list_addresses(link: u32) -> Message {
+    let mut header = [0; IFADDR];
+    header[0] = AF_UNSPEC;
+    header[4..8].copy_from_slice(&link.to_ne_bytes());
+    Message::new(RTM_GETADDR, 0).header(&header)
+}
+
+/// The address and the index of its link.
+pub fn read_address(reply: &Reply<'_>) -> Option<(Cidr, u32)> {
+    if reply.kind != RTM_NEWADDR {
+        return None;
+    }
+    let (header, attributes) = reply.split(IFADDR)?;
+    let bytes = attributes
+        .get(IFA_LOCAL)
+        .or_else(|| attributes.get(IFA_ADDRESS))?;
+    Some((
+        Cidr::new(address_of(bytes)?, header[1])?,
+        u32_at(header, 4)?,
+    ))
+}
