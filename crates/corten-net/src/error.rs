@@ -19,6 +19,13 @@ pub enum Error {
         #[source]
         source: netlink::Error,
     },
+    /// The kernel was built without this kind of link, or its module is not there.
+    #[error("this kernel has no links of kind {kind}")]
+    NoLinkKind {
+        kind: &'static str,
+        #[source]
+        source: netlink::Error,
+    },
     #[error("cannot {action} {path}", path = path.display())]
     File {
         action: &'static str,
@@ -41,6 +48,14 @@ pub enum Error {
     },
     #[error("address {address} is held by container {owner}")]
     AddressTaken { address: IpAddr, owner: String },
+    #[error("the container has a link {name} already, of kind {kind:?}")]
+    LinkTaken { name: String, kind: String },
+    /// What STATUS says when ADD would fail.
+    #[error("the plugin cannot serve ADD now")]
+    NotAvailable {
+        #[source]
+        source: Box<Error>,
+    },
     #[error("no address is free in {range}")]
     RangeFull { range: String },
     #[error("subnet {subnet} overlaps {other}, which is routed through {link}")]
@@ -133,6 +148,7 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::Netlink { source, .. } => netlink_kind(source),
+            Error::NoLinkKind { .. } => Kind::Unsupported,
             Error::File { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Kind::NotFound,
                 io::ErrorKind::PermissionDenied => Kind::Denied,
@@ -144,7 +160,10 @@ impl Error {
                 Errno::INVAL => Kind::Invalid,
                 _ => Kind::Internal,
             },
-            Error::PortTaken { .. } | Error::AddressTaken { .. } => Kind::AlreadyExists,
+            Error::PortTaken { .. } | Error::AddressTaken { .. } | Error::LinkTaken { .. } => {
+                Kind::AlreadyExists
+            }
+            Error::NotAvailable { .. } => Kind::Unavailable,
             Error::RangeFull { .. } | Error::InUse { .. } => Kind::Busy,
             Error::SubnetTaken { .. } | Error::Mismatch { .. } => Kind::Conflict,
             Error::Invalid { .. } | Error::Config(_) => Kind::Invalid,
@@ -160,9 +179,12 @@ impl Error {
     pub fn to_object(&self, version: &str) -> ErrorObject {
         let code = match self {
             Error::Reported { object } => object.code,
-            Error::Netlink { .. } | Error::Netns { .. } => code::KERNEL,
+            Error::Netlink { .. } | Error::NoLinkKind { .. } | Error::Netns { .. } => code::KERNEL,
             Error::File { .. } => code::IO,
-            Error::PortTaken { .. } | Error::AddressTaken { .. } => code::TAKEN,
+            Error::PortTaken { .. } | Error::AddressTaken { .. } | Error::LinkTaken { .. } => {
+                code::TAKEN
+            }
+            Error::NotAvailable { .. } => code::NOT_AVAILABLE,
             Error::RangeFull { .. } => code::TRY_AGAIN,
             Error::SubnetTaken { .. } | Error::Config(_) => code::INVALID_CONFIG,
             Error::Invalid { what, .. } if what.starts_with("CNI_") => code::INVALID_ENVIRONMENT,

@@ -22,6 +22,7 @@
 pub mod address;
 pub mod cni;
 pub mod error;
+mod failpoint;
 pub mod firewall;
 pub mod link;
 pub mod names;

@@ -4,7 +4,9 @@
 //! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
 //! a result; how it was called is not its business.
 
+mod below;
 mod bridge;
+mod container;
 mod host_local;
 mod loopback;
 mod portmap;
@@ -25,7 +27,15 @@ use crate::owner::Owner;
 pub(crate) use session::Session;
 
 /// The names that [`main`] answers to.
-pub const NAMES: &[&str] = &["bridge", "host-local", "loopback", "portmap"];
+pub const NAMES: &[&str] = &[
+    "bridge",
+    "host-local",
+    "ipvlan",
+    "loopback",
+    "macvlan",
+    "portmap",
+    "vlan",
+];
 
 /// The verbs of the specification, but for VERSION, which needs no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +82,13 @@ impl Request<'_> {
             .get("name")
             .and_then(Value::as_str)
             .unwrap_or("")
+    }
+
+    /// An argument of CNI_ARGS.
+    fn arg(&self, key: &str) -> Option<&str> {
+        let mut args = self.args.iter().rev();
+        args.find(|(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
     }
 
     fn owner(&self) -> Owner {
@@ -144,6 +161,9 @@ pub fn is_bundled(name: &str) -> bool {
 pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     match name {
         "bridge" => bridge::run(request),
+        "ipvlan" => below::run("ipvlan", request),
+        "macvlan" => below::run("macvlan", request),
+        "vlan" => below::run("vlan", request),
         "host-local" => host_local::run(request),
         "loopback" => loopback::run(request),
         "portmap" => portmap::run(request),

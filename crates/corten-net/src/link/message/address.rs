@@ -16,6 +16,8 @@ const IFA_FLAGS: u16 = 8;
 /// No duplicate address detection: the address works at once instead of after a second.
 /// host-local has made sure that it is nobody else's.
 const IFA_F_NODAD: u32 = 0x02;
+const IFA_F_DADFAILED: u32 = 0x08;
+const IFA_F_TENTATIVE: u32 = 0x40;
 
 const IFADDR: usize = 8;
 
@@ -27,7 +29,7 @@ fn ifaddr(address: Cidr, link: u32) -> [u8; IFADDR] {
     header
 }
 
-pub fn new_address(address: Cidr, link: u32) -> Message {
+pub fn new_address(address: Cidr, link: u32, detect: bool) -> Message {
     let mut m = Message::new(RTM_NEWADDR, flag::CREATE | flag::EXCL).header(&ifaddr(address, link));
     let bytes = octets(address.address());
     m.attr(IFA_LOCAL, &bytes).attr(IFA_ADDRESS, &bytes);
@@ -35,7 +37,7 @@ pub fn new_address(address: Cidr, link: u32) -> Message {
         if address.prefix() < 31 {
             m.attr(IFA_BROADCAST, &octets(address.last()));
         }
-    } else {
+    } else if !detect {
         m.attr_u32(IFA_FLAGS, IFA_F_NODAD);
     }
     m
@@ -52,6 +54,27 @@ pub fn list_addresses(link: u32) -> Message {
     header[0] = AF_UNSPEC;
     header[4..8].copy_from_slice(&link.to_ne_bytes());
     Message::new(RTM_GETADDR, 0).header(&header)
+}
+
+/// How far duplicate address detection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detection {
+    Done,
+    Running,
+    /// Somebody else has the address.
+    Duplicate,
+}
+
+pub fn read_detection(reply: &Reply<'_>) -> Option<(Cidr, u32, Detection)> {
+    let (address, link) = read_address(reply)?;
+    let (_, attributes) = reply.split(IFADDR)?;
+    let flags = attributes.u32(IFA_FLAGS).unwrap_or(0);
+    let detection = match flags {
+        f if f & IFA_F_DADFAILED != 0 => Detection::Duplicate,
+        f if f & IFA_F_TENTATIVE != 0 => Detection::Running,
+        _ => Detection::Done,
+    };
+    Some((address, link, detection))
 }
 
 /// The address and the index of its link.

@@ -2,14 +2,22 @@
 //! answers, a file a family. Pure.
 
 mod address;
+mod bridge;
+mod kind;
 mod link;
 mod route;
+mod rule;
+mod traffic;
 
 use std::net::IpAddr;
 
 pub use address::*;
+pub use bridge::*;
+pub use kind::{Details, IpvlanMode, Kind, MacvlanMode};
 pub use link::*;
 pub use route::*;
+pub use rule::*;
+pub use traffic::*;
 
 pub(super) const AF_UNSPEC: u8 = 0;
 pub(super) const AF_INET: u8 = 2;
@@ -46,9 +54,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_payloads_never_panic(kind in 14u16..30, payload in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_payloads_never_panic(kind in 14u16..48, payload in prop::collection::vec(any::<u8>(), 0..200)) {
             let reply = Reply { kind, flags: 0, sequence: 0, payload: &payload };
             let _ = (read_link(&reply), read_address(&reply), read_route(&reply));
+            let _ = (read_rule(&reply), read_qdisc(&reply));
         }
     }
 }

@@ -8,20 +8,23 @@ use corten_sys::netlink::{Message, Reply, flag};
 use super::{AF_INET, AF_INET6, address_of, family, octets};
 
 const RTM_NEWROUTE: u16 = 24;
+const RTM_DELROUTE: u16 = 25;
 const RTM_GETROUTE: u16 = 26;
 
 const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PRIORITY: u16 = 6;
+const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
+const RTA_CACHEINFO: u16 = 12;
 const RTA_TABLE: u16 = 15;
 const RTAX_MTU: u16 = 2;
 const RTAX_ADVMSS: u16 = 8;
-const RT_TABLE_MAIN: u32 = 254;
+pub const RT_TABLE_MAIN: u32 = 254;
 const RTPROT_BOOT: u8 = 3;
 const RTN_UNICAST: u8 = 1;
-const RT_SCOPE_LINK: u8 = 253;
+pub const RT_SCOPE_LINK: u8 = 253;
 /// The gateway is on the link although no route says so.
 const RTNH_F_ONLINK: u32 = 4;
 
@@ -50,6 +53,76 @@ pub struct NewRoute {
     pub scope: Option<u8>,
     /// The gateway lies outside the link's subnets.
     pub onlink: bool,
+    /// The address that what takes this route is sent from, if its sender names none.
+    pub source: Option<IpAddr>,
+}
+
+impl NewRoute {
+    /// A route of the main table through the link.
+    pub fn to(dst: Cidr, link: u32) -> Self {
+        Self {
+            dst,
+            gateway: None,
+            link,
+            mtu: None,
+            advmss: None,
+            priority: None,
+            table: None,
+            scope: None,
+            onlink: false,
+            source: None,
+        }
+    }
+}
+
+/// A route as the kernel has it, whole, so that it can be made again in another table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RouteCopy {
+    pub entry: RouteEntry,
+    pub source: Option<IpAddr>,
+    pub scope: u8,
+    header: [u8; RTMSG],
+    attributes: Vec<(u16, Vec<u8>)>,
+}
+
+impl RouteCopy {
+    fn message(&self, kind: u16, flags: u16, table: u32) -> Message {
+        let mut header = self.header;
+        header[4] = u8::try_from(table).unwrap_or(0);
+        // Flags tell a state ("linkdown"), not a wish.
+        header[8..12].fill(0);
+        let mut m = Message::new(kind, flags).header(&header);
+        for (kind, payload) in &self.attributes {
+            m.attr(*kind, payload);
+        }
+        m.attr_u32(RTA_TABLE, table);
+        m
+    }
+}
+
+/// Makes the route in `table`, in the place of one like it that may be there.
+pub fn put_route(route: &RouteCopy, table: u32) -> Message {
+    route.message(RTM_NEWROUTE, flag::CREATE | flag::REPLACE, table)
+}
+
+pub fn delete_route(route: &RouteCopy) -> Message {
+    route.message(RTM_DELROUTE, 0, route.entry.table)
+}
+
+pub fn copy_route(reply: &Reply<'_>) -> Option<RouteCopy> {
+    let entry = read_route(reply)?;
+    let (header, attributes) = reply.split(RTMSG)?;
+    let kept = |kind: &u16| *kind != RTA_TABLE && *kind != RTA_CACHEINFO;
+    Some(RouteCopy {
+        entry,
+        source: attributes.get(RTA_PREFSRC).and_then(address_of),
+        scope: header[6],
+        header: header.try_into().ok()?,
+        attributes: attributes
+            .filter(|(kind, _)| kept(kind))
+            .map(|(kind, payload)| (kind, payload.to_vec()))
+            .collect(),
+    })
 }
 
 pub fn new_route(r: &NewRoute) -> Message {
@@ -74,6 +147,9 @@ pub fn new_route(r: &NewRoute) -> Message {
     m.attr_u32(RTA_OIF, r.link);
     if let Some(gateway) = r.gateway {
         m.attr(RTA_GATEWAY, &octets(gateway));
+    }
+    if let Some(source) = r.source {
+        m.attr(RTA_PREFSRC, &octets(source));
     }
     if let Some(priority) = r.priority {
         m.attr_u32(RTA_PRIORITY, priority);
@@ -138,15 +214,11 @@ mod tests {
     #[test]
     fn a_route_carries_what_was_asked() {
         let m = new_route(&NewRoute {
-            dst: "10.1.0.0/16".parse().unwrap(),
             gateway: Some("10.0.0.1".parse().unwrap()),
-            link: 7,
             mtu: Some(1400),
-            advmss: None,
-            priority: None,
             table: Some(1000),
-            scope: None,
             onlink: true,
+            ..NewRoute::to("10.1.0.0/16".parse().unwrap(), 7)
         });
         let reply = Reply {
             kind: RTM_NEWROUTE,

@@ -1,0 +1,146 @@
+//! ADD of `bridge`.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+
+use corten_spec::Cidr;
+use corten_spec::cni::CniResult;
+
+use super::super::Request;
+use super::super::container::{Shared, configure_with, interface, need_link};
+use super::config::Config;
+use super::gateway;
+use crate::Error;
+use crate::failpoint::failpoint;
+use crate::firewall::Network;
+use crate::link::{Link, Links, NewVeth, netns};
+use crate::owner::Owner;
+use crate::sysctl;
+
+pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<CniResult, Error> {
+    let inside = netns::open(request.netns)?;
+    let early = shared.ipam_first();
+    let mut result = match early {
+        true => shared.addresses(request)?,
+        false => CniResult::default(),
+    };
+    failpoint!("bridge.add.addresses");
+    let mut gateways = gateway::complete(&mut result, config);
+    let mut links = Links::open()?;
+    let bridge = gateway::ensure_bridge(&mut links, config, &gateways)?;
+    failpoint!("bridge.add.bridge");
+    let port = make_pair(&mut links, request, config, &bridge, &inside)?;
+    failpoint!("bridge.add.pair");
+    if !early && shared.has_ipam() {
+        netns::inside(&inside, request.netns, || {
+            let mut links = Links::open()?;
+            let link = need_link(&mut links, request.ifname)?;
+            links.set_up(&link)
+        })?;
+        links.set_port_up(&port, config.hairpin_mode, config.port_isolation)?;
+        result = shared.addresses(request)?;
+        gateways = gateway::complete(&mut result, config);
+    }
+    let tagged = gateway::serve(&mut links, config, &bridge, &gateways)?;
+    failpoint!("bridge.add.gateway");
+    let link = connect(&mut links, request, config, &inside, &result, &port)?;
+    links.settle(bridge.index)?;
+    failpoint!("bridge.add.connected");
+    masquerade(request, config, &result)?;
+    shared.override_dns(&mut result);
+
+    let port = need_link(&mut links, &port)?;
+    result.interfaces = vec![
+        interface(&bridge, String::new()),
+        interface(&port, String::new()),
+        interface(&link, request.netns.display().to_string()),
+    ];
+    result
+        .interfaces
+        .extend(tagged.map(|t| interface(&t, String::new())));
+    for ip in &mut result.ips {
+        ip.interface = Some(2);
+    }
+    Ok(result)
+}
+
+/// The pair: one end a port of the bridge, in its VLANs and still down, the other inside. Returns
+/// the port's name.
+fn make_pair(
+    links: &mut Links,
+    request: &Request<'_>,
+    config: &Config,
+    bridge: &Link,
+    inside: &File,
+) -> Result<String, Error> {
+    let owner = request.owner();
+    let name = owner.veth_name();
+    clear_leftover(links, &name, &owner)?;
+    links.add_veth(&NewVeth {
+        name: &name,
+        alias: &owner.to_string(),
+        mac: owner.mac("host"),
+        mtu: config.mtu,
+        master: Some(bridge.index),
+        peer_name: request.ifname,
+        peer_mac: config.mac.unwrap_or_else(|| owner.mac("container")),
+        peer_netns: inside.as_raw_fd(),
+        quiet: sysctl::has_ipv6(),
+    })?;
+    if config.vlans.is_some() {
+        let port = need_link(links, &name)?;
+        gateway::set_vlans(links, config, &port)?;
+    }
+    Ok(name)
+}
+
+/// A pair that an earlier, killed ADD of the same owner left. One of another owner's (two texts
+/// with the same hash) stays, and the kernel will refuse the name.
+pub fn clear_leftover(links: &mut Links, name: &str, owner: &Owner) -> Result<(), Error> {
+    match links.by_name(name)? {
+        Some(link) if link.alias == owner.to_string() => links.delete(&link),
+        _ => Ok(()),
+    }
+}
+
+/// Addresses, routes and "up" inside, then the port up.
+fn connect(
+    links: &mut Links,
+    request: &Request<'_>,
+    config: &Config,
+    inside: &File,
+    result: &CniResult,
+    port: &str,
+) -> Result<Link, Error> {
+    let ifname = request.ifname;
+    if config.disable_container_interface {
+        links.set_port_up(port, config.hairpin_mode, config.port_isolation)?;
+        return netns::inside(inside, request.netns, || {
+            need_link(&mut Links::open()?, ifname)
+        });
+    }
+    let (mut within, link) = netns::inside(inside, request.netns, || {
+        configure_with(ifname, result, config.enabledad)
+    })?;
+    links.set_port_up(port, config.hairpin_mode, config.port_isolation)?;
+    within.settle(link.index)?;
+    if config.enabledad {
+        within.await_detection(&link)?;
+    }
+    Ok(link)
+}
+
+fn masquerade(request: &Request<'_>, config: &Config, result: &CniResult) -> Result<(), Error> {
+    if !config.ip_masq {
+        return Ok(());
+    }
+    let subnets: Vec<Cidr> = result.ips.iter().map(|ip| ip.address.network()).collect();
+    request
+        .session
+        .firewall(&config.corten_table)?
+        .admit(&Network {
+            link: Some(&config.gateway_link()),
+            subnets: &subnets,
+            masquerade: true,
+        })
+}
