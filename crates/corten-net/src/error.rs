@@ -26,6 +26,12 @@ pub enum Error {
         #[source]
         source: netlink::Error,
     },
+    #[error("cannot make the tap link {name}")]
+    Tap {
+        name: String,
+        #[source]
+        source: Errno,
+    },
     #[error("cannot {action} {path}", path = path.display())]
     File {
         action: &'static str,
@@ -154,10 +160,11 @@ impl Error {
                 io::ErrorKind::PermissionDenied => Kind::Denied,
                 _ => Kind::Internal,
             },
-            Error::Netns { source, .. } => match *source {
+            Error::Tap { source, .. } | Error::Netns { source, .. } => match *source {
                 Errno::NOENT => Kind::NotFound,
                 Errno::PERM | Errno::ACCESS => Kind::Denied,
                 Errno::INVAL => Kind::Invalid,
+                Errno::BUSY => Kind::AlreadyExists,
                 _ => Kind::Internal,
             },
             Error::PortTaken { .. } | Error::AddressTaken { .. } | Error::LinkTaken { .. } => {
@@ -179,7 +186,10 @@ impl Error {
     pub fn to_object(&self, version: &str) -> ErrorObject {
         let code = match self {
             Error::Reported { object } => object.code,
-            Error::Netlink { .. } | Error::NoLinkKind { .. } | Error::Netns { .. } => code::KERNEL,
+            Error::Netlink { .. }
+            | Error::NoLinkKind { .. }
+            | Error::Tap { .. }
+            | Error::Netns { .. } => code::KERNEL,
             Error::File { .. } => code::IO,
             Error::PortTaken { .. } | Error::AddressTaken { .. } | Error::LinkTaken { .. } => {
                 code::TAKEN

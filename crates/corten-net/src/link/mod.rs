@@ -22,7 +22,7 @@ pub use traffic::{Portion, Shaper};
 pub(crate) use message::{address_of, octets};
 
 use crate::Error;
-use message::Detection;
+use message::{Detection, Manner};
 
 /// How long duplicate address detection may take: one probe, a second apart, and a delay before.
 const DETECTION: Duration = Duration::from_secs(5);
@@ -212,7 +212,7 @@ impl Links {
     /// Adds an address, without duplicate address detection; one that is there is left.
     pub fn add_address(&mut self, link: &Link, address: Cidr) -> Result<(), Error> {
         self.create(
-            message::new_address(address, link.index, false),
+            message::new_address(address, link.index, Manner::default()),
             format!("add address {address} to {}", link.name),
         )
     }
@@ -244,6 +244,7 @@ impl Links {
     }
 
     /// Gives a fresh link its addresses, sets it up, adds the routes: all in one system call.
+    /// `detect`: with duplicate address detection.
     pub fn configure(
         &mut self,
         link: &Link,
@@ -251,9 +252,31 @@ impl Links {
         detect: bool,
         routes: &[NewRoute],
     ) -> Result<(), Error> {
+        let alone = false;
+        self.configure_so(link, addresses, Manner { detect, alone }, routes)
+    }
+
+    /// As [`Links::configure`], without the kernel's own routes to the addresses' subnets.
+    pub fn configure_alone(
+        &mut self,
+        link: &Link,
+        addresses: &[Cidr],
+        routes: &[NewRoute],
+    ) -> Result<(), Error> {
+        let (detect, alone) = (false, true);
+        self.configure_so(link, addresses, Manner { detect, alone }, routes)
+    }
+
+    fn configure_so(
+        &mut self,
+        link: &Link,
+        addresses: &[Cidr],
+        manner: Manner,
+        routes: &[NewRoute],
+    ) -> Result<(), Error> {
         let mut messages: Vec<Message> = addresses
             .iter()
-            .map(|a| message::new_address(*a, link.index, detect))
+            .map(|a| message::new_address(*a, link.index, manner))
             .collect();
         messages.push(message::set_up(link.index));
         messages.extend(routes.iter().map(message::new_route));

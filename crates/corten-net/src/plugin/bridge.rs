@@ -24,7 +24,9 @@ use super::{Request, Verb};
 use crate::Error;
 use crate::link::{Link, Links, mac_text, netns};
 use crate::owner::Owner;
+pub use attach::clear_leftover;
 use config::Config;
+pub use config::refuse_iptables;
 
 pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     let shared = Shared::read(request, "bridge")?;

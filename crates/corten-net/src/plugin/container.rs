@@ -14,6 +14,7 @@ use crate::failpoint::failpoint;
 use crate::link::{
     Change, Details, Link, Links, Mac, NewLink, NewRoute, RT_TABLE_MAIN, mac_text, netns,
 };
+use crate::owner::Owner;
 use crate::sysctl;
 
 /// The keys that the specification gives every main plugin.
@@ -183,6 +184,7 @@ pub fn make_inside(
     within: bool,
 ) -> Result<(), Error> {
     let owner = request.owner();
+    let ifname = request.ifname;
     let temporary = owner.veth_name();
     let link = NewLink {
         name: &temporary,
@@ -191,8 +193,7 @@ pub fn make_inside(
     };
     netns::inside(inside, request.netns, || {
         let mut links = Links::open()?;
-        clear_leftovers(&mut links, &temporary, &owner.to_string())?;
-        refuse_taken(&mut links, request.ifname)?;
+        prepare_inside(&mut links, &owner)?;
         if within { links.add(&link) } else { Ok(()) }
     })?;
     if !within {
@@ -204,7 +205,7 @@ pub fn make_inside(
         let made = need_link(&mut links, &temporary)?;
         let alias = owner.to_string();
         let named = Change {
-            name: Some(request.ifname),
+            name: Some(ifname),
             alias: Some(&alias),
             ..Default::default()
         };
@@ -222,11 +223,14 @@ fn clear_leftovers(links: &mut Links, temporary: &str, owner: &str) -> Result<()
     Ok(())
 }
 
-fn refuse_taken(links: &mut Links, ifname: &str) -> Result<(), Error> {
-    match links.by_name(ifname)? {
+/// Readies the container's namespace, which is the thread's, for a new link of the request: takes
+/// away leftovers of a killed ADD, and refuses a name that is somebody else's.
+pub fn prepare_inside(links: &mut Links, owner: &Owner) -> Result<(), Error> {
+    clear_leftovers(links, &owner.veth_name(), &owner.to_string())?;
+    match links.by_name(&owner.ifname)? {
         None => Ok(()),
         Some(link) => Err(Error::LinkTaken {
-            name: ifname.into(),
+            name: owner.ifname.clone(),
             kind: link.kind,
         }),
     }
@@ -426,7 +430,7 @@ pub fn delete_inside(request: &Request<'_>, kind: &str, undo: bool) -> Result<()
     netns::inside(&inside, request.netns, || {
         let mut links = Links::open()?;
         clear_leftovers(&mut links, &owner.veth_name(), &owner.to_string())?;
-        match links.by_name(request.ifname)? {
+        match links.by_name(&owner.ifname)? {
             Some(link) if !undo && link.kind == kind => links.delete(&link),
             _ => Ok(()),
         }

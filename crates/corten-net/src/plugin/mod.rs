@@ -7,11 +7,15 @@
 mod below;
 mod bridge;
 mod container;
+mod dummy;
+mod fixed;
 mod host_local;
 mod loopback;
 mod portmap;
 mod process;
+mod ptp;
 mod session;
+mod tap;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,11 +33,15 @@ pub(crate) use session::Session;
 /// The names that [`main`] answers to.
 pub const NAMES: &[&str] = &[
     "bridge",
+    "dummy",
     "host-local",
     "ipvlan",
     "loopback",
     "macvlan",
     "portmap",
+    "ptp",
+    "static",
+    "tap",
     "vlan",
 ];
 
@@ -161,6 +169,10 @@ pub fn is_bundled(name: &str) -> bool {
 pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     match name {
         "bridge" => bridge::run(request),
+        "dummy" => dummy::run(request),
+        "ptp" => ptp::run(request),
+        "static" => fixed::run(request),
+        "tap" => tap::run(request),
         "ipvlan" => below::run("ipvlan", request),
         "macvlan" => below::run("macvlan", request),
         "vlan" => below::run("vlan", request),

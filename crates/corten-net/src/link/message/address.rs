@@ -18,6 +18,7 @@ const IFA_FLAGS: u16 = 8;
 const IFA_F_NODAD: u32 = 0x02;
 const IFA_F_DADFAILED: u32 = 0x08;
 const IFA_F_TENTATIVE: u32 = 0x40;
+const IFA_F_NOPREFIXROUTE: u32 = 0x200;
 
 const IFADDR: usize = 8;
 
@@ -29,16 +30,31 @@ fn ifaddr(address: Cidr, link: u32) -> [u8; IFADDR] {
     header
 }
 
-pub fn new_address(address: Cidr, link: u32, detect: bool) -> Message {
+/// What the kernel is not to do of its own with a new address.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Manner {
+    /// It is to look for others with the same address (IPv6).
+    pub detect: bool,
+    /// It is to make no route to the subnet.
+    pub alone: bool,
+}
+
+pub fn new_address(address: Cidr, link: u32, manner: Manner) -> Message {
     let mut m = Message::new(RTM_NEWADDR, flag::CREATE | flag::EXCL).header(&ifaddr(address, link));
     let bytes = octets(address.address());
     m.attr(IFA_LOCAL, &bytes).attr(IFA_ADDRESS, &bytes);
-    if address.is_ipv4() {
-        if address.prefix() < 31 {
-            m.attr(IFA_BROADCAST, &octets(address.last()));
-        }
-    } else if !detect {
-        m.attr_u32(IFA_FLAGS, IFA_F_NODAD);
+    if address.is_ipv4() && address.prefix() < 31 {
+        m.attr(IFA_BROADCAST, &octets(address.last()));
+    }
+    let mut flags = 0;
+    if !address.is_ipv4() && !manner.detect {
+        flags |= IFA_F_NODAD;
+    }
+    if manner.alone {
+        flags |= IFA_F_NOPREFIXROUTE;
+    }
+    if flags != 0 {
+        m.attr_u32(IFA_FLAGS, flags);
     }
     m
 }
