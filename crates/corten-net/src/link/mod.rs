@@ -14,8 +14,8 @@ use rustix::io::Errno;
 
 pub use message::{
     Change, Details, IpvlanMode, Kind, Link, Mac, MacvlanMode, NewLink, NewRoute, NewVeth,
-    PortVlans, RT_SCOPE_LINK, RT_TABLE_MAIN, Rate, RouteCopy, RouteEntry, Rule, VLANS, is_main,
-    mac_text, parse_mac, ranges,
+    PortVlans, RT_SCOPE_LINK, RT_TABLE_MAIN, Rate, RouteCopy, RouteEntry, Rule, Side, VLANS,
+    is_main, mac_text, parse_mac, ranges,
 };
 pub use traffic::{Portion, Shaper};
 

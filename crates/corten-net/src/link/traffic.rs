@@ -3,7 +3,7 @@
 use corten_spec::Cidr;
 use rustix::io::Errno;
 
-use super::message::{self, Qdisc, ROOT};
+use super::message::{self, Qdisc, ROOT, Side};
 use super::{Link, Links, Rate, failed};
 use crate::Error;
 
@@ -11,10 +11,10 @@ use crate::Error;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Portion<'a> {
     All,
-    /// What goes to these subnets.
-    To(&'a [Cidr]),
-    /// What goes elsewhere.
-    NotTo(&'a [Cidr]),
+    /// What has this side in one of these subnets.
+    Only(Side, &'a [Cidr]),
+    /// What has not.
+    Not(Side, &'a [Cidr]),
 }
 
 impl Links {
@@ -23,8 +23,8 @@ impl Links {
         self.drop_qdisc(link, message::delete_root(link.index))?;
         let messages = match portion {
             Portion::All => vec![message::new_tbf(link.index, rate)],
-            Portion::To(subnets) => message::new_htb(link.index, rate, subnets, true),
-            Portion::NotTo(subnets) => message::new_htb(link.index, rate, subnets, false),
+            Portion::Only(side, subnets) => message::new_htb(link.index, rate, side, subnets, true),
+            Portion::Not(side, subnets) => message::new_htb(link.index, rate, side, subnets, false),
         };
         self.all(messages, |_| {
             format!("limit the rate of link {}", link.name)
@@ -37,12 +37,6 @@ impl Links {
         self.all(message::redirect(link.index, target.index), |_| {
             format!("send what {} receives through {}", link.name, target.name)
         })
-    }
-
-    /// Takes away what [`Links::shape`] and [`Links::redirect`] made; nothing there is a success.
-    pub fn unshape(&mut self, link: &Link) -> Result<(), Error> {
-        self.drop_qdisc(link, message::delete_root(link.index))?;
-        self.drop_qdisc(link, message::delete_ingress(link.index))
     }
 
     fn drop_qdisc(
@@ -82,6 +76,15 @@ impl Shaper {
         match in_part {
             true => self.0.kind == "htb",
             false => self.0.kind == "tbf" && self.0.bucket == Some(rate.bucket()),
+        }
+    }
+}
+
+impl std::fmt::Display for Shaper {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0.bucket {
+            Some(bucket) => write!(f, "{} bytes a second", bucket.rate),
+            None => write!(f, "by {}", self.0.kind),
         }
     }
 }

@@ -4,18 +4,24 @@
 //! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
 //! a result; how it was called is not its business.
 
+mod bandwidth;
 mod below;
 mod bridge;
 mod container;
 mod dummy;
 mod fixed;
+mod host_device;
 mod host_local;
 mod loopback;
 mod portmap;
 mod process;
 mod ptp;
+mod record;
+mod sbr;
 mod session;
 mod tap;
+mod tuning;
+mod vrf;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,17 +38,22 @@ pub(crate) use session::Session;
 
 /// The names that [`main`] answers to.
 pub const NAMES: &[&str] = &[
+    "bandwidth",
     "bridge",
     "dummy",
+    "host-device",
     "host-local",
     "ipvlan",
     "loopback",
     "macvlan",
     "portmap",
     "ptp",
+    "sbr",
     "static",
     "tap",
+    "tuning",
     "vlan",
+    "vrf",
 ];
 
 /// The verbs of the specification, but for VERSION, which needs no request.
@@ -169,7 +180,12 @@ pub fn is_bundled(name: &str) -> bool {
 pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     match name {
         "bridge" => bridge::run(request),
+        "bandwidth" => bandwidth::run(request),
         "dummy" => dummy::run(request),
+        "host-device" => host_device::run(request),
+        "sbr" => sbr::run(request),
+        "tuning" => tuning::run(request),
+        "vrf" => vrf::run(request),
         "ptp" => ptp::run(request),
         "static" => fixed::run(request),
         "tap" => tap::run(request),

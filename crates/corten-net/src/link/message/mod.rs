@@ -3,6 +3,8 @@
 
 mod address;
 mod bridge;
+#[cfg(test)]
+mod golden;
 mod kind;
 mod link;
 mod route;

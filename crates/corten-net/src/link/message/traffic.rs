@@ -4,7 +4,7 @@
 //! ```text
 //!   shaped, everything:   root 1: tbf
 //!   shaped, in part:      root 1: htb ── 1:1 unlimited
-//!                                     └─ 1:30 the rate      u32 filters on the destination choose
+//!                                     └─ 1:30 the rate      u32 filters on an address choose
 //!   received:             ffff: ingress, one u32 filter that matches all ── mirred ──▶ an ifb
 //! ```
 
@@ -147,8 +147,15 @@ fn wide(m: &mut Message, kind: u16, rate: u64) {
     }
 }
 
-/// What the link sends to `subnets` gets this rate (`only`), or all else does.
-pub fn new_htb(link: u32, rate: Rate, subnets: &[Cidr], only: bool) -> Vec<Message> {
+/// Which address of a packet is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Source,
+    Destination,
+}
+
+/// What has `side` in one of `subnets` gets this rate (`only`), or all else does.
+pub fn new_htb(link: u32, rate: Rate, side: Side, subnets: &[Cidr], only: bool) -> Vec<Message> {
     let mut root = make(RTM_NEWQDISC, tcmsg(link, ROOT, TC_H_ROOT, 0), "htb");
     let (others, theirs) = if only {
         (UNSHAPED, SHAPED)
@@ -166,7 +173,7 @@ pub fn new_htb(link: u32, rate: Rate, subnets: &[Cidr], only: bool) -> Vec<Messa
         burst,
     };
     all.push(class(link, UNSHAPED, rest));
-    all.extend(subnets.iter().map(|s| filter(link, *s, theirs)));
+    all.extend(subnets.iter().map(|s| filter(link, side, *s, theirs)));
     all
 }
 
@@ -186,12 +193,19 @@ fn class(link: u32, handle: u32, rate: Rate) -> Message {
     m
 }
 
-/// What goes to `subnet`, to the class `to`.
-fn filter(link: u32, subnet: Cidr, to: u32) -> Message {
+/// What has `side` in `subnet`, to the class `to`.
+fn filter(link: u32, side: Side, subnet: Cidr, to: u32) -> Message {
     // Filters of one priority are of one protocol.
-    let (priority, protocol, start) = match subnet.is_ipv4() {
-        true => (16, ETH_P_IP, 16),
-        false => (15, ETH_P_IPV6, 24),
+    let (priority, protocol) = match subnet.is_ipv4() {
+        true => (16, ETH_P_IP),
+        false => (15, ETH_P_IPV6),
+    };
+    // In the headers of RFC 791 and RFC 8200.
+    let start = match (subnet.is_ipv4(), side) {
+        (true, Side::Source) => 12,
+        (true, Side::Destination) => 16,
+        (false, Side::Source) => 8,
+        (false, Side::Destination) => 24,
     };
     let info = priority << 16 | u32::from(protocol.to_be());
     let mut m = make(RTM_NEWTFILTER, tcmsg(link, 0, ROOT, info), "u32");
@@ -202,7 +216,7 @@ fn filter(link: u32, subnet: Cidr, to: u32) -> Message {
     m
 }
 
-/// Mask, value and offset of each word of a destination that counts.
+/// Mask, value and offset of each word of an address that counts.
 fn keys(subnet: Cidr, start: u32) -> Vec<[u32; 3]> {
     let value = octets(subnet.first());
     let (words, mut left) = (value.chunks_exact(4), u32::from(subnet.prefix()));
