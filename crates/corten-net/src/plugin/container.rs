@@ -11,9 +11,7 @@ use serde::Deserialize;
 use super::{Request, Verb, delegate};
 use crate::Error;
 use crate::failpoint::failpoint;
-use crate::link::{
-    Change, Details, Link, Links, Mac, NewLink, NewRoute, RT_TABLE_MAIN, mac_text, netns,
-};
+use crate::link::{Change, Details, Link, Links, Mac, NewLink, NewRoute, mac_text, netns};
 use crate::owner::Owner;
 use crate::sysctl;
 
@@ -407,12 +405,13 @@ fn check_addresses(links: &mut Links, link: &Link, previous: &CniResult) -> Resu
 fn check_routes(links: &mut Links, link: &Link, previous: &CniResult) -> Result<(), Error> {
     for route in &previous.routes {
         let dst = Some(route.dst.network()).filter(|d| d.prefix() != 0);
-        let table = route.table.unwrap_or(RT_TABLE_MAIN);
         let there = links.route_copies(route.dst.is_ipv4())?;
         let found = there
             .iter()
             .map(|r| &r.entry)
-            .any(|r| r.dst == dst && r.table == table);
+            .filter(|r| r.dst == dst && r.link == link.index)
+            // A later plugin (`sbr`, `vrf`) may have moved it to a table of the link's own.
+            .any(|r| route.table.is_none_or(|t| t == r.table));
         if !found {
             return Err(gone(link, format!("the route to {}", route.dst)));
         }

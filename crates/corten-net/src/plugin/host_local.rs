@@ -12,6 +12,7 @@ use super::{Request, Verb};
 use crate::Error;
 use crate::address::range::RangeConfig;
 use crate::address::{Range, RangeSet, Store};
+use crate::failpoint::failpoint;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -214,6 +215,7 @@ fn reserve(
             }
             None => store.reserve_next(number, set, id, ifname)?,
         };
+        failpoint!("host-local.add.reserved");
         ips.extend(
             Cidr::new(address, range.subnet.prefix()).map(|address| IpConfig {
                 interface: None,

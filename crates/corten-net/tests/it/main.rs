@@ -2,7 +2,10 @@
 
 mod attach;
 mod firewall;
+mod killed;
+mod links;
 mod parallel;
 mod peers;
+mod plugins;
 mod rig;
 mod traffic;

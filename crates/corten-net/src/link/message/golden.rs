@@ -10,8 +10,8 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// The attributes, a line each, nested ones indented. `skip`: the header inside a nest.
-fn attributes(bytes: &[u8], depth: usize, out: &mut String) {
+/// The attributes, a line each, nested ones indented.
+fn attributes(bytes: &[u8], depth: usize, pair: bool, out: &mut String) {
     let mut rest = bytes;
     while rest.len() >= 4 {
         let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
@@ -30,12 +30,12 @@ fn attributes(bytes: &[u8], depth: usize, out: &mut String) {
         } else {
             out.push_str(&format!("{indent}{number}\n"));
             // VETH_INFO_PEER begins with a struct ifinfomsg.
-            let header = if depth == 3 && number == 1 && payload.len() > 40 {
+            let header = if pair && depth == 3 && number == 1 {
                 16
             } else {
                 0
             };
-            attributes(&payload[header..], depth + 1, out);
+            attributes(&payload[header..], depth + 1, pair, out);
         }
         rest = rest.get(length.next_multiple_of(4)..).unwrap_or(&[]);
     }
@@ -48,7 +48,7 @@ fn text(name: &str, header: usize, message: &Message) -> String {
         message.kind(),
         hex(&payload[..header])
     );
-    attributes(&payload[header..], 1, &mut out);
+    attributes(&payload[header..], 1, name == "new veth", &mut out);
     out
 }
 

@@ -25,9 +25,10 @@ pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<Cn
         false => CniResult::default(),
     };
     failpoint!("bridge.add.addresses");
-    let mut gateways = gateway::complete(&mut result, config);
+    let gateways = gateway::complete(&mut result, config);
     let mut links = Links::open()?;
     let bridge = gateway::ensure_bridge(&mut links, config, &gateways)?;
+    let mut tagged = gateway::serve(&mut links, config, &bridge, &gateways)?;
     failpoint!("bridge.add.bridge");
     let port = make_pair(&mut links, request, config, &bridge, &inside)?;
     failpoint!("bridge.add.pair");
@@ -39,10 +40,9 @@ pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<Cn
         })?;
         links.set_port_up(&port, config.hairpin_mode, config.port_isolation)?;
         result = shared.addresses(request)?;
-        gateways = gateway::complete(&mut result, config);
+        let gateways = gateway::complete(&mut result, config);
+        tagged = gateway::serve(&mut links, config, &bridge, &gateways)?;
     }
-    let tagged = gateway::serve(&mut links, config, &bridge, &gateways)?;
-    failpoint!("bridge.add.gateway");
     let link = connect(&mut links, request, config, &inside, &result, &port)?;
     links.settle(bridge.index)?;
     failpoint!("bridge.add.connected");
@@ -50,6 +50,8 @@ pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<Cn
     shared.override_dns(&mut result);
 
     let port = need_link(&mut links, &port)?;
+    // One that others made may take its ports' addresses.
+    let bridge = need_link(&mut links, &bridge.name)?;
     result.interfaces = vec![
         interface(&bridge, String::new()),
         interface(&port, String::new()),

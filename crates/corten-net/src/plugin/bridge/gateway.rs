@@ -151,7 +151,14 @@ fn assign(
         }
         links.delete_address(link, *other)?;
     }
-    links.add_address(link, gateway)
+    links.add_address(link, gateway)?;
+    // Set, if only to what it is, an address stays; else a bridge that others made takes the lowest
+    // of its ports', and the containers lose their gateway for a while.
+    let own = Change {
+        mac: link.mac,
+        ..Default::default()
+    };
+    links.change(link, &own)
 }
 
 /// The gateway of a VLAN: one end of a pair whose other end is a port of the bridge in that VLAN.
