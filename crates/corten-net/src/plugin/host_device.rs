@@ -170,7 +170,6 @@ fn bring_home(path: &Path, ifname: &str, record: &Record, records: &Records) -> 
         true => netns::open_if_there(path)?,
         false => None,
     };
-    let alive = inside.is_some();
     let mut back = false;
     if let Some(inside) = inside {
         back = netns::inside(&inside, path, || {
@@ -188,7 +187,7 @@ fn bring_home(path: &Path, ifname: &str, record: &Record, records: &Records) -> 
     }
     // A namespace that has just died gives its links back in a thread of the kernel's: the record
     // stays until somebody (ADD, DEL again, GC) sees the link.
-    if back || alive {
+    if back {
         records.remove(&whose.container_id, &whose.ifname)?;
     }
     Ok(())

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::rig::{Host, Namespace, ask, shell};
 
-fn list(host: &Host, plugins: Value) -> NetworkConfigList {
+pub fn list(host: &Host, plugins: Value) -> NetworkConfigList {
     let text = plugins.to_string();
     let text = text.replace("DIR", &host.dir.path().display().to_string());
     let plugins: Value = serde_json::from_str(&text).unwrap();
@@ -31,14 +31,14 @@ fn fixed(address: &str) -> Value {
     json!({ "type": "static", "addresses": [{"address": address}] })
 }
 
-struct Attached {
-    namespace: Namespace,
-    attachment: Attachment,
-    result: CniResult,
+pub struct Attached {
+    pub namespace: Namespace,
+    pub attachment: Attachment,
+    pub result: CniResult,
 }
 
 impl Attached {
-    fn to(host: &Host, list: &NetworkConfigList, id: &str) -> Result<Self, Error> {
+    pub fn to(host: &Host, list: &NetworkConfigList, id: &str) -> Result<Self, Error> {
         let namespace = Namespace::new();
         let attachment = Attachment::new(id.parse().unwrap(), namespace.path());
         let result = host.caller.add(list, &attachment)?;
@@ -49,6 +49,19 @@ impl Attached {
         })
     }
 
+    /// Into a namespace that is there.
+    pub fn into(
+        host: &Host,
+        list: &NetworkConfigList,
+        id: &str,
+        ifname: &str,
+        namespace: &Namespace,
+    ) -> Result<CniResult, Error> {
+        let mut a = Attachment::new(id.parse().unwrap(), namespace.path());
+        a.ifname = ifname.into();
+        host.caller.add(list, &a)
+    }
+
     fn address(&self, port: u16, v4: bool) -> String {
         let mut ips = self.result.ips.iter();
         let ip = ips.find(|ip| ip.address.is_ipv4() == v4).unwrap();
@@ -56,7 +69,7 @@ impl Attached {
     }
 
     /// Asks over both transports.
-    fn asks(&self, to: &str) -> Result<(), String> {
+    pub fn asks(&self, to: &str) -> Result<(), String> {
         self.namespace.run(|| {
             ask(Protocol::Tcp, to)?;
             ask(Protocol::Udp, to).map(drop)
@@ -64,7 +77,7 @@ impl Attached {
     }
 }
 
-fn root(error: &Error) -> String {
+pub fn root(error: &Error) -> String {
     let mut source: &dyn std::error::Error = error;
     while let Some(next) = source.source() {
         source = next;
@@ -106,7 +119,7 @@ fn ptp_containers_reach_the_host_and_each_other_by_way_of_it() {
 }
 
 /// A switch of the host's that `m0` and `outside`'s link are at.
-fn outside() -> Namespace {
+pub fn outside() -> Namespace {
     let outside = Namespace::new();
     shell(&format!(
         "ip link add m0 type veth peer name eth0 netns {}",

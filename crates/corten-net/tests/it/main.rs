@@ -3,6 +3,7 @@
 mod attach;
 mod firewall;
 mod killed;
+mod kinds;
 mod links;
 mod parallel;
 mod peers;

@@ -8,20 +8,20 @@ use serde_json::{Map, Value, json};
 use crate::rig::{Host, Namespace, reference, shell};
 
 /// A list, and what the host has before it is used.
-struct Case {
+pub struct Case {
     name: &'static str,
-    host: &'static str,
+    pub host: &'static str,
     plugins: Value,
     args: &'static [(&'static str, &'static str)],
     capabilities: Value,
     /// Whether CHECK of Debian's version of the reference can succeed.
-    their_check: bool,
+    pub their_check: bool,
     /// Whether Debian's version passes on what IPAM says of resolvers.
     their_dns: bool,
 }
 
 impl Case {
-    fn new(name: &'static str, plugins: Value) -> Self {
+    pub fn new(name: &'static str, plugins: Value) -> Self {
         Self {
             name,
             host: "true",
@@ -192,7 +192,8 @@ fn state() -> Value {
         out["up"] = json!(l["flags"].as_array().unwrap().contains(&json!("UP")));
         out["allmulti"] = json!(l["flags"].as_array().unwrap().contains(&json!("ALLMULTI")));
         out["kind"] = l["linkinfo"]["info_kind"].clone();
-        out["mode"] = l["linkinfo"]["info_data"]["mode"].clone();
+        let data = &l["linkinfo"]["info_data"];
+        out["data"] = pick(data, &["mode", "id", "table", "vlan_filtering"]);
         out["port"] = pick(&l["linkinfo"]["info_slave_data"], &["hairpin", "isolated"]);
         let addresses = l["addr_info"].as_array().unwrap().iter();
         // Link-local ones: ours has none where nobody needs one.
@@ -217,7 +218,9 @@ fn state() -> Value {
     let queues = ask("tc -j qdisc show");
     let queues = queues.iter().filter(|q| q["kind"] != json!("noqueue"));
     let queue_keys = ["kind", "handle", "dev", "root", "parent", "options"];
+    let vlans = ask("bridge -j vlan show");
     json!({
+        "vlans": sorted(vlans.iter().map(|v| pick(v, &["ifname", "vlans"])).collect()),
         "links": sorted(links.collect()),
         "routes": sorted(made.map(|r| pick(r, &keys)).collect()),
         "rules": rules.iter().map(|r| pick(r, &["src", "srclen", "table"])).collect::<Vec<_>>(),
@@ -225,7 +228,7 @@ fn state() -> Value {
     })
 }
 
-fn three(case: &Case) {
+pub fn three(case: &Case) {
     let Some(theirs) = reference() else { return };
     let in_process = round(case, Whose::InProcess, &theirs);
     let by_exec = round(case, Whose::Executable, &theirs);
@@ -256,7 +259,7 @@ fn three(case: &Case) {
     }
 }
 
-const MASTER: &str = "ip link add m0 address 02:00:00:00:00:99 type veth peer name far && ip link set m0 up && ip link set far up \
+pub const MASTER: &str = "ip link add m0 address 02:00:00:00:00:99 type veth peer name far && ip link set m0 up && ip link set far up \
                       && ip addr add 192.0.2.1/24 dev m0 && ip route add default via 192.0.2.9 dev m0";
 
 fn local() -> Value {
@@ -265,7 +268,7 @@ fn local() -> Value {
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}, {"dst": "198.51.100.0/24", "gw": "10.90.0.9"}] })
 }
 
-fn v4() -> Value {
+pub fn v4() -> Value {
     json!({ "type": "host-local", "dataDir": "DIR/ipam", "ranges": [[{"subnet": "10.90.0.0/24"}]] })
 }
 
