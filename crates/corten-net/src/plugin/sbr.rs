@@ -55,9 +55,10 @@ impl Config {
         }
     }
 
-    fn gateway(&self, ip: &IpConfig) -> Option<IpAddr> {
+    /// The configuration's gateway for an address, which comes before that of a route.
+    fn given(&self, ip: &IpConfig) -> Option<IpAddr> {
         let same = |g: &&IpAddr| g.is_ipv4() == ip.address.is_ipv4();
-        self.gateways.iter().find(same).copied().or(ip.gateway)
+        self.gateways.iter().find(same).copied()
     }
 }
 
@@ -164,29 +165,31 @@ fn divide(links: &mut Links, link: &Link, ips: &[IpConfig], config: &Config) -> 
     for (ip, table) in ips.iter().zip(facts.free_tables(ips.len())) {
         links.add_rule(ip.address.address(), table)?;
         failpoint!("sbr.add.rule");
-        for route in routes.iter().filter(|r| belongs(r, ip)) {
+        let given = config.given(ip).is_some();
+        let own = |r: &&RouteCopy| belongs(r, ip) && !(given && r.entry.dst.is_none());
+        for route in routes.iter().filter(own) {
             links.put_route(route, table)?;
         }
-        let v4 = ip.address.is_ipv4();
-        if let Some(gateway) = config.gateway(ip) {
-            let zero = if v4 {
-                IpAddr::from([0; 4])
-            } else {
-                IpAddr::from([0u8; 16])
-            };
-            let default = Cidr::new(zero, 0).map(|dst| NewRoute {
-                gateway: Some(gateway),
-                table: Some(table),
-                ..NewRoute::to(dst, link.index)
-            });
-            let has_default = routes
-                .iter()
-                .any(|r| belongs(r, ip) && r.entry.dst.is_none());
-            links.add_routes(link, default.filter(|_| !has_default).as_slice())?;
+        let has_default = routes.iter().filter(own).any(|r| r.entry.dst.is_none());
+        if let Some(gateway) = config.given(ip).or(ip.gateway).filter(|_| !has_default) {
+            let default = default_route(link, gateway, table);
+            links.add_routes(link, default.as_slice())?;
         }
     }
     failpoint!("sbr.add.tables");
     leave_main(links, link, ips, &routes, config)
+}
+
+fn default_route(link: &Link, gateway: IpAddr, table: u32) -> Option<NewRoute> {
+    let zero = match gateway.is_ipv4() {
+        true => IpAddr::from([0; 4]),
+        false => IpAddr::from([0u8; 16]),
+    };
+    Cidr::new(zero, 0).map(|dst| NewRoute {
+        gateway: Some(gateway),
+        table: Some(table),
+        ..NewRoute::to(dst, link.index)
+    })
 }
 
 /// Whether a route goes into the table of an address: one by a gateway or from a source of its

@@ -21,7 +21,7 @@ pub fn list(host: &Host, plugins: Value) -> NetworkConfigList {
     .unwrap()
 }
 
-fn both() -> Value {
+pub fn both() -> Value {
     json!({ "type": "host-local", "dataDir": "DIR/ipam",
             "ranges": [[{"subnet": "10.90.0.0/24"}], [{"subnet": "fd00:90::/64"}]],
             "routes": [{"dst": "0.0.0.0/0"}, {"dst": "::/0"}] })

@@ -1,5 +1,6 @@
 //! corten-net in network namespaces of the tests' own: the machine's network stays untouched.
 
+mod asked;
 mod attach;
 mod firewall;
 mod killed;
