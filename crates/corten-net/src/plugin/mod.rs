@@ -1,8 +1,15 @@
-//! The bundled CNI plugins: `bridge`, `host-local`, `loopback`, `portmap`. Called in process by
-//! [`crate::cni::Caller`], or as executables of those names by anybody's.
+//! The bundled CNI plugins, [`NAMES`]. Called in process by [`crate::cni::Caller`], or as executables
+//! of those names by anybody's. What each takes is in `docs/cni.md`.
+//!
+//! ```text
+//!   main     bridge ptp macvlan ipvlan vlan host-device dummy tap loopback    make or move a link
+//!   ipam     host-local static                                                choose its addresses
+//!   chained  portmap tuning vrf sbr bandwidth                                 change what is there
+//! ```
 //!
 //! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
-//! a result; how it was called is not its business.
+//! a result; how it was called is not its business. What the main plugins do alike is in
+//! `container`.
 
 mod bandwidth;
 mod below;
