@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::container::{
     Asked, Shared, Source, add_inside, check_inside, delete_inside, given, make_inside, missing,
-    or_undo, same_detail, wrong_key,
+    or_undo, same, same_detail, wrong_key,
 };
 use super::{Request, Verb};
 use crate::Error;
@@ -161,32 +161,24 @@ impl Plan {
     /// chained ipvlan hangs on the one link of prevResult, and may take over its addresses.
     fn master_and_source(&self, request: &Request<'_>) -> Result<(String, Source<'_>), Error> {
         let own = self.config.master.clone();
-        let ipam = Source::Ipam(&self.shared);
-        if !matches!(self.kind, Kind::Ipvlan { .. }) {
-            return Ok((own, ipam));
-        }
-        let Some(previous) = request.previous()? else {
-            self.shared.need_ipam("ipvlan")?;
-            return Ok((own, ipam));
+        let previous = match self.kind {
+            Kind::Ipvlan { .. } => request.previous()?,
+            _ => return Ok((own, Source::Ipam(&self.shared))),
         };
-        let master = match (own.is_empty(), previous.interfaces.as_slice()) {
-            (false, _) => own,
-            (true, [only]) if !only.name.is_empty() => only.name.clone(),
-            (true, _) => {
+        let master = match previous.as_ref().map(|p| p.interfaces.as_slice()) {
+            Some([only]) if own.is_empty() && !only.name.is_empty() => only.name.clone(),
+            Some(_) if own.is_empty() => {
                 let reason = "is not given, and prevResult has not one link with a name";
                 return Err(wrong_key("master", "", reason));
             }
+            _ => own,
         };
-        if self.shared.has_ipam() {
-            return Ok((master, ipam));
-        }
-        match previous.ips.is_empty() {
-            true => Err(self
-                .shared
-                .need_ipam("ipvlan")
-                .err()
-                .unwrap_or_else(|| wrong_key("ipam", "", "is missing"))),
-            false => Ok((master, Source::Given(previous))),
+        match previous.filter(|p| !p.ips.is_empty()) {
+            Some(previous) if !self.shared.has_ipam() => Ok((master, Source::Given(previous))),
+            _ => {
+                self.shared.need_ipam("ipvlan")?;
+                Ok((master, Source::Ipam(&self.shared)))
+            }
         }
     }
 
@@ -226,10 +218,8 @@ impl Plan {
                 Kind::Vlan { id } => same_detail(link, "VLAN", |d| d.vlan_id, id),
                 _ => Ok(()),
             }?;
-            match self.config.mtu {
-                Some(mtu) => super::container::same(link, "mtu", &link.mtu, &mtu),
-                None => Ok(()),
-            }
+            let mtu = self.config.mtu.unwrap_or(link.mtu);
+            same(link, "mtu", &link.mtu, &mtu)
         })
     }
 

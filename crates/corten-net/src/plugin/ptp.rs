@@ -19,7 +19,7 @@ use serde::Deserialize;
 use super::bridge::{clear_leftover, refuse_iptables};
 use super::container::{
     Asked, Shared, check_inside, given, interface, need_link, or_undo, prepare_families,
-    prepare_ipv6, routes, same, wrong_key,
+    prepare_ipv6, routes, same, set_up, wrong_key,
 };
 use super::{Request, Verb, portmap};
 use crate::Error;
@@ -64,7 +64,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
 }
 
 fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<CniResult, Error> {
-    let inside = netns::open(request.netns)?;
+    let (inside, ifname) = (netns::open(request.netns)?, request.ifname);
     let early = shared.ipam_first();
     let mut result = match early {
         true => shared.addresses(request)?,
@@ -75,16 +75,11 @@ fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<CniRes
     let outer = make_pair(&mut links, request, config, &inside)?;
     failpoint!("ptp.add.pair");
     if !early {
-        netns::inside(&inside, request.netns, || {
-            let mut links = Links::open()?;
-            let link = need_link(&mut links, request.ifname)?;
-            links.set_up(&link)
-        })?;
+        netns::inside(&inside, request.netns, || set_up(ifname))?;
         links.set_up(&outer)?;
         result = shared.addresses(request)?;
     }
     let gateways = gateways(&result)?;
-    let ifname = request.ifname;
     let (mut within, link) = netns::inside(&inside, request.netns, || {
         configure_inner(ifname, &result, &gateways)
     })?;

@@ -1,6 +1,9 @@
 //! Kinds of link that not every kernel has. Here they may be skipped; User Mode Linux, in which
 //! `cargo xtask test --guest` runs them, has them all.
 
+use std::os::unix::fs::PermissionsExt;
+
+use corten_net::cni::{Attachment, Caller, Protocol};
 use corten_net::recover;
 use corten_testkit::need;
 use serde_json::{Value, json};
@@ -8,7 +11,6 @@ use serde_json::{Value, json};
 use crate::links::{Attached, list, outside, root};
 use crate::plugins::{Case, MASTER, three, v4};
 use crate::rig::{Host, Namespace, ask, shell};
-use corten_net::cni::Protocol;
 
 /// Whether the kernel makes such a link, which is asked in a namespace of its own.
 fn has(kind: &str, arguments: &str) -> bool {
@@ -91,6 +93,39 @@ fn ipvlan_containers_share_their_masters_address() {
         case.host = MASTER;
         three(&case);
     }
+}
+
+/// A plugin before it made its master, and chose the addresses.
+#[test]
+fn a_chained_ipvlan_takes_over_master_and_addresses() {
+    if !has("ipvlan", "link l0 name t0 type ipvlan") {
+        return;
+    }
+    let host = Host::new();
+    let outside = outside();
+    let folder = host.dir.path().join("theirs");
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("master");
+    let text = r#"#!/bin/sh
+        cat > /dev/null
+        [ "$CNI_COMMAND" != ADD ] || echo '{"cniVersion": "1.0.0", "interfaces": [{"name": "m0"}],
+            "ips": [{"address": "10.90.0.11/24", "interface": 0}]}'"#;
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let caller = Caller::new(vec![folder], host.dir.path().join("cni"));
+    let chained = list(&host, json!([{ "type": "master" }, { "type": "ipvlan" }]));
+    let namespace = Namespace::new();
+    let a = Attachment::new("c".parse().unwrap(), namespace.path());
+    let result = caller.add(&chained, &a).unwrap();
+    assert_eq!(result.interfaces[0].name, "eth0");
+    assert_eq!(result.ips[0].interface, Some(0));
+    let _server = outside.serve(80);
+    namespace
+        .run(|| ask(Protocol::Tcp, "10.90.0.200:80"))
+        .unwrap();
+    caller.check(&chained, &a).unwrap();
+    caller.del(&chained, &a).unwrap();
+    assert!(!namespace.run(|| shell("ip -o link")).contains("eth0"));
 }
 
 #[test]

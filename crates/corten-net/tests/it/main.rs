@@ -2,6 +2,7 @@
 
 mod asked;
 mod attach;
+mod chained;
 mod firewall;
 mod killed;
 mod kinds;

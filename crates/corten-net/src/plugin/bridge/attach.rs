@@ -7,7 +7,7 @@ use corten_spec::Cidr;
 use corten_spec::cni::CniResult;
 
 use super::super::Request;
-use super::super::container::{Shared, configure_with, interface, need_link};
+use super::super::container::{Shared, configure_with, interface, need_link, set_up};
 use super::config::Config;
 use super::gateway;
 use crate::Error;
@@ -18,7 +18,7 @@ use crate::owner::Owner;
 use crate::sysctl;
 
 pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<CniResult, Error> {
-    let inside = netns::open(request.netns)?;
+    let (inside, ifname) = (netns::open(request.netns)?, request.ifname);
     let early = shared.ipam_first();
     let mut result = match early {
         true => shared.addresses(request)?,
@@ -33,11 +33,7 @@ pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<Cn
     let port = make_pair(&mut links, request, config, &bridge, &inside)?;
     failpoint!("bridge.add.pair");
     if !early && shared.has_ipam() {
-        netns::inside(&inside, request.netns, || {
-            let mut links = Links::open()?;
-            let link = need_link(&mut links, request.ifname)?;
-            links.set_up(&link)
-        })?;
+        netns::inside(&inside, request.netns, || set_up(ifname))?;
         links.set_port_up(&port, config.hairpin_mode, config.port_isolation)?;
         result = shared.addresses(request)?;
         let gateways = gateway::complete(&mut result, config);
