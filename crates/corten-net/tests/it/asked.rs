@@ -332,3 +332,29 @@ fn wrong_configurations_are_refused_by_name_and_change_nothing() {
         .collect();
     assert!(addresses.is_empty(), "{addresses:?}");
 }
+
+/// The host and a neighbour have the old container's Ethernet address in their tables. (The bridge
+/// forgets its neighbours with its last port only.)
+#[test]
+fn an_address_that_comes_again_at_once_is_reached_at_once() {
+    let host = Host::new();
+    let of = |address: &str| {
+        list(
+            &host,
+            json!([{ "type": "bridge", "bridge": "br9", "isGateway": true, "ipam":
+                { "type": "static", "addresses": [{"address": address, "gateway": "10.90.0.1"}] } }]),
+        )
+    };
+    let neighbour = Attached::to(&host, &of("10.90.0.9/24"), "neighbour").unwrap();
+    let again = of("10.90.0.5/24");
+    for id in ["first", "second", "third"] {
+        let c = Attached::to(&host, &again, id).unwrap();
+        let _server = c.namespace.serve(80);
+        let start = std::time::Instant::now();
+        ask(Protocol::Tcp, "10.90.0.5:80").unwrap_or_else(|e| panic!("{id}: {e}"));
+        neighbour.asks("10.90.0.5:80").unwrap();
+        let taken = start.elapsed();
+        assert!(taken.as_millis() < 500, "{id}: {taken:?}");
+        host.caller.del(&again, &c.attachment).unwrap();
+    }
+}

@@ -173,6 +173,26 @@ fn macvlan_on_a_link_of_the_container_and_over_a_name_that_the_host_has() {
     host.caller.check(&outer, &c.attachment).unwrap();
 }
 
+/// The kernel takes the old one's namespace down in a thread of its own.
+#[test]
+fn a_macvlan_comes_again_with_its_ethernet_address_while_the_old_one_dies() {
+    let host = Host::new();
+    let outside = outside();
+    let _server = outside.serve(80);
+    let list = list(
+        &host,
+        json!([{ "type": "macvlan", "master": "m0", "ipam": fixed("10.90.0.11/24") }]),
+    );
+    let mut macs = Vec::new();
+    for _ in 0..5 {
+        let c = Attached::to(&host, &list, "c").unwrap();
+        c.asks("10.90.0.200:80").unwrap();
+        macs.push(c.result.interfaces[0].mac.clone());
+    }
+    macs.dedup();
+    assert_eq!(macs.len(), 1);
+}
+
 #[test]
 fn what_cannot_be_a_macvlan_is_refused_by_name_and_leaves_no_address() {
     let host = Host::new();

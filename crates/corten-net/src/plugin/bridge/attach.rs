@@ -13,7 +13,7 @@ use super::gateway;
 use crate::Error;
 use crate::failpoint::failpoint;
 use crate::firewall::Network;
-use crate::link::{Link, Links, NewVeth, netns};
+use crate::link::{Link, Links, Mac, NewVeth, netns};
 use crate::owner::Owner;
 use crate::sysctl;
 
@@ -30,7 +30,10 @@ pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<Cn
     let bridge = gateway::ensure_bridge(&mut links, config, &gateways)?;
     let mut tagged = gateway::serve(&mut links, config, &bridge, &gateways)?;
     failpoint!("bridge.add.bridge");
-    let port = make_pair(&mut links, request, config, &bridge, &inside)?;
+    let mac = config
+        .mac
+        .unwrap_or_else(|| drawn_mac(request, config, &result));
+    let port = make_pair(&mut links, request, config, (&bridge, mac), &inside)?;
     failpoint!("bridge.add.pair");
     if !early && shared.has_ipam() {
         netns::inside(&inside, request.netns, || set_up(ifname))?;
@@ -62,13 +65,27 @@ pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<Cn
     Ok(result)
 }
 
+/// The same for the same address: neighbours that talked to the container which had it before send
+/// to the right place. They would find out by themselves after some seconds only, and a notice of
+/// ours (`arp_notify`) would be sent before the port is up. Without an address yet, the owner's.
+fn drawn_mac(request: &Request<'_>, config: &Config, result: &CniResult) -> Mac {
+    // Another with the same address is to be told from this one.
+    match result.ips.first().filter(|_| !config.enabledad) {
+        Some(ip) => {
+            let address = ip.address.address().to_string();
+            Owner::new("", "", request.network()).mac(&address)
+        }
+        None => request.owner().mac("container"),
+    }
+}
+
 /// The pair: one end a port of the bridge, in its VLANs and still down, the other inside. Returns
 /// the port's name.
 fn make_pair(
     links: &mut Links,
     request: &Request<'_>,
     config: &Config,
-    bridge: &Link,
+    (bridge, mac): (&Link, Mac),
     inside: &File,
 ) -> Result<String, Error> {
     let owner = request.owner();
@@ -81,7 +98,7 @@ fn make_pair(
         mtu: config.mtu,
         master: Some(bridge.index),
         peer_name: request.ifname,
-        peer_mac: config.mac.unwrap_or_else(|| owner.mac("container")),
+        peer_mac: mac,
         peer_netns: inside.as_raw_fd(),
         quiet: sysctl::has_ipv6(),
     })?;

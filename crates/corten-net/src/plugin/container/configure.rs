@@ -1,12 +1,18 @@
 //! Addresses, routes and settings of a link.
 
+use std::time::{Duration, Instant};
+
 use corten_spec::Cidr;
 use corten_spec::cni::{CniResult, IpConfig};
+use rustix::io::Errno;
 
 use super::check::need_link;
 use crate::Error;
 use crate::link::{Link, Links, NewRoute};
 use crate::sysctl;
+
+/// How long a namespace may take to die.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sets the link of the thread's namespace up.
 pub fn set_up(ifname: &str) -> Result<(), Error> {
@@ -31,8 +37,27 @@ pub fn configure_with(
         sysctl::set(&format!("ipv6/conf/{ifname}/accept_dad"), "1")?;
     }
     let addresses: Vec<Cidr> = result.ips.iter().map(|ip| ip.address).collect();
-    links.configure(&link, &addresses, detect, &routes(&link, result))?;
-    Ok((links, link))
+    let routes = routes(&link, result);
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        match links.configure(&link, &addresses, detect, &routes) {
+            Ok(()) => return Ok((links, link)),
+            // A macvlan of the same Ethernet address is up on its master: that of the same container
+            // before, most likely, whose namespace the kernel has not yet come to take down.
+            Err(error) if is_busy(&error) && Instant::now() < patience => {
+                for address in &addresses {
+                    links.delete_address(&link, *address)?;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_busy(error: &Error) -> bool {
+    let busy = [Some(Errno::ADDRINUSE), Some(Errno::BUSY)];
+    matches!(error, Error::Netlink { source, .. } if busy.contains(&source.errno()))
 }
 
 /// Settings of a link that is to get the result's addresses.
