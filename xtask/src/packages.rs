@@ -16,6 +16,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("criu", "/usr/sbin/criu"),
     ("crun", "/usr/bin/crun"),
     ("curl", "/usr/bin/curl"),
+    ("dnsmasq-base", "/usr/sbin/dnsmasq"),
     ("docker.io", "/usr/sbin/dockerd"),
     ("docker-registry", "/usr/bin/docker-registry"),
     ("erofs-utils", "/usr/bin/fsck.erofs"),

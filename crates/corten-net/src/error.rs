@@ -80,6 +80,12 @@ pub enum Error {
     },
     #[error("the network configuration is not usable")]
     Config(#[from] ConfigError),
+    #[error("the network configuration {path} is not usable", path = path.display())]
+    ConfigFile {
+        path: PathBuf,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("the result of plugin {plugin} is not usable")]
     Result {
         plugin: String,
@@ -121,6 +127,23 @@ pub enum Error {
         found: String,
         wanted: String,
     },
+    /// The resolver does not answer for a container.
+    #[error("the names of container {container} are not served from {folder}: {reason}", folder = folder.display())]
+    Unserved {
+        container: String,
+        folder: PathBuf,
+        reason: String,
+    },
+    /// A socket could not be had on an address.
+    #[error("cannot listen on {address}")]
+    Address {
+        address: SocketAddr,
+        #[source]
+        source: io::Error,
+    },
+    /// What the daemon that holds leases says.
+    #[error("network {network} has no DHCP lease for the container: {reason}")]
+    Dhcp { network: String, reason: String },
     /// Several things were to be freed, and some could not be.
     #[error("{count} of the things to free could not be, the first of them as follows", count = all.len())]
     Several {
@@ -151,6 +174,11 @@ pub(crate) fn chain(error: &Error) -> String {
 }
 
 impl Error {
+    /// The error and its sources on one line.
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+
     pub fn kind(&self) -> Kind {
         match self {
             Error::Netlink { source, .. } => netlink_kind(source),
@@ -174,10 +202,16 @@ impl Error {
             Error::RangeFull { .. } | Error::InUse { .. } => Kind::Busy,
             Error::SubnetTaken { .. } | Error::Mismatch { .. } => Kind::Conflict,
             Error::Invalid { .. } | Error::Config(_) => Kind::Invalid,
-            Error::Result { .. } | Error::Silent { .. } => Kind::Unavailable,
+            Error::Result { .. } | Error::Silent { .. } | Error::Unserved { .. } => {
+                Kind::Unavailable
+            }
+            Error::Address { .. } => Kind::Internal,
+            Error::Dhcp { .. } => Kind::Unavailable,
             Error::PluginMissing { .. } => Kind::NotFound,
             Error::Reported { object } => object.kind(),
-            Error::Plugin { source, .. } | Error::Attach { source, .. } => source.kind(),
+            Error::Plugin { source, .. }
+            | Error::Attach { source, .. }
+            | Error::ConfigFile { source, .. } => source.kind(),
             Error::Several { first, .. } => first.kind(),
         }
     }
@@ -195,19 +229,23 @@ impl Error {
                 code::TAKEN
             }
             Error::NotAvailable { .. } => code::NOT_AVAILABLE,
-            Error::RangeFull { .. } => code::TRY_AGAIN,
+            Error::RangeFull { .. } | Error::Dhcp { .. } => code::TRY_AGAIN,
             Error::SubnetTaken { .. } | Error::Config(_) => code::INVALID_CONFIG,
             Error::Invalid { what, .. } if what.starts_with("CNI_") => code::INVALID_ENVIRONMENT,
             Error::Invalid { .. } => code::INVALID_CONFIG,
             Error::Result { .. } => code::DECODING,
             Error::Mismatch { .. } => code::MISMATCH,
-            Error::Plugin { source, .. } | Error::Attach { source, .. } => {
+            Error::Plugin { source, .. }
+            | Error::Attach { source, .. }
+            | Error::ConfigFile { source, .. } => {
                 return source.to_object(version);
             }
             Error::Several { first, .. } => return first.to_object(version),
-            Error::PluginMissing { .. } | Error::Silent { .. } | Error::InUse { .. } => {
-                code::INTERNAL
-            }
+            Error::Address { .. } => code::KERNEL,
+            Error::PluginMissing { .. }
+            | Error::Silent { .. }
+            | Error::InUse { .. }
+            | Error::Unserved { .. } => code::INTERNAL,
         };
         let text = chain(self);
         let msg = self.to_string();

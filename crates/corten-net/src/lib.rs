@@ -21,6 +21,8 @@
 
 pub mod address;
 pub mod cni;
+pub mod definition;
+pub mod dhcp;
 pub mod error;
 mod failpoint;
 pub mod firewall;

@@ -19,6 +19,7 @@ pub mod mount;
 pub mod namespace;
 pub mod netlink;
 pub mod overlay;
+pub mod packet;
 pub mod process;
 pub mod pty;
 pub mod rooted;

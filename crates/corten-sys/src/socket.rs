@@ -82,3 +82,14 @@ pub fn receive_fd(socket: impl AsFd) -> Result<Option<OwnedFd>, Errno> {
 pub fn path_of(fd: impl AsFd) -> String {
     format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd())
 }
+
+/// How many bytes (with the kernel's own overhead) a socket has sent that have not left this
+/// network namespace's links: a datagram waits here as long as its neighbour's hardware address is
+/// asked for.
+pub fn unsent(socket: impl AsFd) -> Result<usize, Errno> {
+    let mut count: libc::c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, to a variable that lives across the call.
+    let asked = unsafe { libc::ioctl(socket.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    crate::call::checked(asked.into())?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use corten_spec::cni::Version;
+
 use super::{Attachment, CniResult, NetworkConfigList};
 use crate::Error;
 
@@ -32,6 +34,26 @@ pub struct Entry {
     #[serde(default)]
     pub capability_args: Option<Map<String, Value>>,
     pub result: Value,
+}
+
+impl Entry {
+    /// The configuration that ADD had.
+    pub fn list(&self) -> Result<NetworkConfigList, Error> {
+        let bytes = unbase64(&self.config).ok_or_else(|| Error::Invalid {
+            what: "the cached configuration of network",
+            value: self.network_name.clone(),
+            reason: "is no base64".into(),
+        })?;
+        Ok(NetworkConfigList::parse(&bytes)?)
+    }
+
+    /// What ADD returned.
+    pub fn result(&self, version: Version) -> Result<CniResult, Error> {
+        CniResult::parse(&self.result, version).map_err(|source| Error::Result {
+            plugin: "of the cache".into(),
+            source,
+        })
+    }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -130,9 +152,10 @@ pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> 
     }
 }
 
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 /// Base64 with padding (RFC 4648): the one place that needs it.
 fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
@@ -145,6 +168,29 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let text = text.as_bytes();
+    if !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let last = text.len().saturating_sub(4);
+    for (at, chunk) in text.chunks(4).enumerate() {
+        let padding = chunk.iter().rev().take_while(|b| **b == b'=').count();
+        if padding > 2 || (padding > 0 && at * 4 != last) {
+            return None;
+        }
+        let mut bits = 0u32;
+        for byte in &chunk[..4 - padding] {
+            let value = ALPHABET.iter().position(|a| a == byte)?;
+            bits = bits << 6 | u32::try_from(value).ok()?;
+        }
+        bits <<= 6 * padding;
+        bytes.extend(&bits.to_be_bytes()[1..4 - padding]);
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -162,6 +208,10 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             assert_eq!(base64(plain.as_bytes()), wanted);
+            assert_eq!(unbase64(wanted).unwrap(), plain.as_bytes());
+        }
+        for bad in ["Z", "Zg=", "Z===", "====", "Zg==Zg==", "Zm9v!A==", "Z=9v"] {
+            assert_eq!(unbase64(bad), None, "{bad}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod cache;
 mod caller;
 mod exec;
+mod folder;
 
 use std::path::PathBuf;
 
@@ -12,6 +13,7 @@ pub use corten_spec::cni::{
     Capabilities, CniResult, Dns, DnsArgument, NetworkConfigList, PortMapping, Protocol,
 };
 pub(crate) use exec::exec;
+pub use folder::{ConfigFile, load_file, load_folder};
 
 /// One container on one network by one interface: what a call is about.
 #[derive(Clone, Debug)]

@@ -91,6 +91,15 @@ pub enum Expression {
     Accept,
     Return,
     Jump(&'static str),
+    /// Connection tracking passes the packet over.
+    Notrack,
+    /// Loads a constant into word 0.
+    Load(Vec<u8>),
+    /// Writes a port, from word 0, into the transport header, whose checksum lies at `checksum`.
+    SetPort {
+        offset: u32,
+        checksum: u32,
+    },
 }
 
 impl Expression {
@@ -110,6 +119,9 @@ impl Expression {
             Expression::Drop | Expression::Accept | Expression::Return | Expression::Jump(_) => {
                 "immediate"
             }
+            Expression::Notrack => "notrack",
+            Expression::Load(_) => "immediate",
+            Expression::SetPort { .. } => "payload",
         }
     }
 
@@ -166,6 +178,21 @@ impl Expression {
             Expression::Accept => verdict(m, NF_ACCEPT, None),
             Expression::Return => verdict(m, NFT_RETURN, None),
             Expression::Jump(chain) => verdict(m, NFT_JUMP, Some(chain)),
+            Expression::Notrack => {}
+            Expression::Load(value) => {
+                m.attr_be32(1, register(0)).nest(2, |m| {
+                    m.attr(DATA_VALUE, value);
+                });
+            }
+            Expression::SetPort { offset, checksum } => {
+                // Source register; NFT_PAYLOAD_CSUM_INET and where it is.
+                m.attr_be32(5, register(0))
+                    .attr_be32(2, Base::Transport as u32)
+                    .attr_be32(3, *offset)
+                    .attr_be32(4, 2)
+                    .attr_be32(6, 1)
+                    .attr_be32(7, *checksum);
+            }
         }
     }
 }

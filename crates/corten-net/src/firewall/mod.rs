@@ -5,6 +5,7 @@ mod expression;
 mod foreign;
 mod message;
 mod port;
+pub(crate) mod redirect;
 mod table;
 
 use std::net::SocketAddr;

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   main     bridge ptp macvlan ipvlan vlan host-device dummy tap loopback    make or move a link
-//!   ipam     host-local static                                                choose its addresses
+//!   ipam     host-local static dhcp                                           choose its addresses
 //!   chained  portmap tuning vrf sbr bandwidth                                 change what is there
 //! ```
 //!
@@ -15,6 +15,7 @@ mod bandwidth;
 mod below;
 mod bridge;
 mod container;
+mod dhcp;
 mod dummy;
 mod fixed;
 mod host_device;
@@ -47,6 +48,7 @@ pub(crate) use session::Session;
 pub const NAMES: &[&str] = &[
     "bandwidth",
     "bridge",
+    "dhcp",
     "dummy",
     "host-device",
     "host-local",
@@ -188,17 +190,18 @@ pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>
     match name {
         "bridge" => bridge::run(request),
         "bandwidth" => bandwidth::run(request),
+        "dhcp" => dhcp::run(request),
         "dummy" => dummy::run(request),
         "host-device" => host_device::run(request),
-        "sbr" => sbr::run(request),
-        "tuning" => tuning::run(request),
-        "vrf" => vrf::run(request),
-        "ptp" => ptp::run(request),
-        "static" => fixed::run(request),
-        "tap" => tap::run(request),
         "ipvlan" => below::run("ipvlan", request),
         "macvlan" => below::run("macvlan", request),
+        "ptp" => ptp::run(request),
+        "sbr" => sbr::run(request),
+        "static" => fixed::run(request),
+        "tap" => tap::run(request),
+        "tuning" => tuning::run(request),
         "vlan" => below::run("vlan", request),
+        "vrf" => vrf::run(request),
         "host-local" => host_local::run(request),
         "loopback" => loopback::run(request),
         "portmap" => portmap::run(request),
@@ -223,7 +226,11 @@ fn delegate(kind: &str, request: &Request<'_>) -> Result<Option<CniResult>, Erro
 }
 
 /// The command line of the plugin `name`: configuration on stdin, `CNI_*` in the environment,
-/// result or error object on stdout.
+/// result or error object on stdout. `dhcp daemon` is the one that is called otherwise.
 pub fn main(name: &str) -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    if name == "dhcp" && args.next().is_some_and(|a| a == "daemon") {
+        return crate::dhcp::daemon::main(args);
+    }
     process::main(name)
 }

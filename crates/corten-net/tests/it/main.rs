@@ -3,12 +3,15 @@
 mod asked;
 mod attach;
 mod chained;
+mod dhcp;
 mod firewall;
 mod killed;
 mod kinds;
 mod links;
+mod names;
 mod parallel;
 mod peers;
 mod plugins;
+mod protocol;
 mod rig;
 mod traffic;

@@ -53,7 +53,7 @@ impl Namespace {
 }
 
 /// Moves this thread into a namespace of its own, with the loopback up.
-fn enter_new() {
+pub fn enter_new() {
     // Deprecated for what it could do with other flags; a network namespace is harmless.
     #[expect(deprecated)]
     unshare(UnshareFlags::NEWNET).unwrap();

@@ -1,0 +1,628 @@
+//! `dhcp daemon`: holds the leases of containers. A thread for each question of a plugin, one that
+//! sees to what is due, and threads for what is.
+//!
+//! Killed at any point, it leaves a file for each lease that a server may have given; the next one
+//! goes on with those whose namespace is still there.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::exchange::{self, Client, Manner, Renewed};
+use super::lease::{Due, Folder, Lease, Record, below, key, now};
+use super::protocol::{self, Answer, Ask, SOCKET, Verb};
+use crate::Error;
+use crate::error::chain;
+use crate::link::netns;
+
+/// Questions that are worked on at the same time.
+const MAX_QUESTIONS: usize = 256;
+/// Leases that are seen to at the same time; the others a moment later.
+const MAX_WORK: usize = 32;
+/// How often the namespaces of leases are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// How long a client may take to say what it wants.
+const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+/// In place of the suffix of the socket's name: the folder of the leases.
+const LEASES: &str = "leases";
+
+/// The flags of the daemon, those of the reference's.
+#[derive(Debug, PartialEq, Eq)]
+struct Flags {
+    pidfile: Option<PathBuf>,
+    /// Where the host's root is, for a daemon in a container.
+    prefix: PathBuf,
+    socket: PathBuf,
+    timeout: Duration,
+    resend_max: Duration,
+    broadcast: bool,
+}
+
+const USAGE: &str = "usage: dhcp daemon [-pidfile PATH] [-hostprefix PATH] [-socketpath PATH] \
+                     [-timeout DURATION] [-resendmax DURATION] [-broadcast]";
+
+impl Flags {
+    fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, String> {
+        let mut flags = Self {
+            pidfile: None,
+            prefix: PathBuf::new(),
+            socket: SOCKET.into(),
+            timeout: Duration::from_secs(10),
+            resend_max: Duration::from_secs(62),
+            broadcast: false,
+        };
+        let mut args = args.map(|a| a.to_string_lossy().into_owned());
+        while let Some(arg) = args.next() {
+            // As Go's: one dash or two, the value after `=` or as the next argument.
+            let name = arg.trim_start_matches('-');
+            if name.len() == arg.len() || arg.len() - name.len() > 2 {
+                return Err(format!("{arg:?} is no flag; {USAGE}"));
+            }
+            let (name, value) = match name.split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (name, None),
+            };
+            let mut value = || {
+                let value = value.clone().or_else(|| args.next());
+                value.ok_or_else(|| format!("flag -{name} wants a value; {USAGE}"))
+            };
+            match name {
+                "pidfile" => flags.pidfile = Some(value()?.into()),
+                "hostprefix" => flags.prefix = value()?.into(),
+                "socketpath" => flags.socket = value()?.into(),
+                "timeout" => flags.timeout = duration(&value()?)?,
+                "resendmax" => flags.resend_max = duration(&value()?)?,
+                "broadcast" => {
+                    flags.broadcast = match arg.split_once('=').map(|(_, v)| v) {
+                        None | Some("true" | "1") => true,
+                        Some("false" | "0") => false,
+                        Some(other) => {
+                            return Err(format!("-broadcast={other} is neither; {USAGE}"));
+                        }
+                    }
+                }
+                _ => return Err(format!("flag -{name} is not known; {USAGE}")),
+            }
+        }
+        Ok(flags)
+    }
+}
+
+/// `10s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is no duration such as 10s or 1m30s; {USAGE}");
+    let mut total = Duration::ZERO;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, unit) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let letters = unit.bytes().take_while(u8::is_ascii_alphabetic).count();
+        let (unit, tail) = unit.split_at(letters);
+        let millis = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return Err(wrong()),
+        };
+        total += Duration::from_millis(number.checked_mul(millis).ok_or_else(wrong)?);
+        rest = tail;
+    }
+    match total.is_zero() {
+        true => Err(wrong()),
+        false => Ok(total),
+    }
+}
+
+/// The command line after `dhcp daemon`. Returns when it cannot serve.
+pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let served = Flags::parse(args).and_then(|flags| {
+        Daemon::open(flags)
+            .map_err(|e| chain(&e))
+            .and_then(|(daemon, listener)| daemon.serve(&listener))
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(reason) => {
+            say(&reason);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What the daemon has to tell goes where it was started: a terminal or a journal.
+fn say(text: &str) {
+    // If that has gone, there is nobody to tell.
+    let _ = writeln!(std::io::stderr(), "dhcp: {text}");
+}
+
+/// What is known of a lease beside its file.
+#[derive(Debug)]
+struct Held {
+    record: Record,
+    /// When it is looked at next, in seconds as its record's.
+    next: u64,
+    /// A thread is at it.
+    busy: bool,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    leases: HashMap<String, Held>,
+    /// Those that a plugin is being answered about.
+    asked: HashSet<String>,
+    questions: usize,
+}
+
+#[derive(Debug)]
+struct Daemon {
+    prefix: PathBuf,
+    manner: Manner,
+    folder: Folder,
+    state: Mutex<State>,
+    changed: Condvar,
+    _lock: File,
+}
+
+fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::File {
+        action,
+        path,
+        source,
+    }
+}
+
+impl Daemon {
+    fn open(flags: Flags) -> Result<(Arc<Self>, UnixListener), Error> {
+        let socket = below(&flags.prefix, &flags.socket);
+        let folder = Folder {
+            path: socket.with_extension(LEASES),
+        };
+        fs::create_dir_all(&folder.path).map_err(file_error("make", &folder.path))?;
+        let owned = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(&folder.path, owned).map_err(file_error("protect", &folder.path))?;
+        let lock = lock(&folder.path)?;
+        let listener = listen(&socket)?;
+        if let Some(path) = &flags.pidfile {
+            fs::write(path, std::process::id().to_string()).map_err(file_error("write", path))?;
+        }
+        let daemon = Self {
+            prefix: flags.prefix,
+            manner: Manner {
+                timeout: flags.timeout,
+                resend_max: flags.resend_max,
+                broadcast: flags.broadcast,
+            },
+            folder,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            _lock: lock,
+        };
+        daemon.load();
+        Ok((Arc::new(daemon), listener))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A thread that panicked has changed nothing halfway: each change is one insertion.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what an earlier daemon had.
+    fn load(&self) {
+        let (records, broken) = self.folder.list();
+        for (path, reason) in broken {
+            say(&format!("{}: {reason}", path.display()));
+        }
+        let mut state = self.state();
+        for record in records {
+            let held = Held {
+                next: now(),
+                busy: false,
+                record,
+            };
+            state.leases.insert(held.record.key(), held);
+        }
+    }
+
+    fn serve(self: &Arc<Self>, listener: &UnixListener) -> Result<(), String> {
+        let daemon = Arc::clone(self);
+        std::thread::Builder::new()
+            .name("leases".into())
+            .spawn(move || daemon.keep())
+            .map_err(|e| format!("cannot start a thread: {e}"))?;
+        for stream in listener.incoming() {
+            let stream = match stream {
+                Ok(stream) => stream,
+                Err(e) => {
+                    say(&format!("cannot accept: {e}"));
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+            };
+            let daemon = Arc::clone(self);
+            if daemon.state().questions >= MAX_QUESTIONS {
+                continue;
+            }
+            daemon.state().questions += 1;
+            let worker = Arc::clone(&daemon);
+            let started = std::thread::Builder::new().spawn(move || {
+                worker.question(&stream);
+                worker.state().questions -= 1;
+            });
+            if started.is_err() {
+                daemon.state().questions -= 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn question(&self, stream: &UnixStream) {
+        let asked = stream
+            .set_read_timeout(Some(CLIENT_PATIENCE))
+            .and_then(|()| stream.set_write_timeout(Some(CLIENT_PATIENCE)))
+            .and_then(|()| protocol::read::<Ask>(stream));
+        let answer = match asked {
+            Ok(ask) => self
+                .answer(&ask)
+                .unwrap_or_else(|e| Answer::Error(chain(&e))),
+            Err(e) => Answer::Error(format!("the question is none: {e}")),
+        };
+        // A plugin that was killed does not hear it; its DEL will release the lease.
+        if let Err(e) = protocol::write(stream, &answer) {
+            say(&format!("cannot answer: {e}"));
+        }
+    }
+
+    fn answer(&self, ask: &Ask) -> Result<Answer, Error> {
+        if ask.verb == Verb::Status {
+            return Ok(Answer::Done(true));
+        }
+        let key = key(&ask.container, &ask.network, &ask.ifname);
+        let _turn = Turn::take(self, &key);
+        match ask.verb {
+            Verb::Allocate => self.allocate(ask, &key).map(Answer::Lease),
+            Verb::Release => self.release(&key).map(|()| Answer::Done(true)),
+            Verb::Check | Verb::Status => match self.record(&key) {
+                Some(record) if record.is_there(&self.prefix) => Ok(Answer::Lease(record.lease)),
+                _ => Err(Error::Mismatch {
+                    what: format!("the DHCP lease of {key}"),
+                    found: "not held".into(),
+                    wanted: "held".into(),
+                }),
+            },
+        }
+    }
+
+    fn record(&self, key: &str) -> Option<Record> {
+        self.state().leases.get(key).map(|h| h.record.clone())
+    }
+
+    fn allocate(&self, ask: &Ask, key: &str) -> Result<Lease, Error> {
+        let known = self.record(key).filter(|r| r.is_there(&self.prefix));
+        if let Some(record) = known.filter(|r| r.netns == ask.netns && r.due(now()) != Due::Expired)
+        {
+            return Ok(record.lease);
+        }
+        let path = below(&self.prefix, &ask.netns);
+        let namespace = netns::open(&path)?;
+        let metadata = namespace.metadata().map_err(file_error("look at", &path))?;
+        let record = |lease| Record {
+            container: ask.container.clone(),
+            ifname: ask.ifname.clone(),
+            network: ask.network.clone(),
+            netns: ask.netns.clone(),
+            namespace: (metadata.dev(), metadata.ino()),
+            lease,
+            since: now(),
+            provide: ask.provide.clone(),
+            request: ask.request.clone(),
+        };
+        let client = Client {
+            ifname: &ask.ifname,
+            id: key,
+            provide: &ask.provide,
+            request: &ask.request,
+            manner: &self.manner,
+        };
+        let given = netns::inside(&namespace, &path, || {
+            // From the request on a server may think that the address is ours.
+            exchange::acquire(&client, |offer| self.folder.write(&record(offer.clone())))
+        });
+        let lease = match given {
+            Ok(lease) => lease,
+            Err(error) => {
+                self.folder.remove(key)?;
+                return Err(error);
+            }
+        };
+        let record = record(lease.clone());
+        self.folder.write(&record)?;
+        self.hold(record);
+        Ok(lease)
+    }
+
+    fn hold(&self, record: Record) {
+        let next = match record.due(now()) {
+            Due::Later(at) => at,
+            Due::Never => u64::MAX,
+            _ => now(),
+        };
+        let held = Held {
+            next,
+            busy: false,
+            record,
+        };
+        self.state().leases.insert(held.record.key(), held);
+        self.changed.notify_all();
+    }
+
+    fn release(&self, key: &str) -> Result<(), Error> {
+        let held = self.state().leases.remove(key);
+        if let Some(held) = held {
+            let released = self.inside(&held.record, exchange::release);
+            if let Some(Err(e)) = released {
+                // It runs out by itself.
+                say(&format!(
+                    "cannot give back the lease of {key}: {}",
+                    chain(&e)
+                ));
+            }
+        }
+        self.folder.remove(key)
+    }
+
+    /// Does something in a lease's namespace; `None` if that has gone.
+    fn inside<T: Send>(
+        &self,
+        record: &Record,
+        work: impl FnOnce(&Client<'_>, &Lease) -> Result<T, Error> + Send,
+    ) -> Option<Result<T, Error>> {
+        let path = below(&self.prefix, &record.netns);
+        let namespace = netns::open(&path).ok()?;
+        let same = namespace
+            .metadata()
+            .is_ok_and(|m| (m.dev(), m.ino()) == record.namespace);
+        let key = record.key();
+        let client = Client {
+            ifname: &record.ifname,
+            id: &key,
+            provide: &record.provide,
+            request: &record.request,
+            manner: &self.manner,
+        };
+        same.then(|| netns::inside(&namespace, &path, || work(&client, &record.lease)))
+    }
+
+    /// Sees to what is due, for ever.
+    fn keep(self: &Arc<Self>) {
+        loop {
+            for key in self.due() {
+                let daemon = Arc::clone(self);
+                let name = key.clone();
+                let started = std::thread::Builder::new().spawn(move || daemon.attend(&key));
+                if started.is_err() {
+                    self.later(&name, now() + 1);
+                }
+            }
+            let state = self.state();
+            let next = state
+                .leases
+                .values()
+                .filter(|h| !h.busy)
+                .map(|h| h.next)
+                .min();
+            let wait = next.map_or(LOOK, |at| Duration::from_secs(at.saturating_sub(now())));
+            // Half a second at least: the clock is read in seconds.
+            let wait = wait.clamp(Duration::from_millis(500), LOOK);
+            drop(self.changed.wait_timeout(state, wait));
+        }
+    }
+
+    /// The leases to be seen to now, marked as such; those whose namespace has gone are dropped.
+    fn due(&self) -> Vec<String> {
+        let mut state = self.state();
+        let State { leases, asked, .. } = &mut *state;
+        let free = |key: &String, h: &Held| !h.busy && !asked.contains(key);
+        let gone: Vec<String> = leases
+            .iter()
+            .filter(|(key, h)| free(key, h) && !h.record.is_there(&self.prefix))
+            .map(|(key, _)| key.clone())
+            .collect();
+        for key in gone {
+            leases.remove(&key);
+            if let Err(e) = self.folder.remove(&key) {
+                say(&chain(&e));
+            }
+        }
+        let working = leases.values().filter(|h| h.busy).count();
+        let now = now();
+        let mut all = Vec::new();
+        for (key, held) in leases.iter_mut() {
+            if free(key, held) && held.next <= now && working + all.len() < MAX_WORK {
+                held.busy = true;
+                all.push(key.clone());
+            }
+        }
+        all
+    }
+
+    fn later(&self, key: &str, next: u64) {
+        if let Some(held) = self.state().leases.get_mut(key) {
+            held.busy = false;
+            held.next = next;
+        }
+        self.changed.notify_all();
+    }
+
+    fn attend(&self, key: &str) {
+        let Some(record) = self.record(key) else {
+            return;
+        };
+        let (renewed, again) = match record.due(now()) {
+            Due::Never => return self.later(key, u64::MAX),
+            Due::Later(at) => return self.later(key, at),
+            Due::Expired => return self.lose(&record, "has run out"),
+            Due::Renew { again } => (self.inside(&record, exchange::renew), again),
+            Due::Rebind { again } => (self.inside(&record, exchange::rebind), again),
+        };
+        match renewed {
+            // Dropped at the next look.
+            None => self.later(key, 0),
+            Some(Ok(Renewed::Lease(lease))) => self.prolong(record, lease),
+            Some(Ok(Renewed::Refused)) => self.lose(&record, "was taken back by its server"),
+            Some(Ok(Renewed::Silence)) => self.later(key, again),
+            Some(Err(e)) => {
+                say(&format!("cannot renew the lease of {key}: {}", chain(&e)));
+                self.later(key, again);
+            }
+        }
+    }
+
+    fn prolong(&self, mut record: Record, lease: Lease) {
+        record.lease = lease;
+        record.since = now();
+        let key = record.key();
+        // Released meanwhile: then it stays so.
+        if !self.state().leases.contains_key(&key) {
+            return;
+        }
+        if let Err(e) = self.folder.write(&record) {
+            say(&chain(&e));
+        }
+        self.hold(record);
+    }
+
+    fn lose(&self, record: &Record, why: &str) {
+        let key = record.key();
+        say(&format!(
+            "the lease of {key} for {} {why}: its link is set down",
+            record.lease.address
+        ));
+        let down = self.inside(record, |client, _| exchange::give_up(client.ifname));
+        if let Some(Err(e)) = down {
+            say(&chain(&e));
+            return self.later(&key, now() + 5);
+        }
+        self.state().leases.remove(&key);
+        if let Err(e) = self.folder.remove(&key) {
+            say(&chain(&e));
+        }
+    }
+}
+
+/// One question at a time about one lease.
+struct Turn<'d> {
+    daemon: &'d Daemon,
+    key: String,
+}
+
+impl<'d> Turn<'d> {
+    fn take(daemon: &'d Daemon, key: &str) -> Self {
+        let mut state = daemon.state();
+        while state.asked.contains(key) || state.leases.get(key).is_some_and(|h| h.busy) {
+            state = daemon
+                .changed
+                .wait(state)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        state.asked.insert(key.into());
+        Self {
+            daemon,
+            key: key.into(),
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.daemon.state().asked.remove(&self.key);
+        self.daemon.changed.notify_all();
+    }
+}
+
+/// Held as long as the daemon lives: a second one would renew the same leases.
+fn lock(folder: &Path) -> Result<File, Error> {
+    use rustix::fs::{FlockOperation, flock};
+    let file = File::open(folder).map_err(file_error("open", folder))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Invalid {
+            what: "folder of DHCP leases",
+            value: folder.display().to_string(),
+            reason: "is another daemon's".into(),
+        }),
+        Err(e) => Err(file_error("lock", folder)(e.into())),
+    }
+}
+
+/// The socket that systemd hands over (sd_listen_fds(3)), or one of our own.
+fn listen(path: &Path) -> Result<UnixListener, Error> {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    if variable("LISTEN_FDS") == "1" && variable("LISTEN_PID") == std::process::id().to_string() {
+        let given = corten_sys::spawn::inherited(1);
+        let given = given.map_err(|e| file_error("take over", path)(e.into()))?;
+        if let Some(fd) = given.into_iter().next() {
+            return Ok(UnixListener::from(fd));
+        }
+    }
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(file_error("replace", path)(e));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).map_err(file_error("listen on", path))?;
+    // Who may ask may enter any namespace by its path: root alone.
+    let owned = fs::Permissions::from_mode(0o600);
+    fs::set_permissions(path, owned).map_err(file_error("protect", path))?;
+    Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(args: &[&str]) -> Result<Flags, String> {
+        Flags::parse(args.iter().map(Into::into))
+    }
+
+    #[test]
+    fn flags_are_read_as_the_references() {
+        let read = flags(&[
+            "-pidfile=/run/x.pid",
+            "--hostprefix",
+            "/host",
+            "-socketpath=/run/d.sock",
+            "-timeout",
+            "1m30s",
+            "-resendmax=500ms",
+            "-broadcast=true",
+        ])
+        .unwrap();
+        assert_eq!(read.pidfile, Some("/run/x.pid".into()));
+        assert_eq!(read.timeout, Duration::from_secs(90));
+        assert_eq!(read.resend_max, Duration::from_millis(500));
+        assert!(read.broadcast);
+        let socket = below(&read.prefix, &read.socket);
+        assert_eq!(socket, Path::new("/host/run/d.sock"));
+        for bad in [
+            "daemon",
+            "-timeout=5",
+            "-timeout=0s",
+            "-timeout",
+            "-x",
+            "-broadcast=maybe",
+        ] {
+            assert!(flags(&[bad]).is_err(), "{bad}");
+        }
+    }
+}
