@@ -123,6 +123,16 @@ pub struct Place {
     pub dhcp_socket: PathBuf,
 }
 
+/// This host, loopback, multicast and what is above it, link-local (RFC 6890, RFC 4291).
+const SPECIAL: [&str; 6] = [
+    "0.0.0.0/8",
+    "127.0.0.0/8",
+    "224.0.0.0/3",
+    "::/127",
+    "fe80::/10",
+    "ff00::/8",
+];
+
 fn yes() -> bool {
     true
 }
@@ -164,6 +174,11 @@ impl Subnet {
         let host_bits = if subnet.is_ipv4() { 32 } else { 128 } - subnet.prefix();
         if host_bits < 2 {
             return Err(invalid("subnet", subnet, "has no address to give out"));
+        }
+        let special = SPECIAL.iter().filter_map(|s| s.parse::<Cidr>().ok());
+        if let Some(other) = special.into_iter().find(|s| s.overlaps(&subnet)) {
+            let reason = format!("lies in {other}, whose addresses are no single link's");
+            return Err(invalid("subnet", subnet, reason));
         }
         let inside = |what, address: IpAddr| match subnet.contains(address) {
             true => Ok(()),
@@ -528,7 +543,15 @@ mod tests {
             crate::error::chain(&d.check().unwrap_err())
         };
         type Change<'a> = &'a dyn Fn(&mut Definition);
-        let cases: [(Change<'_>, &str); 11] = [
+        let cases: [(Change<'_>, &str); 13] = [
+            (
+                &|d| d.subnets[0].subnet = "127.9.0.0/16".parse().unwrap(),
+                "no single link's",
+            ),
+            (
+                &|d| d.subnets[0].subnet = "0.0.0.0/0".parse().unwrap(),
+                "no single link's",
+            ),
             (&|d| d.name = "a/b".into(), "may hold only"),
             (&|d| d.mtu = Some(1000), "1280"),
             (&|d| d.subnets.clear(), "no subnet"),

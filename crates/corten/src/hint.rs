@@ -133,8 +133,10 @@ fn network(error: &NetworkError) -> String {
             format!("remove them first, or with it: 'corten network rm --force {name}'")
         }
         NetworkError::Driver { .. } => "the drivers are bridge, macvlan and ipvlan".into(),
-        NetworkError::Option { .. } | NetworkError::OptionValue { .. } => {
-            "'corten network create --help' lists the options of each driver".into()
+        NetworkError::Definition { .. }
+        | NetworkError::Option { .. }
+        | NetworkError::OptionValue { .. } => {
+            "'corten network create --help' tells what it takes".into()
         }
         NetworkError::NoSubnetFor { .. } => "name its subnet with --subnet".into(),
         NetworkError::SubnetTaken { .. } => {

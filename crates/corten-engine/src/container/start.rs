@@ -98,14 +98,24 @@ impl Engine {
 
         let image = self.config_of(container)?;
         let joined = self.joined(&options.network.mode)?;
-        let hostname = self.hostname_of(&options, &id)?;
-        let files = self.files_of(&options, &folder)?;
+        let files = Files::of(&folder);
         let names = self.asks_resolver(&options)?;
-        // Those of a container whose network it joins are as that one has them.
-        if !matches!(options.network.mode, NetworkMode::Container(_)) {
-            let nothing = Run::default();
-            files.write(&files.texts(&hostname, &options.network, &nothing, names)?)?;
-        }
+        let hostname = match &options.network.mode {
+            NetworkMode::Container(other) => {
+                let target = self.container(other)?;
+                files.share(&Files::of(&self.paths.container(&target.id)))?;
+                match &options.process.hostname {
+                    Some(name) => name.clone(),
+                    None => files.hostname()?,
+                }
+            }
+            _ => {
+                let hostname = hostname(&options, &id)?;
+                let nothing = Run::default();
+                files.write(&files.texts(&hostname, &options.network, &nothing, names)?)?;
+                hostname
+            }
+        };
         let (user, root) = self.look_inside(&options, &image, &mount)?;
 
         let held = hold_ports(&options.network.ports)?;
@@ -145,27 +155,6 @@ impl Engine {
             self.register_names(container, run, &mut shim)?;
         }
         Ok(shim)
-    }
-
-    /// The files that the container sees in /etc: its own, or those of the container whose network it joins.
-    fn files_of(&self, options: &Options, folder: &Path) -> Result<Files, Error> {
-        match &options.network.mode {
-            NetworkMode::Container(id) => {
-                let target = self.container(id)?;
-                Ok(Files::of(&self.paths.container(&target.id)))
-            }
-            _ => Ok(Files::of(folder)),
-        }
-    }
-
-    fn hostname_of(&self, options: &Options, id: &ContainerId) -> Result<String, Error> {
-        match (&options.process.hostname, &options.network.mode) {
-            (None, NetworkMode::Container(other)) => {
-                let target = self.container(other)?;
-                hostname(&target.record.options, &target.id)
-            }
-            _ => hostname(options, id),
-        }
     }
 
     fn asks_resolver(&self, options: &Options) -> Result<bool, Error> {

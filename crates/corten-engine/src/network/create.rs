@@ -77,6 +77,13 @@ impl Engine {
         let id = random_id()?;
         let routed = self.routed()?;
         let row = self.store.networks().add(|rows| {
+            if rows.iter().any(|r| r.name == name) {
+                return Err(NetworkError::Exists {
+                    name: request.name.clone(),
+                    file: None,
+                }
+                .into());
+            }
             let mut taken = routed;
             taken.extend(self.defined(rows)?);
             let record = define(request, &id, &self.config.network.pools, &taken)?;
@@ -186,7 +193,12 @@ fn define(
         routes: request.routes.clone(),
         mtu,
     };
-    definition.check()?;
+    definition
+        .check()
+        .map_err(|source| NetworkError::Definition {
+            name: request.name.clone(),
+            source,
+        })?;
     Ok(Record {
         version: VERSION,
         definition,

@@ -14,6 +14,12 @@ pub enum NetworkError {
     Reserved { name: String },
     #[error("network {name} is there already{}", place(file))]
     Exists { name: String, file: Option<PathBuf> },
+    #[error("network {name} cannot be made")]
+    Definition {
+        name: String,
+        #[source]
+        source: corten_net::Error,
+    },
     #[error("network {name} cannot be {action}: it is {what}")]
     NotOurs {
         name: String,
@@ -85,6 +91,7 @@ impl NetworkError {
         match self {
             Self::Missing { .. } | Self::NotConnected { .. } => Kind::NotFound,
             Self::Exists { .. } | Self::Connected { .. } => Kind::AlreadyExists,
+            Self::Definition { source, .. } => source.kind(),
             Self::InUse { .. } | Self::PoolsFull { .. } => Kind::Busy,
             Self::NotOurs { .. }
             | Self::SubnetTaken { .. }

@@ -30,6 +30,31 @@ impl Files {
         }
     }
 
+    /// Makes them those of another container, whose network is shared: the very files, so that both see what is changed, and
+    /// the one that goes last keeps them.
+    pub fn share(&self, of: &Files) -> Result<(), Error> {
+        for (own, theirs) in [
+            (&self.hosts, &of.hosts),
+            (&self.hostname, &of.hostname),
+            (&self.resolv_conf, &of.resolv_conf),
+        ] {
+            match fs::remove_file(own) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(Error::io("remove", own)(e));
+                }
+                _ => {}
+            }
+            fs::hard_link(theirs, own).map_err(Error::io("link", theirs))?;
+        }
+        Ok(())
+    }
+
+    /// The host name that was written.
+    pub fn hostname(&self) -> Result<String, Error> {
+        let text = fs::read_to_string(&self.hostname).map_err(Error::io("read", &self.hostname))?;
+        Ok(text.trim_end().to_owned())
+    }
+
     /// What they hold for a run that has what `run` says. `names`: it asks the resolver of its networks.
     pub fn texts(
         &self,
