@@ -1,5 +1,5 @@
-//! The bundled plugins as one executable: link it as `bridge`, `host-local`, `loopback` and
-//! `portmap` into a folder of CNI plugins. (The `corten` binary does the same.)
+//! The bundled plugins as one executable: link it under their names into a folder of CNI plugins.
+//! (The `corten` binary does the same.)
 
 use std::path::Path;
 use std::process::ExitCode;

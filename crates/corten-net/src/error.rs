@@ -19,6 +19,19 @@ pub enum Error {
         #[source]
         source: netlink::Error,
     },
+    /// The kernel was built without this kind of link, or its module is not there.
+    #[error("this kernel has no links of kind {kind}")]
+    NoLinkKind {
+        kind: &'static str,
+        #[source]
+        source: netlink::Error,
+    },
+    #[error("cannot make the tap link {name}")]
+    Tap {
+        name: String,
+        #[source]
+        source: Errno,
+    },
     #[error("cannot {action} {path}", path = path.display())]
     File {
         action: &'static str,
@@ -41,6 +54,14 @@ pub enum Error {
     },
     #[error("address {address} is held by container {owner}")]
     AddressTaken { address: IpAddr, owner: String },
+    #[error("the container has a link {name} already, of kind {kind:?}")]
+    LinkTaken { name: String, kind: String },
+    /// What STATUS says when ADD would fail.
+    #[error("the plugin cannot serve ADD now")]
+    NotAvailable {
+        #[source]
+        source: Box<Error>,
+    },
     #[error("no address is free in {range}")]
     RangeFull { range: String },
     #[error("subnet {subnet} overlaps {other}, which is routed through {link}")]
@@ -161,18 +182,23 @@ impl Error {
     pub fn kind(&self) -> Kind {
         match self {
             Error::Netlink { source, .. } => netlink_kind(source),
+            Error::NoLinkKind { .. } => Kind::Unsupported,
             Error::File { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => Kind::NotFound,
                 io::ErrorKind::PermissionDenied => Kind::Denied,
                 _ => Kind::Internal,
             },
-            Error::Netns { source, .. } => match *source {
+            Error::Tap { source, .. } | Error::Netns { source, .. } => match *source {
                 Errno::NOENT => Kind::NotFound,
                 Errno::PERM | Errno::ACCESS => Kind::Denied,
                 Errno::INVAL => Kind::Invalid,
+                Errno::BUSY => Kind::AlreadyExists,
                 _ => Kind::Internal,
             },
-            Error::PortTaken { .. } | Error::AddressTaken { .. } => Kind::AlreadyExists,
+            Error::PortTaken { .. } | Error::AddressTaken { .. } | Error::LinkTaken { .. } => {
+                Kind::AlreadyExists
+            }
+            Error::NotAvailable { .. } => Kind::Unavailable,
             Error::RangeFull { .. } | Error::InUse { .. } => Kind::Busy,
             Error::SubnetTaken { .. } | Error::Mismatch { .. } => Kind::Conflict,
             Error::Invalid { .. } | Error::Config(_) => Kind::Invalid,
@@ -194,9 +220,15 @@ impl Error {
     pub fn to_object(&self, version: &str) -> ErrorObject {
         let code = match self {
             Error::Reported { object } => object.code,
-            Error::Netlink { .. } | Error::Netns { .. } => code::KERNEL,
+            Error::Netlink { .. }
+            | Error::NoLinkKind { .. }
+            | Error::Tap { .. }
+            | Error::Netns { .. } => code::KERNEL,
             Error::File { .. } => code::IO,
-            Error::PortTaken { .. } | Error::AddressTaken { .. } => code::TAKEN,
+            Error::PortTaken { .. } | Error::AddressTaken { .. } | Error::LinkTaken { .. } => {
+                code::TAKEN
+            }
+            Error::NotAvailable { .. } => code::NOT_AVAILABLE,
             Error::RangeFull { .. } | Error::Dhcp { .. } => code::TRY_AGAIN,
             Error::SubnetTaken { .. } | Error::Config(_) => code::INVALID_CONFIG,
             Error::Invalid { what, .. } if what.starts_with("CNI_") => code::INVALID_ENVIRONMENT,

@@ -8,14 +8,14 @@
 //! - [`plugin::main`] is the plugins' command line.
 //!
 //! ```text
-//!   engine ──▶ cni::Caller ──▶ plugin::{bridge, portmap, loopback}, or exec of another's
+//!   engine ──▶ cni::Caller ──▶ plugin::{bridge, ptp, portmap, …}, or exec of another's
 //!                                 │        │
 //!              address::Store ◀───┤        ├───▶ firewall::Firewall   (nf_tables)
 //!                 (host-local)    └────────┴───▶ link::Links          (rtnetlink)
 //! ```
 //!
 //! Everything here blocks. Nothing runs a command-line tool, and what belongs to a container
-//! carries its id: the veth in its alias, the address in its file, the port in its map element.
+//! carries its id: a link in its alias, the address in its file, the port in its map element.
 
 #![forbid(unsafe_code)]
 
@@ -24,6 +24,7 @@ pub mod cni;
 pub mod definition;
 pub mod dhcp;
 pub mod error;
+mod failpoint;
 pub mod firewall;
 pub mod link;
 pub mod names;

@@ -137,6 +137,10 @@ pub fn remove(list: &NetworkConfigList) -> Result<(), Error> {
             store.remove_if_empty()?;
         }
         let Some(bridge) = &parts.bridge else {
+            if parts.link_kind.is_some() && parts.masquerades {
+                // Under no link's name: there is one for each container.
+                Firewall::open(&parts.table)?.dismiss("", &parts.subnets)?;
+            }
             continue;
         };
         Firewall::open(&parts.table)?.dismiss(bridge, &parts.subnets)?;
@@ -163,6 +167,11 @@ fn remove_bridge(name: &str) -> Result<(), Error> {
 #[derive(Debug)]
 pub(crate) struct Parts {
     pub bridge: Option<String>,
+    /// The kind of link that the plugin makes on the host for each container, if not ports of a
+    /// bridge. (What others make is inside: a container's namespace takes it along.)
+    pub link_kind: Option<&'static str>,
+    /// Whether the plugin has subnets masqueraded.
+    pub masquerades: bool,
     pub table: String,
     pub subnets: Vec<Cidr>,
     /// host-local's folder and the network's name.
@@ -186,6 +195,12 @@ impl Parts {
         let local = plugin.ipam.as_deref() == Some("host-local");
         Self {
             bridge: (plugin.kind == "bridge").then(|| text("bridge").unwrap_or("cni0".into())),
+            link_kind: match plugin.kind.as_str() {
+                "ptp" => Some("veth"),
+                "bandwidth" => Some("ifb"),
+                _ => None,
+            },
+            masquerades: plugin.document.get("ipMasq") == Some(&Value::Bool(true)),
             table: text("cortenTable").unwrap_or(TABLE.into()),
             subnets: ipam.map(subnets).unwrap_or_default(),
             store: local.then(|| (data_dir.into(), list.name.clone())),

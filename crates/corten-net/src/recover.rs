@@ -13,7 +13,7 @@ use corten_spec::cni::{NetworkConfigList, Protocol};
 use crate::Error;
 use crate::address::Store;
 use crate::firewall::Firewall;
-use crate::link::Links;
+use crate::link::{Link, Links};
 use crate::network::Parts;
 use crate::owner::Owner;
 
@@ -29,7 +29,8 @@ pub struct Holdings {
     pub admissions: Vec<HeldAdmission>,
 }
 
-/// A host-side veth on the network's bridge.
+/// A link on the host: a port of the network's bridge, the outer end of a `ptp`, an ifb of
+/// `bandwidth`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldLink {
     pub name: String,
@@ -93,18 +94,27 @@ pub fn holdings(list: &NetworkConfigList) -> Result<Holdings, Error> {
     let mut links = Links::open()?;
     for plugin in &list.plugins {
         let parts = Parts::of(list, plugin);
-        if let Some(bridge) = parts.bridge.as_deref().map(|b| links.by_name(b)) {
-            for port in bridge?.map_or(Ok(Vec::new()), |b| links.list(Some(b.index)))? {
-                let owner = Owner::parse(&port.alias);
-                let (container_id, ifname) =
-                    owner.map_or_else(Default::default, |o| (o.container_id, o.ifname));
-                all.links.push(HeldLink {
-                    name: port.name,
-                    index: port.index,
-                    container_id,
-                    ifname,
-                });
+        for link in candidates(&mut links, &parts)? {
+            let owner = Owner::parse(&link.alias);
+            // A bridge's ports are the network's, whoever made them; of other links, those that
+            // say so. The gateway of a VLAN is nobody's.
+            let ours = match (&parts.bridge, &owner) {
+                (Some(_), None) => true,
+                (Some(_), Some(owner)) => !owner.container_id.is_empty(),
+                (None, Some(owner)) => owner.network == list.name,
+                (None, None) => false,
+            };
+            if !ours {
+                continue;
             }
+            let (container_id, ifname) =
+                owner.map_or_else(Default::default, |o| (o.container_id, o.ifname));
+            all.links.push(HeldLink {
+                name: link.name,
+                index: link.index,
+                container_id,
+                ifname,
+            });
         }
         if let Some((data_dir, network)) = &parts.store
             && let Some(store) = Store::open_existing(data_dir, network)?
@@ -161,9 +171,7 @@ pub fn free(list: &NetworkConfigList, container_id: &str) -> Result<(), Error> {
             "bridge" => Firewall::open(&parts.table)?.unguard(held)?,
             _ => {}
         }
-        if let Some(bridge) = &parts.bridge {
-            free_links(bridge, &list.name, container_id)?;
-        }
+        free_links(&parts, &list.name, container_id)?;
         if let Some((data_dir, network)) = &parts.store
             && let Some(store) = Store::open_existing(data_dir, network)?
         {
@@ -173,17 +181,30 @@ pub fn free(list: &NetworkConfigList, container_id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn free_links(bridge: &str, network: &str, container_id: &str) -> Result<(), Error> {
+fn free_links(parts: &Parts, network: &str, container_id: &str) -> Result<(), Error> {
     let mut links = Links::open()?;
-    let Some(bridge) = links.by_name(bridge)? else {
-        return Ok(());
-    };
-    for port in links.list(Some(bridge.index))? {
-        let held = Owner::parse(&port.alias)
+    for link in candidates(&mut links, parts)? {
+        let held = Owner::parse(&link.alias)
             .is_some_and(|o| o.network == network && o.is_container(container_id));
         if held {
-            links.delete(&port)?;
+            links.delete(&link)?;
         }
     }
     Ok(())
+}
+
+/// The links of the host that may be a container's by this plugin.
+fn candidates(links: &mut Links, parts: &Parts) -> Result<Vec<Link>, Error> {
+    match (&parts.bridge, parts.link_kind) {
+        (Some(bridge), _) => match links.by_name(bridge)? {
+            Some(bridge) => links.list(Some(bridge.index)),
+            None => Ok(Vec::new()),
+        },
+        (None, Some(kind)) => {
+            let mut all = links.list(None)?;
+            all.retain(|l| l.kind == kind);
+            Ok(all)
+        }
+        (None, None) => Ok(Vec::new()),
+    }
 }

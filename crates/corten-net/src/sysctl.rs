@@ -36,6 +36,11 @@ pub(crate) fn set(key: &str, value: &str) -> Result<(), Error> {
     })
 }
 
+/// Whether this kernel has IPv6.
+pub(crate) fn has_ipv6() -> bool {
+    path("ipv6").exists()
+}
+
 /// Lets the host route between its links.
 pub(crate) fn forward(v4: bool) -> Result<(), Error> {
     if v4 {

@@ -28,6 +28,7 @@ pub mod seccomp;
 pub mod signal;
 pub mod socket;
 pub mod spawn;
+pub mod tap;
 pub mod trampoline;
 pub mod verity;
 pub mod weaken;

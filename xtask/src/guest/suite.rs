@@ -11,6 +11,7 @@ use crate::failure::{Context, Result, failure};
 /// Whose tests need a kernel of another sort, and which of them; an empty part is all.
 const PACKAGES: &[(&str, &str)] = &[
     ("corten-cgroup", ""),
+    ("corten-net", "kinds::"),
     ("corten-runtime", ""),
     ("corten-store", "verity"),
 ];
@@ -92,7 +93,9 @@ mod tests {
         assert_eq!(found.only, "");
         let store = binary(&LINE.replace("cgroup/", "store/")).unwrap();
         assert_eq!(store.only, "verity");
-        assert_eq!(binary(&LINE.replace("cgroup/", "net/")), None);
+        let net = binary(&LINE.replace("cgroup/", "net/")).unwrap();
+        assert_eq!(net.only, "kinds::");
+        assert_eq!(binary(&LINE.replace("cgroup/", "spec/")), None);
         assert_eq!(binary(&LINE.replace("true", "false")), None);
         assert_eq!(binary(r#"{"reason":"build-finished"}"#), None);
     }

@@ -41,7 +41,7 @@ pub fn run(binaries: &[Binary], filters: &[String]) -> Result<Outcome> {
         share: None,
         lower: "/".into(),
         shown: super::qemu::covered(binaries),
-        modules: vec![overlay()?],
+        modules: modules()?,
         module_tree: None,
         systemd: false,
     };
@@ -157,14 +157,36 @@ fn cpus() -> Result<Vec<usize>> {
     Ok(all.take(GUESTS).collect())
 }
 
-fn overlay() -> Result<PathBuf> {
+/// What the tests need of the kernel that is no part of it, each after what it needs itself: overlayfs,
+/// and the kinds of link.
+const NEEDED: &[&str] = &[
+    "fs/overlayfs/overlay",
+    "lib/crc-ccitt",
+    "net/ipv6/ipv6",
+    "net/llc/llc",
+    "net/802/stp",
+    "net/802/mrp",
+    "net/802/garp",
+    "net/bridge/bridge",
+    "net/8021q/8021q",
+    "drivers/net/veth",
+    "drivers/net/dummy",
+    "drivers/net/macvlan",
+    "drivers/net/ipvlan/ipvlan",
+    "drivers/net/vrf",
+];
+
+fn modules() -> Result<Vec<PathBuf>> {
     let versions = fs::read_dir(MODULES).context(MODULES)?;
-    let mut found = versions
+    let mut folders = versions
         .flatten()
-        .map(|version| version.path().join("kernel/fs/overlayfs/overlay.ko"));
-    found
-        .find(|path| path.exists())
-        .ok_or_else(|| failure(format!("there is no overlay module below {MODULES}")))
+        .map(|version| version.path().join("kernel"));
+    let folder = folders
+        .find(|path| path.join("fs/overlayfs/overlay.ko").exists())
+        .ok_or_else(|| failure(format!("there is no overlay module below {MODULES}")))?;
+    let all = NEEDED.iter().map(|name| folder.join(format!("{name}.ko")));
+    // What another build of the kernel has built in is no file.
+    Ok(all.filter(|path| path.exists()).collect())
 }
 
 /// The library of `xstate.c`, where this processor needs it.

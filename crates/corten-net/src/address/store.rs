@@ -112,12 +112,17 @@ impl Store {
         })
     }
 
-    /// Reserves this very address.
+    /// Reserves this very address. One that the link holds already, from an ADD that was killed, is
+    /// as good.
     pub fn reserve(&self, address: IpAddr, container_id: &str, ifname: &str) -> Result<(), Error> {
         if self.take(address, container_id, ifname)? {
             return Ok(());
         }
         let owner = self.read(&self.path_of(address), address)?;
+        let own = |r: &Reservation| r.container_id == container_id && r.ifname == ifname;
+        if owner.as_ref().is_some_and(own) {
+            return Ok(());
+        }
         Err(Error::AddressTaken {
             address,
             owner: owner.map_or_else(|| "(unknown)".into(), |r| r.container_id),

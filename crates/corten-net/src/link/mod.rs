@@ -2,17 +2,30 @@
 
 mod message;
 pub mod netns;
+mod policy;
+mod traffic;
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use corten_spec::Cidr;
 use corten_sys::netlink::{BatchError, Error as NetlinkError, Family, Message, Socket};
 use rustix::io::Errno;
 
-pub use message::{Link, Mac, NewRoute, NewVeth, RouteEntry, is_main, mac_text, parse_mac};
+pub use message::{
+    Change, Details, IpvlanMode, Kind, Link, Mac, MacvlanMode, NewLink, NewRoute, NewVeth,
+    PortVlans, RT_SCOPE_LINK, RT_TABLE_MAIN, Rate, RouteCopy, RouteEntry, Rule, Side, VLANS,
+    is_main, mac_text, parse_mac, ranges,
+};
+pub use traffic::{Portion, Shaper};
+
 pub(crate) use message::{address_of, octets};
 
 use crate::Error;
+use message::{Detection, Manner};
+
+/// How long duplicate address detection may take: one probe, a second apart, and a delay before.
+const DETECTION: Duration = Duration::from_secs(5);
 
 /// A connection to rtnetlink in the namespace of the thread that opened it.
 #[derive(Debug)]
@@ -24,6 +37,20 @@ fn failed(action: impl Into<String>) -> impl FnOnce(NetlinkError) -> Error {
     move |source| Error::Netlink {
         action: action.into(),
         source,
+    }
+}
+
+/// A kind that the kernel was built without, or whose module is missing, is named.
+fn not_made(link: &NewLink<'_>, source: NetlinkError) -> Error {
+    let kind = match link.kind {
+        Kind::Bridge {
+            vlan_filtering: true,
+        } => "bridge with VLAN filtering",
+        other => other.name(),
+    };
+    match source.errno() {
+        Some(Errno::OPNOTSUPP) => Error::NoLinkKind { kind, source },
+        _ => failed(format!("make the {kind} link {}", link.name))(source),
     }
 }
 
@@ -75,11 +102,43 @@ impl Links {
     }
 
     /// Makes a bridge, up and without spanning tree. One that exists already is left as it is.
-    pub fn add_bridge(&mut self, name: &str, mac: Mac, mtu: Option<u32>) -> Result<(), Error> {
-        self.create(
-            message::new_bridge(name, mac, mtu),
-            format!("make bridge {name}"),
-        )
+    pub fn add_bridge(
+        &mut self,
+        name: &str,
+        mac: Mac,
+        mtu: Option<u32>,
+        vlan_filtering: bool,
+    ) -> Result<(), Error> {
+        // Without an address of its own a bridge takes the lowest of its ports', and changes it
+        // as they come and go: every change costs the containers their neighbour entry.
+        let bridge = NewLink {
+            mac: Some(mac),
+            mtu,
+            up: true,
+            ..NewLink::new(name, Kind::Bridge { vlan_filtering })
+        };
+        match self.add(&bridge) {
+            Err(Error::Netlink { source, .. }) if source.errno() == Some(Errno::EXIST) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Makes a link of a kind that this kernel may lack: the error then says so.
+    pub fn add(&mut self, link: &NewLink<'_>) -> Result<(), Error> {
+        let made = self.socket.request(message::new_link(link));
+        made.map_err(|source| not_made(link, source))
+    }
+
+    /// Makes a link and gives it its alias, in one system call.
+    pub fn add_owned(&mut self, link: &NewLink<'_>, alias: &str) -> Result<(), Error> {
+        let quiet = false;
+        let messages = vec![
+            message::new_link(link),
+            message::name_owner(link.name, alias, quiet),
+        ];
+        self.socket
+            .requests(messages)
+            .map_err(|e| not_made(link, e.source))
     }
 
     pub fn add_veth(&mut self, veth: &NewVeth<'_>) -> Result<(), Error> {
@@ -88,15 +147,38 @@ impl Links {
         })
     }
 
+    /// Changes a link, all in one system call.
+    pub fn change(&mut self, link: &Link, change: &Change<'_>) -> Result<(), Error> {
+        self.socket
+            .request(message::change_link(link.index, change))
+            .map_err(failed(format!("change link {}", link.name)))
+    }
+
+    /// The VLANs of a bridge's port, in the place of those that it has.
+    pub fn set_port_vlans(&mut self, port: &Link, vlans: &PortVlans) -> Result<(), Error> {
+        let messages = vec![
+            message::clear_port_vlans(port.index),
+            message::add_port_vlans(port.index, vlans),
+        ];
+        self.all(messages, |_| format!("set the VLANs of port {}", port.name))
+    }
+
+    /// More VLANs for a bridge's port.
+    pub fn add_port_vlans(&mut self, port: &Link, vlans: &PortVlans) -> Result<(), Error> {
+        self.socket
+            .request(message::add_port_vlans(port.index, vlans))
+            .map_err(failed(format!("add VLANs to port {}", port.name)))
+    }
+
     pub fn set_up(&mut self, link: &Link) -> Result<(), Error> {
         self.socket
             .request(message::set_up(link.index))
             .map_err(failed(format!("set link {} up", link.name)))
     }
 
-    pub fn set_port_up(&mut self, name: &str, hairpin: bool) -> Result<(), Error> {
+    pub fn set_port_up(&mut self, name: &str, hairpin: bool, isolated: bool) -> Result<(), Error> {
         self.socket
-            .request(message::set_port_up(name, hairpin))
+            .request(message::set_port_up(name, hairpin, isolated))
             .map_err(failed(format!("set bridge port {name} up")))
     }
 
@@ -130,7 +212,7 @@ impl Links {
     /// Adds an address, without duplicate address detection; one that is there is left.
     pub fn add_address(&mut self, link: &Link, address: Cidr) -> Result<(), Error> {
         self.create(
-            message::new_address(address, link.index),
+            message::new_address(address, link.index, Manner::default()),
             format!("add address {address} to {}", link.name),
         )
     }
@@ -162,15 +244,39 @@ impl Links {
     }
 
     /// Gives a fresh link its addresses, sets it up, adds the routes: all in one system call.
+    /// `detect`: with duplicate address detection.
     pub fn configure(
+        &mut self,
+        link: &Link,
+        addresses: &[Cidr],
+        detect: bool,
+        routes: &[NewRoute],
+    ) -> Result<(), Error> {
+        let alone = false;
+        self.configure_so(link, addresses, Manner { detect, alone }, routes)
+    }
+
+    /// As [`Links::configure`], without the kernel's own routes to the addresses' subnets.
+    pub fn configure_alone(
         &mut self,
         link: &Link,
         addresses: &[Cidr],
         routes: &[NewRoute],
     ) -> Result<(), Error> {
+        let (detect, alone) = (false, true);
+        self.configure_so(link, addresses, Manner { detect, alone }, routes)
+    }
+
+    fn configure_so(
+        &mut self,
+        link: &Link,
+        addresses: &[Cidr],
+        manner: Manner,
+        routes: &[NewRoute],
+    ) -> Result<(), Error> {
         let mut messages: Vec<Message> = addresses
             .iter()
-            .map(|a| message::new_address(*a, link.index))
+            .map(|a| message::new_address(*a, link.index, manner))
             .collect();
         messages.push(message::set_up(link.index));
         messages.extend(routes.iter().map(message::new_route));
@@ -182,6 +288,42 @@ impl Links {
                 None => format!("configure {}", link.name),
             },
         })
+    }
+
+    /// Waits until duplicate address detection has come to an end for every address.
+    pub fn await_detection(&mut self, link: &Link) -> Result<(), Error> {
+        let deadline = Instant::now() + DETECTION;
+        loop {
+            let all: Vec<(Cidr, u32, Detection)> = self
+                .socket
+                .dump(
+                    message::list_addresses(link.index),
+                    |all: &mut Vec<_>, r| all.extend(message::read_detection(&r)),
+                )
+                .map_err(failed(format!("list the addresses of {}", link.name)))?;
+            let state = |wanted| {
+                let here = all.iter().filter(|(_, index, _)| *index == link.index);
+                let mut those = here.filter(move |(_, _, state)| *state == wanted);
+                those.next().map(|(address, _, _)| *address)
+            };
+            if let Some(address) = state(Detection::Duplicate) {
+                return Err(Error::AddressTaken {
+                    address: address.address(),
+                    owner: format!("another host on the link of {}", link.name),
+                });
+            }
+            let Some(address) = state(Detection::Running) else {
+                return Ok(());
+            };
+            if Instant::now() >= deadline {
+                return Err(Error::Mismatch {
+                    what: format!("duplicate address detection of {address}"),
+                    found: "still running".into(),
+                    wanted: "done".into(),
+                });
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The main table's routes of a family.

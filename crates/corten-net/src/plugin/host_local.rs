@@ -1,5 +1,6 @@
 //! `host-local`: gives out addresses of ranges, kept in files on this host.
 
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use super::{Request, Verb};
 use crate::Error;
 use crate::address::range::RangeConfig;
 use crate::address::{Range, RangeSet, Store};
+use crate::failpoint::failpoint;
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -213,6 +215,7 @@ fn reserve(
             }
             None => store.reserve_next(number, set, id, ifname)?,
         };
+        failpoint!("host-local.add.reserved");
         ips.extend(
             Cidr::new(address, range.subnet.prefix()).map(|address| IpConfig {
                 interface: None,
@@ -251,22 +254,27 @@ fn check(request: &Request<'_>, held: &[IpAddr]) -> Result<(), Error> {
 }
 
 /// The largest resolver configuration that is read.
-const MAX_RESOLV_CONF: usize = 64 << 10;
+const MAX_RESOLV_CONF: u64 = 64 << 10;
 
 fn read_dns(path: &Path) -> Result<Dns, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::File {
+    let failed = |source| Error::File {
         action: "read",
         path: path.into(),
         source,
-    })?;
+    };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_RESOLV_CONF)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     let mut dns = Dns::default();
-    for line in text[..text.floor_char_boundary(MAX_RESOLV_CONF)].lines() {
+    for line in String::from_utf8_lossy(&bytes).lines() {
         let line = line.split(['#', ';']).next().unwrap_or("");
         let mut words = line.split_whitespace().map(str::to_owned);
         match words.next().as_deref() {
             Some("nameserver") => dns.nameservers.extend(words.next()),
             Some("domain") => dns.domain = words.next().unwrap_or_default(),
-            Some("search") => dns.search = words.collect(),
+            Some("search") => dns.search.extend(words),
             Some("options") => dns.options.extend(words),
             _ => {}
         }

@@ -24,7 +24,13 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
             return Ok(Vec::new());
         };
         links.set_up(&lo)?;
-        links.addresses(&lo)
+        // One of each family, as the reference plugin tells them.
+        let all = links.addresses(&lo)?;
+        let first = |v4| {
+            let own = |a: &&Cidr| a.is_ipv4() == v4 && a.address().is_loopback();
+            all.iter().find(own).copied()
+        };
+        Ok([first(true), first(false)].into_iter().flatten().collect())
     })?;
     // In a chain the earlier result goes on as it is: `lo` is none of its interfaces.
     if let Some(previous) = request.previous()? {

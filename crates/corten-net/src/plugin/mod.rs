@@ -1,17 +1,36 @@
-//! The bundled CNI plugins: `bridge`, `dhcp`, `firewall`, `host-local`, `loopback`, `portmap`. Called in process by
-//! [`crate::cni::Caller`], or as executables of those names by anybody's.
+//! The bundled CNI plugins, [`NAMES`]. Called in process by [`crate::cni::Caller`], or as executables
+//! of those names by anybody's. What each takes is in `docs/cni.md`.
+//!
+//! ```text
+//!   main     bridge ptp macvlan ipvlan vlan host-device dummy tap loopback    make or move a link
+//!   ipam     host-local static dhcp                                           choose its addresses
+//!   chained  portmap firewall tuning vrf sbr bandwidth                        change what is there
+//! ```
 //!
 //! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
-//! a result; how it was called is not its business.
+//! a result; how it was called is not its business. What the main plugins do alike is in
+//! `container`.
 
+mod bandwidth;
+mod below;
 mod bridge;
+mod container;
 mod dhcp;
+mod dummy;
 mod firewall;
+mod fixed;
+mod host_device;
 mod host_local;
 mod loopback;
 mod portmap;
 mod process;
+mod ptp;
+mod record;
+mod sbr;
 mod session;
+mod tap;
+mod tuning;
+mod vrf;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -29,12 +48,24 @@ pub(crate) use session::Session;
 
 /// The names that [`main`] answers to.
 pub const NAMES: &[&str] = &[
+    "bandwidth",
     "bridge",
     "dhcp",
+    "dummy",
     "firewall",
+    "host-device",
     "host-local",
+    "ipvlan",
     "loopback",
+    "macvlan",
     "portmap",
+    "ptp",
+    "sbr",
+    "static",
+    "tap",
+    "tuning",
+    "vlan",
+    "vrf",
 ];
 
 /// The verbs of the specification, but for VERSION, which needs no request.
@@ -82,6 +113,13 @@ impl Request<'_> {
             .get("name")
             .and_then(Value::as_str)
             .unwrap_or("")
+    }
+
+    /// An argument of CNI_ARGS.
+    fn arg(&self, key: &str) -> Option<&str> {
+        let mut args = self.args.iter().rev();
+        args.find(|(k, _)| k == key)
+            .map(|(_, value)| value.as_str())
     }
 
     fn owner(&self) -> Owner {
@@ -165,8 +203,20 @@ pub fn is_bundled(name: &str) -> bool {
 pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     match name {
         "bridge" => bridge::run(request),
+        "bandwidth" => bandwidth::run(request),
         "dhcp" => dhcp::run(request),
+        "dummy" => dummy::run(request),
         "firewall" => firewall::run(request),
+        "host-device" => host_device::run(request),
+        "ipvlan" => below::run("ipvlan", request),
+        "macvlan" => below::run("macvlan", request),
+        "ptp" => ptp::run(request),
+        "sbr" => sbr::run(request),
+        "static" => fixed::run(request),
+        "tap" => tap::run(request),
+        "tuning" => tuning::run(request),
+        "vlan" => below::run("vlan", request),
+        "vrf" => vrf::run(request),
         "host-local" => host_local::run(request),
         "loopback" => loopback::run(request),
         "portmap" => portmap::run(request),
@@ -188,6 +238,7 @@ pub(crate) fn wanted(
         "bridge" => bridge::wanted(request, result)?,
         "firewall" => firewall::wanted(request, result)?,
         "portmap" => portmap::wanted(request, result)?,
+        "ptp" => ptp::wanted(request, result)?,
         _ => return Ok(None),
     };
     Ok(Some((request.table()?, wanted)))

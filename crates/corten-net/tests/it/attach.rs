@@ -277,7 +277,6 @@ fn configurations_that_ask_for_what_is_not_there_are_refused() {
     let namespace = Namespace::new();
     let a = Attachment::new("c".parse().unwrap(), namespace.path());
     for (plugin, wanted) in [
-        (r#"{"type":"bridge","vlan":7}"#, "\"vlan\" is set to what"),
         (
             r#"{"type":"bridge","bridge":"a/b"}"#,
             "configuration is not usable",

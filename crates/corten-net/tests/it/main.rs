@@ -1,13 +1,19 @@
 //! corten-net in network namespaces of the tests' own: the machine's network stays untouched.
 
+mod asked;
 mod attach;
+mod chained;
 mod dhcp;
 mod firewall;
 mod firewall_plugin;
+mod killed;
+mod kinds;
+mod links;
 mod names;
 mod others;
 mod parallel;
 mod peers;
+mod plugins;
 mod policy;
 mod portmap;
 mod protocol;

@@ -7,18 +7,7 @@ use corten_net::cni::{Attachment, Caller, NetworkConfigList, Protocol};
 use corten_net::{network, recover};
 use serde_json::json;
 
-use crate::rig::{Host, Namespace, ask, port};
-
-fn theirs() -> Option<PathBuf> {
-    let found = ["/usr/lib/cni", "/opt/cni/bin"]
-        .into_iter()
-        .map(PathBuf::from)
-        .find(|p| p.join("bridge").exists());
-    if found.is_none() {
-        println!("skipped: the reference CNI plugins are not installed");
-    }
-    found
-}
+use crate::rig::{Host, Namespace, ask, port, reference};
 
 /// A list of 1.0.0, which Debian's plugins speak.
 fn list(host: &Host, plugins: &[&str]) -> NetworkConfigList {
@@ -82,7 +71,7 @@ fn executables(folders: Vec<PathBuf>, cache: &Path) -> Caller {
 
 #[test]
 fn the_same_list_gives_the_same_result_by_ours_theirs_and_both() {
-    let Some(theirs) = theirs() else { return };
+    let Some(theirs) = reference() else { return };
     let host = Host::new();
     let ours = host.executables();
     let cache = host.dir.path().join("cni");
@@ -115,7 +104,7 @@ fn the_same_list_gives_the_same_result_by_ours_theirs_and_both() {
 
 #[test]
 fn their_host_local_and_ours_share_a_folder() {
-    let Some(theirs) = theirs() else { return };
+    let Some(theirs) = reference() else { return };
     let host = Host::new();
     let bridge = list(&host, &["bridge"]);
     let cache = host.dir.path().join("cni");
@@ -149,7 +138,7 @@ fn their_host_local_and_ours_share_a_folder() {
 
 #[test]
 fn a_plugins_error_object_comes_through() {
-    let Some(theirs) = theirs() else { return };
+    let Some(theirs) = reference() else { return };
     let host = Host::new();
     let broken = NetworkConfigList::from_document(json!({"cniVersion": "1.0.0", "name": "n",
         "plugins": [{"type": "host-local", "ipam": {"type": "host-local"}}]}))
@@ -169,7 +158,7 @@ fn a_plugins_error_object_comes_through() {
 
 #[test]
 fn a_list_that_the_plugins_do_not_speak_is_told_before_it_is_used() {
-    let Some(theirs) = theirs() else { return };
+    let Some(theirs) = reference() else { return };
     let host = Host::new();
     let caller = executables(vec![theirs], &host.dir.path().join("cni"));
     let of = |version| {

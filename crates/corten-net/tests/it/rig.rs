@@ -199,6 +199,11 @@ impl Host {
         self.network.list().unwrap()
     }
 
+    /// Answers on the host as [`Namespace::serve`] does in there.
+    pub fn serve(&self, port: u16) -> Server {
+        Server::start(port)
+    }
+
     /// A container on the network, with its addresses.
     pub fn container(&self, id: &str, ports: &[PortMapping]) -> Container {
         self.container_on(&self.list(), id, ports)
@@ -313,4 +318,16 @@ pub fn leftovers(host: &Host) -> String {
         "{links}{rules}{}",
         ipam(host.dir.path()).replace("false", "")
     )
+}
+
+/// The folder of the reference plugins.
+pub fn reference() -> Option<PathBuf> {
+    let found = ["/usr/lib/cni", "/opt/cni/bin"]
+        .into_iter()
+        .map(PathBuf::from)
+        .find(|p| p.join("bridge").exists());
+    if found.is_none() {
+        corten_testkit::need::skip("the reference CNI plugins are not installed");
+    }
+    found
 }

@@ -1,0 +1,293 @@
+//! A plugin killed between any two of its steps. What it leaves names its owner, and ADD, DEL and GC
+//! each cope with it.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use corten_net::owner::Owner;
+use serde_json::{Value, json};
+
+use crate::rig::{Host, Namespace, shell};
+
+/// A plugin of ours, as an executable, with its host.
+struct Rig {
+    host: Host,
+    namespace: Namespace,
+    bin: PathBuf,
+    config: Value,
+}
+
+impl Rig {
+    fn new(setup: &str, config: &Value) -> Self {
+        let host = Host::new();
+        shell(setup);
+        let bin = host.executables();
+        let text = config.to_string();
+        let text = text.replace("DIR", &host.dir.path().display().to_string());
+        Self {
+            namespace: Namespace::new(),
+            bin,
+            config: serde_json::from_str(&text).unwrap(),
+            host,
+        }
+    }
+
+    /// What the plugin prints, and whether it succeeded.
+    fn call(&self, plugin: usize, verb: &str, extra: &Value, failpoint: &str) -> (Value, bool) {
+        let mut config = self.config[plugin].clone();
+        config["cniVersion"] = json!("1.1.0");
+        config["name"] = json!("n");
+        for (key, value) in extra.as_object().unwrap() {
+            config[key] = value.clone();
+        }
+        let mut child = Command::new(self.bin.join(config["type"].as_str().unwrap()))
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", "c")
+            .env("CNI_NETNS", self.namespace.path())
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", &self.bin)
+            .env("CORTEN_FAILPOINT", failpoint)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipe = child.stdin.take().unwrap();
+        pipe.write_all(config.to_string().as_bytes()).unwrap();
+        drop(pipe);
+        let output = child.wait_with_output().unwrap();
+        let printed = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+        (printed, output.status.success())
+    }
+
+    /// ADD of all, the last of them with a failpoint; the last result.
+    fn add(&self, failpoint: &str) -> (Value, bool) {
+        let mut result = Value::Null;
+        let last = self.config.as_array().unwrap().len() - 1;
+        for plugin in 0..=last {
+            let extra = match &result {
+                Value::Null => json!({}),
+                result => json!({"prevResult": result}),
+            };
+            let failpoint = if plugin == last { failpoint } else { "" };
+            let (printed, success) = self.call(plugin, "ADD", &extra, failpoint);
+            if !success {
+                return (printed, false);
+            }
+            result = printed;
+        }
+        (result, true)
+    }
+
+    fn all(&self, verb: &str, extra: &Value) {
+        for plugin in (0..self.config.as_array().unwrap().len()).rev() {
+            let (printed, success) = self.call(plugin, verb, extra, "");
+            assert!(success, "{verb} {printed}");
+        }
+    }
+
+    /// Names of links here and inside, addresses held, records.
+    fn left(&self) -> String {
+        let links = "ip -o link show | cut -d: -f2 | cut -d@ -f1 | sort | tr -d '\\n'";
+        let inside = self.namespace.run(|| shell(links));
+        let dir = self.host.dir.path();
+        let files = files(&dir.join("ipam/n"));
+        let records = [files_of(&dir.join("hd")), files_of(&dir.join("tuning"))].concat();
+        format!("{} | {inside} | {files:?} {records:?}", shell(links))
+    }
+}
+
+/// Addresses that host-local holds.
+fn files(folder: &Path) -> Vec<String> {
+    let mut all = files_of(folder);
+    all.retain(|name| name.parse::<std::net::IpAddr>().is_ok());
+    all
+}
+
+fn files_of(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut all: Vec<String> = entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .filter(|n| !n.starts_with('.'))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// Every link of the host that a killed ADD made says whose it is.
+fn all_owned(before: &str) {
+    let links: Value = serde_json::from_str(&shell("ip -j -d link show")).unwrap();
+    for link in links.as_array().unwrap() {
+        let name = link["ifname"].as_str().unwrap();
+        let kind = link["linkinfo"]["info_kind"].as_str().unwrap_or("");
+        if before.contains(name) || kind == "bridge" || name == "lo" {
+            continue;
+        }
+        let alias = link["ifalias"].as_str().unwrap_or("");
+        let owner = Owner::parse(alias).unwrap_or_else(|| panic!("{name} is nobody's: {alias:?}"));
+        assert_eq!(
+            (owner.container_id.as_str(), owner.network.as_str()),
+            ("c", "n")
+        );
+    }
+}
+
+/// Kills ADD at each place, and goes on in three ways.
+fn at_each(failpoints: &[&str], setup: &str, config: Value) {
+    for failpoint in failpoints {
+        for way in ["DEL", "GC", "ADD"] {
+            let rig = Rig::new(setup, &config);
+            let what = format!("{failpoint}, then {way}");
+            // The bridge stays, as it should.
+            let bridges = |text: String| text.replace(" br9", "");
+            let before = rig.left();
+            let (printed, success) = rig.add(failpoint);
+            assert!(
+                !success && printed.is_null(),
+                "{what}: not killed: {printed}"
+            );
+            all_owned(&before);
+            match way {
+                "DEL" => {
+                    rig.all("DEL", &json!({}));
+                    rig.all("DEL", &json!({}));
+                }
+                "GC" => {
+                    rig.all("GC", &json!({"cni.dev/valid-attachments": []}));
+                    // What is inside the container goes with it, or with its DEL.
+                    rig.all("DEL", &json!({}));
+                }
+                _ => {
+                    let (result, success) = rig.add("");
+                    assert!(success, "{what}: {result}");
+                    for plugin in 0..rig.config.as_array().unwrap().len() {
+                        let extra = json!({"prevResult": result});
+                        let (printed, success) = rig.call(plugin, "CHECK", &extra, "");
+                        assert!(success, "{what}: CHECK {printed}");
+                    }
+                    rig.all("DEL", &json!({"prevResult": result}));
+                }
+            }
+            assert_eq!(bridges(rig.left()), bridges(before), "{what}");
+        }
+    }
+}
+
+fn local() -> Value {
+    json!({ "type": "host-local", "dataDir": "DIR/ipam",
+            "ranges": [[{"subnet": "10.90.0.0/24"}], [{"subnet": "fd00:90::/64"}]] })
+}
+
+const DEVICE: &str =
+    "ip link add dev9 address 02:00:00:00:00:09 type veth peer name far && ip link set far up";
+
+#[test]
+fn bridge_and_host_local() {
+    at_each(
+        &[
+            "host-local.add.reserved",
+            "bridge.add.addresses",
+            "bridge.add.bridge",
+            "bridge.add.pair",
+            "bridge.add.connected",
+        ],
+        "true",
+        json!([{ "type": "bridge", "bridge": "br9", "isGateway": true, "ipam": local() }]),
+    );
+}
+
+#[test]
+fn ptp() {
+    at_each(
+        &[
+            "ptp.add.addresses",
+            "ptp.add.pair",
+            "ptp.add.inner",
+            "ptp.add.outer",
+        ],
+        "true",
+        json!([{ "type": "ptp", "ipam": local() }]),
+    );
+}
+
+#[test]
+fn macvlan() {
+    at_each(
+        &[
+            "inside.add.addresses",
+            "inside.make.unnamed",
+            "inside.add.made",
+            "inside.add.configured",
+        ],
+        DEVICE,
+        json!([{ "type": "macvlan", "master": "dev9", "ipam": local() }]),
+    );
+}
+
+#[test]
+fn tap() {
+    at_each(
+        &["tap.add.unkept", "inside.add.made"],
+        "true",
+        json!([{ "type": "tap", "ipam": local() }]),
+    );
+}
+
+#[test]
+fn host_device() {
+    at_each(
+        &[
+            "inside.add.addresses",
+            "host-device.add.recorded",
+            "inside.add.made",
+            "inside.add.configured",
+        ],
+        DEVICE,
+        json!([{ "type": "host-device", "device": "dev9", "dataDir": "DIR/hd", "ipam": local() }]),
+    );
+}
+
+#[test]
+fn tuning() {
+    at_each(
+        &[
+            "tuning.add.recorded",
+            "tuning.add.sysctl",
+            "tuning.add.changed",
+        ],
+        DEVICE,
+        json!([{ "type": "host-device", "device": "dev9", "dataDir": "DIR/hd" },
+               { "type": "tuning", "dataDir": "DIR/tuning", "mac": "02:00:00:00:00:55", "mtu": 1300,
+                 "sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1"} }]),
+    );
+    // The link has what it had, also when ADD came twice.
+    let link = shell("ip -o link show dev9");
+    assert!(
+        link.contains("02:00:00:00:00:09") && link.contains("mtu 1500"),
+        "{link}"
+    );
+}
+
+#[test]
+fn bandwidth() {
+    at_each(
+        &[
+            "bandwidth.add.ingress",
+            "bandwidth.add.ifb",
+            "bandwidth.add.redirected",
+        ],
+        "true",
+        json!([{ "type": "ptp", "ipam": local() },
+               { "type": "bandwidth", "ingressRate": 8_000_000, "ingressBurst": 800_000,
+                 "egressRate": 8_000_000, "egressBurst": 800_000 }]),
+    );
+}
+
+#[test]
+fn sbr() {
+    at_each(
+        &["sbr.add.rule", "sbr.add.tables"],
+        "true",
+        json!([{ "type": "ptp", "ipam": local() }, { "type": "sbr" }]),
+    );
+}
