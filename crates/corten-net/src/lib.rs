@@ -29,7 +29,9 @@ pub mod names;
 pub mod network;
 pub mod owner;
 pub mod plugin;
+mod process;
 pub mod recover;
 mod sysctl;
+pub mod wayout;
 
 pub use error::Error;

@@ -21,7 +21,7 @@ mod resolver;
 pub mod server;
 mod zone;
 
-pub use files::{ResolverOverrides, hosts, resolv_conf};
+pub use files::{ResolverOverrides, hosts, resolv_conf, resolv_conf_of_served, upstream};
 pub use registration::{Entry, Membership, Registration};
 pub use resolver::Resolver;
 

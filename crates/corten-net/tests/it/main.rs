@@ -8,3 +8,4 @@ mod parallel;
 mod peers;
 mod rig;
 mod traffic;
+mod userns;
