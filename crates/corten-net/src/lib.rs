@@ -24,6 +24,8 @@ pub mod cni;
 pub mod dhcp;
 pub mod error;
 pub mod firewall;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod link;
 pub mod names;
 pub mod network;

@@ -15,6 +15,8 @@
 //! [`Resolver::ensure`] starts another that reads the same folder. Why so: docs/design/0013-names.md.
 
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod packet;
 mod registration;
 mod resolver;

@@ -283,10 +283,9 @@ impl Server {
         if full || sandbox.outstanding >= MAX_OF_ONE {
             return false;
         }
-        let upstream = &sandbox.document.registration.upstream;
-        let servers = match upstream.is_empty() {
-            true => self.forwarder.host.servers(now),
-            false => Rc::new(Servers::new(upstream.clone())),
+        let servers = match &sandbox.servers {
+            Some(servers) => Rc::clone(servers),
+            None => self.forwarder.host.servers(now),
         };
         let Some(id) = self.forwarder.id() else {
             return false;

@@ -84,7 +84,14 @@ fn serve_folder(path: PathBuf) -> ExitCode {
     let Ok(served) = spawn::inherited(1) else {
         return ExitCode::FAILURE;
     };
+    let Ok(path) = std::path::absolute(path) else {
+        return ExitCode::FAILURE;
+    };
     let folder = Folder { path };
+    // Where the engine was called from may be unmounted while this process lives.
+    if std::env::set_current_dir("/").is_err() {
+        return ExitCode::FAILURE;
+    }
     let Some(_lock) = take_over(&folder) else {
         return ExitCode::SUCCESS;
     };
