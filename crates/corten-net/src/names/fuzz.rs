@@ -66,7 +66,7 @@ pub fn answer_of_server(asked: &[u8], bytes: &[u8]) {
     let end = query.question_end();
     if let Reply::Answer { .. } = reply(asked, end, bytes) {
         let mut passed = bytes.to_vec();
-        relay([0xab, 0xcd], end, query.udp_limit(), &mut passed);
+        let passed = relay([0xab, 0xcd], end, query.udp_limit(), &mut passed);
         assert!(passed.len() <= query.udp_limit().max(end));
         assert!(passed[..2] == [0xab, 0xcd] && passed[2] & 0x80 != 0);
         assert!(passed[12..end].eq_ignore_ascii_case(&asked[12..end]));
