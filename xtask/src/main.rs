@@ -36,7 +36,7 @@ Tasks:
                          NAME: parts of test names
   fixtures               build the test images and nothing else
   fuzz TARGET [SECONDS]  fuzz a parser (default 1800 s), from the corpus in fuzz/corpus/TARGET
-  bench [WHAT]           measure beside the peers: run, memory, many, size, or all (default)
+  bench [WHAT]           measure beside the peers: run, memory, many, network, size, or all (default)
   bench oci [OPTIONS]    the runtime beside crun, runc and the floor of bare system calls; --quick, --fifo,
                          --rounds N, --gap MS, --soak N (no times: so many containers, and what is left),
                          and parts: run, lifecycle, cost, throughput, phases;
@@ -77,6 +77,8 @@ fn dispatch(args: &[String]) -> Result<()> {
         // How guests call it: as their first process, and from there.
         "guest-init" => guest::init(rest),
         "guest-run" => guest::runner(rest),
+        "bench-accept" => bench::network::accept(rest),
+        "bench-connect" => bench::network::connect(rest),
         "bench-images-inside" => bench::images_inside(rest),
         "bench-oci-inside" => bench::oci_inside(rest),
         "bench-oci-agent" => bench::oci_agent(rest),

@@ -8,6 +8,7 @@ use corten_spec::{Digest, IdError, Kind, Reference, ReferenceError};
 
 use crate::image::ImageError;
 use crate::image::policy::PolicyError;
+use crate::network::NetworkError;
 
 /// Why the engine could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,7 @@ pub enum Error {
         #[source]
         source: Box<toml::de::Error>,
     },
-    #[error("record of container {name} has version {version}, which this corten does not know")]
+    #[error("record of {name} has version {version}, which this corten does not know")]
     RecordVersion { name: String, version: u32 },
     #[error("not an image reference")]
     Reference(#[from] ReferenceError),
@@ -133,6 +134,8 @@ pub enum Error {
     Image(#[from] ImageError),
     #[error("the store failed")]
     Store(#[from] corten_store::Error),
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     #[error("the network failed")]
     Net(#[from] corten_net::Error),
     #[error("the supervisor failed")]
@@ -191,6 +194,7 @@ impl Error {
             Self::Policy(e) => e.kind(),
             Self::Image(e) => e.kind(),
             Self::Store(e) => e.kind(),
+            Self::Network(e) => e.kind(),
             Self::Net(e) => e.kind(),
             Self::Shim(e) => e.kind(),
             Self::Runtime(e) => e.kind(),

@@ -16,7 +16,7 @@ mod error;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod image;
-mod network;
+pub mod network;
 pub mod paths;
 pub mod recovery;
 mod rootfs;

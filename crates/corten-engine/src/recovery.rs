@@ -5,13 +5,11 @@
 //! address, published port, snapshot. So one rule serves for all of them: what belongs to a
 //! container that has no row is removed; what belongs to one that does not run is given back.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
 use corten_cgroup::{Cgroup, Layout};
-use corten_net::recover;
 use corten_shim::proto::task::Status as TaskStatus;
 use corten_spec::{ContainerId, Kind};
 use serde::Serialize;
@@ -37,12 +35,13 @@ pub struct Finding {
 #[serde(rename_all = "PascalCase")]
 pub struct Pruned {
     pub containers: Vec<String>,
+    pub networks: Vec<String>,
     /// Bytes on disk.
     pub freed: u64,
 }
 
 /// What was found is nobody's, and nobody makes it his while this is held.
-struct Claim {
+pub(crate) struct Claim {
     _lock: Option<File>,
 }
 
@@ -56,7 +55,7 @@ impl Engine {
         self.check_bundles(repair, &mut found)?;
         self.check_runtime_state(repair, &mut found)?;
         self.check_cgroups(repair, &mut found)?;
-        self.check_network(repair, &mut found)?;
+        self.check_networks(repair, &mut found)?;
         self.check_folders(repair, &mut found)?;
         self.check_mounted(repair, &mut found)?;
         for f in self.store.check(repair)? {
@@ -71,7 +70,7 @@ impl Engine {
 
     /// Whatever was found of the container `id` belongs to nobody if that has no row, or does not run and
     /// no process is at it. To be asked after the finding: the row is made before all else.
-    fn claim(&self, id: &str) -> Result<Option<Claim>, Error> {
+    pub(crate) fn claim(&self, id: &str) -> Result<Option<Claim>, Error> {
         let container = match self.container(id) {
             Ok(c) if c.id.as_str() == id => c,
             Ok(_) | Err(Error::ContainerMissing { .. }) => return Ok(Some(Claim { _lock: None })),
@@ -237,56 +236,6 @@ impl Engine {
         Ok(())
     }
 
-    fn check_network(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
-        let list = self.network_list()?;
-        let mut holdings = recover::holdings(&list)?;
-        // The kernel takes a dead container's link away some milliseconds after its last process.
-        for _ in 0..20 {
-            let mut stray = false;
-            for link in &holdings.links {
-                stray |= self.claim(&link.container_id)?.is_some();
-            }
-            if !stray {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
-            holdings = recover::holdings(&list)?;
-        }
-        let owners: BTreeSet<&str> = holdings.containers().into_iter().collect();
-        for owner in owners {
-            let Some(_claim) = self.claim(owner)? else {
-                continue;
-            };
-            let links = holdings
-                .links
-                .iter()
-                .filter(|l| l.container_id == owner)
-                .map(|l| ("link", l.name.clone()));
-            let addresses = (holdings
-                .addresses
-                .iter()
-                .filter(|a| a.container_id == owner))
-            .map(|a| ("address", a.address.to_string()));
-            let ports = (holdings.ports.iter().filter(|p| p.container_id == owner)).map(|p| {
-                (
-                    "published port",
-                    format!("{}/{:?}", p.host, p.protocol).to_lowercase(),
-                )
-            });
-            for (what, place) in links.chain(addresses).chain(ports) {
-                found.push(Finding {
-                    what: format!("{what} of container {owner:.12}, which does not run"),
-                    place,
-                    repaired: repair,
-                });
-            }
-            if repair {
-                recover::free(&list, owner)?;
-            }
-        }
-        Ok(())
-    }
-
     fn check_folders(&self, repair: bool, found: &mut Vec<Finding>) -> Result<(), Error> {
         for name in names(&self.paths.containers())? {
             if self.is_known(&name)? {
@@ -319,7 +268,7 @@ impl Engine {
         }
     }
 
-    /// Removes every container that does not run, every layer and blob that nothing names, and, once
+    /// Removes every container that does not run, every network without one, every layer and blob that nothing names, and, once
     /// no container is left, the network's bridge and rules.
     pub fn prune(&self) -> Result<Pruned, Error> {
         let mut pruned = Pruned::default();
@@ -335,12 +284,9 @@ impl Engine {
         }
         self.prune_volumes()?;
         pruned.freed = self.store.collect()?;
+        pruned.networks = self.prune_networks(|_| true)?;
         if self.containers()?.is_empty() {
-            match corten_net::network::remove(&self.network_list()?) {
-                // Another engine with the same settings has containers on it.
-                Err(e) if e.kind() == Kind::Busy => {}
-                done => done?,
-            }
+            self.remove_default_network()?;
             match Cgroup::open(&Layout::probe()?, &self.paths.cgroup_parent()) {
                 Ok(parent) => parent.delete()?,
                 Err(e) if e.kind() == Kind::NotFound => {}

@@ -59,6 +59,12 @@ pub enum Error {
     },
     #[error("the network configuration is not usable")]
     Config(#[from] ConfigError),
+    #[error("the network configuration {path} is not usable", path = path.display())]
+    ConfigFile {
+        path: PathBuf,
+        #[source]
+        source: Box<Error>,
+    },
     #[error("the result of plugin {plugin} is not usable")]
     Result {
         plugin: String,
@@ -150,6 +156,11 @@ pub(crate) fn chain(error: &Error) -> String {
 }
 
 impl Error {
+    /// The error and its sources on one line.
+    pub fn chain(&self) -> String {
+        chain(self)
+    }
+
     pub fn kind(&self) -> Kind {
         match self {
             Error::Netlink { source, .. } => netlink_kind(source),
@@ -175,7 +186,9 @@ impl Error {
             Error::Dhcp { .. } | Error::NoWayOut { .. } => Kind::Unavailable,
             Error::PluginMissing { .. } => Kind::NotFound,
             Error::Reported { object } => object.kind(),
-            Error::Plugin { source, .. } | Error::Attach { source, .. } => source.kind(),
+            Error::Plugin { source, .. }
+            | Error::Attach { source, .. }
+            | Error::ConfigFile { source, .. } => source.kind(),
             Error::Several { first, .. } => first.kind(),
         }
     }
@@ -193,7 +206,9 @@ impl Error {
             Error::Invalid { .. } => code::INVALID_CONFIG,
             Error::Result { .. } => code::DECODING,
             Error::Mismatch { .. } => code::MISMATCH,
-            Error::Plugin { source, .. } | Error::Attach { source, .. } => {
+            Error::Plugin { source, .. }
+            | Error::Attach { source, .. }
+            | Error::ConfigFile { source, .. } => {
                 return source.to_object(version);
             }
             Error::Several { first, .. } => return first.to_object(version),

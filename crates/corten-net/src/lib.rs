@@ -21,6 +21,7 @@
 
 pub mod address;
 pub mod cni;
+pub mod definition;
 pub mod dhcp;
 pub mod error;
 pub mod firewall;

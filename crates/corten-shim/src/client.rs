@@ -19,8 +19,8 @@ use rustix::net::RecvFlags;
 use crate::Error;
 use crate::OWN_SERVICE;
 use crate::listen;
-use crate::proto::corten::ForwardRequest;
 pub use crate::proto::corten::{CreateOptions, LoopbackForward};
+use crate::proto::corten::{ForwardRequest, WatchRequest};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
 use crate::ttrpc::status::{Code, Status};
@@ -236,6 +236,17 @@ impl Client {
         };
         let stream = self.send_to(OWN_SERVICE, "Forward", &message)?;
         self.finish("Forward", stream).map(drop)
+    }
+
+    /// While the container runs, `command` is run whenever nobody answers at `socket`. An empty socket ends that.
+    pub fn watch(&mut self, socket: &Path, command: Vec<String>) -> Result<(), Error> {
+        let message = WatchRequest {
+            id: self.id.clone(),
+            socket: socket.to_string_lossy().into_owned(),
+            command,
+        };
+        let stream = self.send_to(OWN_SERVICE, "Watch", &message)?;
+        self.finish("Watch", stream).map(drop)
     }
 
     /// Starts init (`""`) or an added process. `Ok` once its program runs.

@@ -57,7 +57,7 @@ fn open(root: &Path) -> Result<(), Box<dyn std::error::Error>> {
             created_at: i,
             record: "x".repeat(3000),
         };
-        store.containers().insert(&row)?;
+        store.containers().insert(&row, &[])?;
         store.snapshotter().prepare(row.id.as_str(), &layers)?;
         store.containers().update(&row.id, &"y".repeat(3000))?;
         store.containers().update(&row.id, &"z".repeat(3000))?;

@@ -45,6 +45,13 @@ pub enum Error {
         name: String,
         by: String,
     },
+    /// It cannot go while others need it.
+    #[error("{what} {name:?} is in use by {}", by.join(", "))]
+    InUse {
+        what: &'static str,
+        name: String,
+        by: Vec<String>,
+    },
     #[error("{what} {name:?} is ambiguous: {}", candidates.join(", "))]
     Ambiguous {
         what: &'static str,
@@ -106,6 +113,7 @@ impl Error {
         match self {
             Self::NotFound { .. } => Kind::NotFound,
             Self::AlreadyExists { .. } => Kind::AlreadyExists,
+            Self::InUse { .. } => Kind::Busy,
             Self::Ambiguous { .. } => Kind::Conflict,
             Self::Invalid { .. } | Self::Mismatch { .. } => Kind::Invalid,
             Self::Layer { source, .. } => source.kind(),

@@ -81,7 +81,10 @@ pub use error::{Error, Result};
 pub use layer::{
     Begin, Chosen, LayerChoice, LayerDesc, LayerError, LayerId, LayerIngest, Limits, Packing,
 };
-pub use metadata::{ContainerRow, Containers, ImageRecord, LayerRef, Lease, MountedImage, Target};
+pub use metadata::{
+    ContainerRow, Containers, ImageRecord, LayerRef, Lease, MountedImage, NetworkRow, Networks,
+    Target,
+};
 pub use snapshot::attach::is_mounted;
 pub use snapshot::{RootMount, Snapshotter, Usage};
 pub use store::{Options, Store};

@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::{Error, Result};
 use crate::layer::erofs::Budget;
 use crate::layer::{Chosen, Form, LayerChoice, LayerId, Limits};
-use crate::metadata::{Containers, Db, Lease};
+use crate::metadata::{Containers, Db, Lease, Networks};
 use crate::snapshot::Overlay;
 
 const FOLDERS: [&str; 6] = [
@@ -98,6 +98,11 @@ impl Store {
     /// The container rows.
     pub fn containers(&self) -> Containers<'_> {
         Containers::new(self)
+    }
+
+    /// The network rows.
+    pub fn networks(&self) -> Networks<'_> {
+        Networks::new(self)
     }
 
     /// The snapshotter that fits this host.

@@ -21,7 +21,7 @@ pub mod wait;
 
 pub use error::{Error, Result};
 pub use fixture::Image;
-pub use outcome::Outcome;
+pub use outcome::{Complaint, Outcome};
 pub use proxy::{Fault, Proxy};
 pub use registry::Registry;
 pub use sandbox::Sandbox;

@@ -187,13 +187,14 @@ impl Sandbox {
         list.lines().map(str::to_owned).collect()
     }
 
-    /// Removes every container and compares the host with what it was.
+    /// Removes every container and network, and compares the host with what it was.
     #[track_caller]
     pub fn finish(mut self) {
         for id in self.containers() {
             self.corten(&["rm", "--force", &id]).ok();
         }
         self.corten(&["system", "check"]).ok();
+        self.corten(&["network", "prune", "--force"]).ok();
         self.retire_network();
         self.assert_clean();
         self.finished = true;

@@ -2,6 +2,7 @@
 
 use corten_engine::image::ImageError;
 use corten_engine::image::policy::PolicyError;
+use corten_engine::network::NetworkError;
 use corten_engine::{Error, Is};
 use corten_registry::client::{Error as Pull, Hint};
 use corten_spec::Kind;
@@ -81,6 +82,7 @@ pub fn of(error: &Error) -> Option<String> {
             Some("an image is named [HOST[:PORT]/]PATH[:TAG][@DIGEST], such as busybox:1.36".into())
         }
         Error::Image(e) => Some(image(e)),
+        Error::Network(e) => Some(network(e)),
         Error::Policy(e) => Some(policy(e)),
         Error::Archive { .. } | Error::Manifest { .. } => {
             Some("whoever made it has to make it again: nothing of it was kept".into())
@@ -117,6 +119,50 @@ fn by_kind(error: &Error) -> Option<String> {
         Kind::Busy | Kind::Unavailable => Some("try again".into()),
         Kind::Unsupported => Some("'corten system info' tells what this host can do".into()),
         Kind::Invalid | Kind::NotFound | Kind::Conflict | Kind::Internal => None,
+    }
+}
+
+fn network(error: &NetworkError) -> String {
+    match error {
+        NetworkError::Missing { .. } => "'corten network ls' lists what is here".into(),
+        NetworkError::Reserved { .. } | NetworkError::Exists { .. } => "choose another name".into(),
+        NetworkError::NotOurs { .. } => {
+            "it is set in corten's configuration folder; change it there".into()
+        }
+        NetworkError::InUse { name, .. } => {
+            format!("remove them first, or with it: 'corten network rm --force {name}'")
+        }
+        NetworkError::Driver { .. } => "the drivers are bridge, macvlan and ipvlan".into(),
+        NetworkError::Definition { .. }
+        | NetworkError::Option { .. }
+        | NetworkError::OptionValue { .. } => {
+            "'corten network create --help' tells what it takes".into()
+        }
+        NetworkError::NoSubnetFor { .. } => "name its subnet with --subnet".into(),
+        NetworkError::SubnetTaken { .. } => {
+            "choose another, or leave --subnet out: then a free one is found".into()
+        }
+        NetworkError::PoolsFull { .. } => {
+            "name one with --subnet, or give [network] more pools in config.toml".into()
+        }
+        NetworkError::Connected { .. } | NetworkError::NotConnected { .. } => {
+            "'corten inspect CONTAINER' tells the networks that it is on".into()
+        }
+        NetworkError::Alone { .. } => {
+            "make the container anew, with the networks that it is to have".into()
+        }
+        NetworkError::Address { .. } => "'corten network inspect NETWORK' tells its subnets".into(),
+        NetworkError::Interface { .. } => "give each network an interface_name of its own".into(),
+        NetworkError::Ports => {
+            "leave --publish out, or add a bridge network that is not internal".into()
+        }
+        NetworkError::Join { .. } => "start it first".into(),
+        NetworkError::Namespace { .. } => {
+            "such files are /proc/PID/ns/net and those below /run/netns".into()
+        }
+        NetworkError::Together { what, .. } => {
+            format!("leave out what sets the {what}: they come with that network")
+        }
     }
 }
 

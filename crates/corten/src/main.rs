@@ -22,6 +22,7 @@ fn main() -> ExitCode {
     match name {
         "corten-oci" => corten_runtime::cli::main(std::env::args_os().collect()),
         "containerd-shim-corten-v2" => corten_shim::main(std::env::args_os().collect()),
+        corten_engine::network::RESOLVER => corten_net::names::server::main(std::env::args_os()),
         _ if corten_net::plugin::is_bundled(name) => corten_net::plugin::main(name),
         init::NAME => init::main(args.collect()),
         _ => cli::main(),

@@ -21,6 +21,7 @@ mod daemon;
 mod images;
 mod many;
 mod memory;
+pub mod network;
 mod oci;
 mod peer;
 mod report;
@@ -39,18 +40,22 @@ pub use agent::serve as agent;
 pub use images::inside as images_inside;
 pub use oci::{agent as oci_agent, inside as oci_inside};
 
-const PARTS: &[&str] = &["run", "memory", "many", "size"];
+const PARTS: &[&str] = &["run", "memory", "many", "network", "size"];
 
 /// What the peers are made of; one that cannot be installed is left out of the tables.
 const PEERS: &[(&str, &str)] = &[
+    ("aardvark-dns", "/usr/lib/podman/aardvark-dns"),
     ("conmon", "/usr/bin/conmon"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("containerd", "/usr/bin/containerd"),
     ("crun", "/usr/bin/crun"),
     ("docker.io", "/usr/sbin/dockerd"),
+    ("dnsperf", "/usr/bin/dnsperf"),
     ("docker-registry", "/usr/bin/docker-registry"),
+    ("iperf3", "/usr/bin/iperf3"),
     ("iproute2", "/sbin/ip"),
     ("iptables", "/usr/sbin/iptables"),
+    ("netavark", "/usr/lib/podman/netavark"),
     ("podman", "/usr/bin/podman"),
     ("runc", "/usr/sbin/runc"),
     ("skopeo", "/usr/bin/skopeo"),
@@ -160,6 +165,7 @@ pub fn inside(args: &[String]) -> Result<()> {
             "run" => run::measure(&bench)?,
             "memory" => memory::measure(&bench)?,
             "many" => many::measure(&bench)?,
+            "network" => network::measure(&bench)?,
             _ => size::measure(&bench),
         }
     }
@@ -179,6 +185,11 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// For what the parts write.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     fn open(corten: &Path, image: &Path) -> Result<Bench> {
         let folder = PathBuf::from(format!("/tmp/corten-bench-{}", std::process::id()));
         match fs::remove_dir_all(&folder) {

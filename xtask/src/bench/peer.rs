@@ -70,6 +70,15 @@ impl Engine {
         argv
     }
 
+    /// The same on its default network, or what these options say.
+    pub fn start_with(&self, name: &str, options: &[&str]) -> Vec<String> {
+        let mut argv = self.words(&["run", "--detach", "--name", name]);
+        self.options(&mut argv, Network::Default);
+        argv.extend(options.iter().map(|&word| word.to_owned()));
+        argv.extend([IMAGE, "sleep", "1000"].map(str::to_owned));
+        argv
+    }
+
     /// Removes them, running or not.
     pub fn remove(&self, names: &[String]) -> Vec<Vec<String>> {
         if self.kind == Kind::Containerd {

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use corten_spec::Kind;
 use corten_store::ImageRecord;
 
-use super::options::{MountRequest, MountSource, Options, Seccomp};
+use super::options::{MountRequest, MountSource, NetworkMode, Options, Seccomp};
 use super::record::{Container, Record, VERSION};
 use super::{anonymous_volume, name, random_id, row, seccomp, spec};
 use crate::error::Error;
@@ -29,6 +29,11 @@ impl Engine {
             seccomp::check(profile)?;
         }
         check_sources(&options)?;
+        if let NetworkMode::Container(name) = &options.network.mode {
+            // By id from here on: a name may be another's tomorrow.
+            options.network.mode = NetworkMode::Container(self.container(name)?.id.to_string());
+        }
+        self.check_network_options(&options.network)?;
         add_image_volumes(&mut options, &config)?;
         let container = self.enter(options, &image)?;
         match self.furnish(&container, &config_bytes) {
@@ -71,7 +76,9 @@ impl Engine {
                     run: None,
                 },
             };
-            match self.store.containers().insert(&row(&container)?) {
+            let networks = self.rows_of(&options.network.endpoints())?;
+            let containers = self.store.containers();
+            match containers.insert(&row(&container)?, &networks) {
                 Ok(()) => return Ok(container),
                 Err(e)
                     if e.kind() == Kind::AlreadyExists

@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::options::{MountSource, NetworkMode, PortMapping};
+use super::options::{MountSource, NetworkMode, NetworkOptions, PortMapping};
 use super::record::Container;
 use super::spec;
 use super::status::Status;
 use crate::Engine;
 use crate::error::Error;
+use crate::network::inspect::endpoint;
 
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
@@ -55,7 +56,7 @@ impl Engine {
             },
             "HostConfig": self.inspect_host(container),
             "Mounts": self.inspect_mounts(container),
-            "NetworkSettings": inspect_network(container, self.status(container)?.is_running()),
+            "NetworkSettings": self.inspect_attachments(container)?,
         }))
     }
 
@@ -99,12 +100,36 @@ impl Engine {
             "CapAdd": o.security.cap_add,
             "CapDrop": o.security.cap_drop,
             "Init": o.init,
-            "NetworkMode": o.network.mode.as_str(),
+            "NetworkMode": network_mode(&o.network),
             "Dns": o.network.dns,
-            "ExtraHosts": o.network.add_host.iter().map(|(n, a)| format!("{n}:{a}")).collect::<Vec<_>>(),
+            "DnsSearch": o.network.dns_search,
+            "DnsOptions": o.network.dns_options,
+            "ExtraHosts": extra_hosts(&o.network),
             "PortBindings": ports(&o.network.ports),
             "CgroupPath": self.paths.cgroup(&container.id),
         })
+    }
+
+    /// Addresses and ports are given back when a run ends.
+    fn inspect_attachments(&self, container: &Container) -> Result<Value, Error> {
+        let running = self.status(container)?.is_running();
+        let run = container.record.run.clone().filter(|_| running);
+        let run = run.unwrap_or_default();
+        let options = &container.record.options.network;
+        let mut networks = serde_json::Map::new();
+        for e in options.endpoints() {
+            let attached = run.networks.iter().find(|n| n.network == e.network);
+            // A configuration may have been taken out of its folder since.
+            let id = self.network(&e.network).map_or(String::new(), |n| n.id);
+            networks.insert(e.network.clone(), endpoint(attached, &e.aliases, &id));
+        }
+        if let NetworkMode::Host | NetworkMode::None = options.mode {
+            networks.insert(options.mode.text(), json!({}));
+        }
+        let mut settings = endpoint(run.networks.first(), &[], "");
+        settings["Ports"] = ports(&run.ports);
+        settings["Networks"] = Value::Object(networks);
+        Ok(settings)
     }
 
     fn inspect_mounts(&self, container: &Container) -> Vec<Value> {
@@ -128,22 +153,20 @@ impl Engine {
     }
 }
 
-/// Addresses and ports are given back when a run ends.
-fn inspect_network(container: &Container, running: bool) -> Value {
-    let run = container.record.run.clone().filter(|_| running);
-    let run = run.unwrap_or_default();
-    let v4 = run.addresses.iter().find(|a| a.is_ipv4());
-    let v6 = run.addresses.iter().find(|a| a.is_ipv6());
-    let endpoint = json!({ "IPAddress": v4, "GlobalIPv6Address": v6, "MacAddress": run.mac });
-    let mut settings = endpoint.clone();
-    settings["Ports"] = ports(&run.ports);
-    let mode = container.record.options.network.mode;
-    let networks = match mode {
-        NetworkMode::Bridge => json!({ mode.as_str(): endpoint }),
-        NetworkMode::Host | NetworkMode::None => json!({ mode.as_str(): {} }),
-    };
-    settings["Networks"] = networks;
-    settings
+/// As docker has it: the name of its first network, or where its namespace is from.
+fn network_mode(options: &NetworkOptions) -> String {
+    match options.endpoints().first() {
+        Some(first) => first.network.clone(),
+        None => options.mode.text(),
+    }
+}
+
+fn extra_hosts(options: &NetworkOptions) -> Vec<String> {
+    let fixed = options.add_host.iter().map(|(n, a)| format!("{n}:{a}"));
+    let gateway = options.gateway_hosts.iter();
+    fixed
+        .chain(gateway.map(|n| format!("{n}:host-gateway")))
+        .collect()
 }
 
 /// `{"80/tcp": [{"HostIp": "", "HostPort": "8080"}]}`

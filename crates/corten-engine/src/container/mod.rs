@@ -13,7 +13,7 @@
 mod capability;
 mod create;
 mod exec;
-mod inspect;
+pub(crate) mod inspect;
 pub mod logs;
 mod name;
 pub mod options;
@@ -41,6 +41,7 @@ pub use record::Container;
 pub(crate) use remove::volumes_of;
 pub(crate) use seccomp::version;
 pub use start::Prepared;
+pub(crate) use start::{executable, global_flags, hostname};
 pub use status::Status;
 pub use stop::signal;
 pub(crate) use stop::wait_for;
@@ -153,14 +154,14 @@ pub fn anonymous_volume() -> Result<String, Error> {
     random_id().map(|id| id.to_string())
 }
 
-fn random_id() -> Result<ContainerId, Error> {
+pub(crate) fn random_id() -> Result<ContainerId, Error> {
     let mut random = [0u8; 32];
     getrandom(&mut random, GetRandomFlags::empty())
         .map_err(|e| Error::io("read", "/dev/urandom")(e.into()))?;
     Ok(ContainerId::from_random(&random))
 }
 
-fn row(container: &Container) -> Result<ContainerRow, Error> {
+pub(crate) fn row(container: &Container) -> Result<ContainerRow, Error> {
     let record = serde_json::to_string(&container.record).map_err(|source| Error::Document {
         path: container.id.as_str().into(),
         source,

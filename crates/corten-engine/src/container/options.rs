@@ -2,7 +2,7 @@
 //! any look at the host. Docker's words and defaults.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
 use corten_spec::Name;
@@ -89,28 +89,111 @@ pub enum Seccomp {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct NetworkOptions {
     pub mode: NetworkMode,
+    /// With [`NetworkMode::Bridge`], the networks that the container is on; `None` is the default network alone.
+    #[serde(default)]
+    pub endpoints: Option<Vec<Endpoint>>,
     pub dns: Vec<IpAddr>,
+    /// A single `.` is none.
+    #[serde(default)]
+    pub dns_search: Vec<String>,
+    #[serde(default)]
+    pub dns_options: Vec<String>,
     /// Host name and address, for `/etc/hosts`.
     pub add_host: Vec<(String, IpAddr)>,
+    /// Host names that get the address by which the container reaches the host (`--add-host NAME:host-gateway`).
+    #[serde(default)]
+    pub gateway_hosts: Vec<String>,
     pub ports: Vec<PortMapping>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+impl NetworkOptions {
+    /// Every network that the container is on.
+    pub fn endpoints(&self) -> Vec<Endpoint> {
+        match (&self.mode, &self.endpoints) {
+            (NetworkMode::Bridge, None) => vec![Endpoint::new(DEFAULT_NETWORK)],
+            (NetworkMode::Bridge, Some(all)) => all.clone(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// The network of containers that ask for none.
+pub const DEFAULT_NETWORK: &str = "bridge";
+
+/// One network that a container is on, and what it wants there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Endpoint {
+    pub network: String,
+    /// Counts from 0 and stays the same as others come and go: the name of the interface (`eth0`) and the metric of the
+    /// default route follow from it.
+    pub ordinal: u32,
+    /// More names for the network's other containers to find it by.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    #[serde(default)]
+    pub ip: Option<Ipv4Addr>,
+    #[serde(default)]
+    pub ip6: Option<Ipv6Addr>,
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// Instead of `eth` and the ordinal.
+    #[serde(default)]
+    pub interface: Option<String>,
+}
+
+impl Endpoint {
+    pub fn new(network: &str) -> Self {
+        Self {
+            network: network.into(),
+            ..Self::default()
+        }
+    }
+
+    /// The name of its link in the container.
+    pub fn interface(&self) -> String {
+        match &self.interface {
+            Some(name) => name.clone(),
+            None => format!("eth{}", self.ordinal),
+        }
+    }
+
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let v4 = self.ip.map(IpAddr::V4);
+        v4.into_iter().chain(self.ip6.map(IpAddr::V6))
+    }
+}
+
+/// Whose network namespace it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NetworkMode {
+    /// Its own, on networks.
     #[default]
     Bridge,
     Host,
+    /// Its own, with nothing but the loopback.
     None,
+    /// Another container's, by id.
+    Container(String),
+    /// That of a file.
+    Namespace(PathBuf),
 }
 
 impl NetworkMode {
-    pub fn as_str(self) -> &'static str {
+    /// As `--network` takes it.
+    pub fn text(&self) -> String {
         match self {
-            Self::Bridge => "bridge",
-            Self::Host => "host",
-            Self::None => "none",
+            Self::Bridge => DEFAULT_NETWORK.into(),
+            Self::Host => "host".into(),
+            Self::None => "none".into(),
+            Self::Container(id) => format!("container:{id}"),
+            Self::Namespace(path) => format!("ns:{}", path.display()),
         }
+    }
+
+    /// Whether the namespace is made for this container.
+    pub fn is_own(&self) -> bool {
+        matches!(self, Self::Bridge | Self::None)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the database and the state folder remember of a container: versioned, apart from
 //! the types that the code works with.
 
-use corten_spec::{ContainerId, Digest, Name};
+use corten_spec::{Cidr, ContainerId, Digest, Name};
 use serde::{Deserialize, Serialize};
 
 use super::options::{Options, PortMapping};
@@ -32,6 +32,47 @@ pub struct Run {
     pub addresses: Vec<std::net::IpAddr>,
     pub mac: Option<String>,
     pub ports: Vec<PortMapping>,
+    /// In the order of the container's endpoints.
+    #[serde(default)]
+    pub networks: Vec<Attached>,
+}
+
+/// What a run got on one network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    pub network: String,
+    pub interface: String,
+    pub addresses: Vec<Cidr>,
+    pub gateways: Vec<std::net::IpAddr>,
+    pub mac: Option<String>,
+    /// The published ports are on this one.
+    pub publishes: bool,
+}
+
+impl Run {
+    /// Enters what it got on a network, in place of what it had there.
+    pub fn attached(&mut self, new: Attached) {
+        self.networks.retain(|n| n.network != new.network);
+        self.networks.push(new);
+        self.count_up();
+    }
+
+    pub fn detached(&mut self, network: &str) {
+        self.networks.retain(|n| n.network != network);
+        self.count_up();
+    }
+
+    fn count_up(&mut self) {
+        let all = self.networks.iter().flat_map(|n| &n.addresses);
+        self.addresses = all.map(Cidr::address).collect();
+        self.mac = self.networks.iter().find_map(|n| n.mac.clone());
+    }
+
+    /// The addresses that published ports lead to.
+    pub fn published_to(&self) -> Vec<std::net::IpAddr> {
+        let on = self.networks.iter().filter(|n| n.publishes);
+        on.flat_map(|n| &n.addresses).map(Cidr::address).collect()
+    }
 }
 
 /// What the shim wrote when the container's init had exited.

@@ -68,7 +68,9 @@ impl Engine {
             _ => {}
         }
         self.remove_cgroup(&self.paths.cgroup(id))?;
-        self.detach_network(id, container.record.options.network.mode)?;
+        // Before the addresses: the resolver keeps the namespace, and names must not outlive what they mean.
+        self.withdraw_names(container)?;
+        self.detach_networks(container)?;
         remove_tree(&self.paths.bundle(id))
     }
 

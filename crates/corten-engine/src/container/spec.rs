@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 
 use super::capability;
-use super::options::{MountRequest, MountSource, NetworkMode, Options, Seccomp};
+use super::options::{MountRequest, MountSource, Options, Seccomp};
 use super::seccomp;
 use super::user::User;
 use crate::error::Error;
@@ -41,6 +41,8 @@ pub struct Facts {
     pub default_seccomp: fn(&[String]) -> Result<Value, Error>,
     /// The running kernel's major and minor version, which conditions in seccomp profiles ask for.
     pub kernel: (u32, u32),
+    /// The network namespace that it joins.
+    pub network: Option<PathBuf>,
 }
 
 /// The OCI runtime spec (config.json) of one run.
@@ -265,17 +267,19 @@ fn user_mount(request: &MountRequest, facts: &Facts) -> Result<Value, Error> {
 
 fn linux(options: &Options, facts: &Facts, capabilities: &[String]) -> Result<Value, Error> {
     let security = &options.security;
-    let mut namespaces = vec!["mount", "uts", "ipc", "pid", "cgroup"];
-    if options.network.mode != NetworkMode::Host {
-        namespaces.push("network");
+    let own = ["mount", "uts", "ipc", "pid", "cgroup"];
+    let mut namespaces: Vec<Value> = own.iter().map(|n| json!({ "type": n })).collect();
+    match &facts.network {
+        Some(path) => namespaces.push(json!({ "type": "network", "path": path })),
+        None if options.network.mode.is_own() => namespaces.push(json!({ "type": "network" })),
+        None => {}
     }
-    let namespaces: Vec<Value> = namespaces.iter().map(|n| json!({ "type": n })).collect();
     let mut linux = json!({
         "namespaces": namespaces,
         "cgroupsPath": facts.cgroup,
         "resources": resources(options, facts),
     });
-    if options.network.mode != NetworkMode::Host {
+    if options.network.mode.is_own() {
         // As docker: a container's own network has no privileged ports, and its users may ping.
         linux["sysctl"] = json!({
             "net.ipv4.ip_unprivileged_port_start": "0",
@@ -372,6 +376,7 @@ const READ_ONLY: [&str; 5] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::container::options::NetworkMode;
 
     fn facts() -> Facts {
         Facts {
@@ -385,6 +390,7 @@ mod tests {
             host_devices: vec![],
             default_seccomp: |caps| Ok(json!({ "for": caps.len() })),
             kernel: (6, 1),
+            network: None,
         }
     }
 
@@ -508,6 +514,20 @@ mod tests {
         let linux = &planned(&o)["linux"];
         let names = linux["namespaces"].to_string();
         assert!(!names.contains("network"));
+        assert!(linux.get("sysctl").is_none());
+    }
+
+    #[test]
+    fn a_network_that_is_joined_is_left_as_it_is() {
+        let mut o = Options::default();
+        o.network.mode = NetworkMode::Container("abc".into());
+        let facts = Facts {
+            network: Some("/proc/7/fd/3".into()),
+            ..facts()
+        };
+        let linux = &plan(&o, &image(), &facts).unwrap()["linux"];
+        let namespaces = linux["namespaces"].as_array().unwrap();
+        assert!(namespaces.contains(&json!({ "type": "network", "path": "/proc/7/fd/3" })));
         assert!(linux.get("sysctl").is_none());
     }
 }

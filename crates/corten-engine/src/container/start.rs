@@ -4,16 +4,13 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use corten_runtime::seccomp_profile::docker_default;
 use corten_shim::attach::Attached;
-use corten_shim::client::{
-    self, Client, CreateOptions, CreateRequest, LoopbackForward, SpawnRequest, Stdio,
-};
+use corten_shim::client::{self, Client, CreateOptions, CreateRequest, SpawnRequest, Stdio};
 use corten_spec::oci::runtime::{Arch, Capability};
 use corten_spec::{ContainerId, Kind};
 use corten_store::{LayerId, RootMount, Snapshotter as _};
@@ -25,8 +22,8 @@ use super::spec::{self, Facts};
 use super::user::{self, User};
 use crate::error::{Error, Is};
 use crate::image::ImageConfig;
-use crate::network::{Files, HeldPort, hold_ports};
-use crate::{Engine, clock, make_private, rootfs, volume};
+use crate::network::{Files, HeldPort, Joined, forwards, hold_ports};
+use crate::{Engine, Paths, clock, make_private, rootfs, volume};
 
 /// A container whose init waits to be let go. Dropped, it is taken down again.
 pub struct Prepared<'e> {
@@ -100,9 +97,25 @@ impl Engine {
         forget_exit(&self.paths.exit_record(&id))?;
 
         let image = self.config_of(container)?;
-        let hostname = hostname(&options, &id)?;
+        let joined = self.joined(&options.network.mode)?;
         let files = Files::of(&folder);
-        files.write(&hostname, &options.network, &[])?;
+        let names = self.asks_resolver(&options)?;
+        let hostname = match &options.network.mode {
+            NetworkMode::Container(other) => {
+                let target = self.container(other)?;
+                files.share(&Files::of(&self.paths.container(&target.id)))?;
+                match &options.process.hostname {
+                    Some(name) => name.clone(),
+                    None => files.hostname()?,
+                }
+            }
+            _ => {
+                let hostname = hostname(&options, &id)?;
+                let nothing = Run::default();
+                files.write(&files.texts(&hostname, &options.network, &nothing, names)?)?;
+                hostname
+            }
+        };
         let (user, root) = self.look_inside(&options, &image, &mount)?;
 
         let held = hold_ports(&options.network.ports)?;
@@ -119,22 +132,34 @@ impl Engine {
         let bundle = self.make_bundle(&id)?;
         let mut shim = self.spawn(&id, &bundle, &held, root)?;
         // While the supervisor starts on another processor.
-        let facts = self.facts(&id, &options, user, hostname.clone(), &files)?;
+        let facts = Facts {
+            network: joined.as_ref().map(Joined::path),
+            ..self.facts(&id, &options, user, hostname.clone(), &files)?
+        };
         let document = spec::plan(&options, &image, &facts)?;
         write_config(&bundle, &document)?;
         run.pid = shim.create(self.create_request(container, held.len())?)?;
-        self.attach_network(&id, &options.network, &mut run)?;
-        let networked = !run.addresses.is_empty();
+        drop(joined);
+        self.attach_networks(container, &mut run)?;
+        let networked = !run.networks.is_empty();
         if networked {
-            shim.forward(forwards(&held, &run.addresses))?;
-            files.write(&hostname, &options.network, &run.addresses)?;
+            shim.forward(forwards(&run.ports, &run.published_to()))?;
+            files.write(&files.texts(&hostname, &options.network, &run, names)?)?;
         }
         container.record.run = Some(run);
         if networked {
             // The pid alone is not worth a transaction: the supervisor tells it.
             self.update(container)?;
         }
+        if names && let Some(run) = &container.record.run {
+            self.register_names(container, run, &mut shim)?;
+        }
         Ok(shim)
+    }
+
+    fn asks_resolver(&self, options: &Options) -> Result<bool, Error> {
+        let endpoints = options.network.endpoints();
+        self.has_names(endpoints.iter().map(|e| e.network.as_str()))
     }
 
     /// The snapshot's mount; made here if a crash came between the row and it.
@@ -210,6 +235,7 @@ impl Engine {
             },
             default_seccomp,
             kernel: crate::system::kernel_version(),
+            network: None,
         })
     }
 
@@ -250,14 +276,7 @@ impl Engine {
 
     fn create_request(&self, container: &Container, root: usize) -> Result<CreateRequest, Error> {
         let (id, options) = (&container.id, &container.record.options);
-        let mut exit_command = vec![text(&executable()?)];
-        for (flag, path) in [
-            ("--root", self.paths.root()),
-            ("--run", self.paths.run()),
-            ("--etc", self.paths.etc()),
-        ] {
-            exit_command.extend([flag.into(), text(path)]);
-        }
+        let mut exit_command = global_flags(&self.paths)?;
         exit_command.extend(["system", "exited", id.as_str()].map(Into::into));
         Ok(CreateRequest {
             bundle: self.paths.bundle(id),
@@ -324,8 +343,9 @@ impl Drop for Prepared<'_> {
     }
 }
 
-fn hostname(options: &Options, id: &ContainerId) -> Result<String, Error> {
-    match (&options.process.hostname, options.network.mode) {
+/// The host name of a container whose network is its own or the host's.
+pub(crate) fn hostname(options: &Options, id: &ContainerId) -> Result<String, Error> {
+    match (&options.process.hostname, &options.network.mode) {
         (Some(name), _) => Ok(name.clone()),
         (None, NetworkMode::Host) => Ok(rustix::system::uname()
             .nodename()
@@ -335,7 +355,20 @@ fn hostname(options: &Options, id: &ContainerId) -> Result<String, Error> {
     }
 }
 
-fn executable() -> Result<PathBuf, Error> {
+/// Our own command line on an engine's folders, up to its verb.
+pub(crate) fn global_flags(paths: &Paths) -> Result<Vec<String>, Error> {
+    let mut words = vec![text(&executable()?)];
+    for (flag, path) in [
+        ("--root", paths.root()),
+        ("--run", paths.run()),
+        ("--etc", paths.etc()),
+    ] {
+        words.extend([flag.into(), text(path)]);
+    }
+    Ok(words)
+}
+
+pub(crate) fn executable() -> Result<PathBuf, Error> {
     std::env::current_exe().map_err(Error::io("find", "/proc/self/exe"))
 }
 
@@ -354,23 +387,6 @@ fn runtime_mount(mount: &RootMount) -> corten_runtime::rootfs::Mount {
         source: mount.source.clone(),
         options: mount.options.clone(),
     }
-}
-
-/// What reaches the held sockets, and which address of the container it is to go to: one of the
-/// same family if there is one, or of the other, which costs nothing here.
-fn forwards(held: &[HeldPort], addresses: &[IpAddr]) -> Vec<LoopbackForward> {
-    let to = |h: &HeldPort| {
-        let same = addresses.iter().find(|a| a.is_ipv6() == h.ipv6);
-        same.or(addresses.first()).copied()
-    };
-    let one = |(i, h): (usize, &HeldPort)| {
-        Some(LoopbackForward {
-            fd: i as u32,
-            protocol: h.mapping.protocol.as_str().into(),
-            target: SocketAddr::new(to(h)?, h.mapping.container_port).to_string(),
-        })
-    };
-    held.iter().enumerate().filter_map(one).collect()
 }
 
 fn write_config(bundle: &Path, document: &Value) -> Result<(), Error> {

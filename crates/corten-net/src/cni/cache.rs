@@ -5,8 +5,11 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+
+use corten_spec::cni::Version;
 
 use super::{Attachment, CniResult, NetworkConfigList};
 use crate::Error;
@@ -32,6 +35,26 @@ pub struct Entry {
     #[serde(default)]
     pub capability_args: Option<Map<String, Value>>,
     pub result: Value,
+}
+
+impl Entry {
+    /// The configuration that ADD had.
+    pub fn list(&self) -> Result<NetworkConfigList, Error> {
+        let bytes = unbase64(&self.config).ok_or_else(|| Error::Invalid {
+            what: "the cached configuration of network",
+            value: self.network_name.clone(),
+            reason: "is no base64".into(),
+        })?;
+        Ok(NetworkConfigList::parse(&bytes)?)
+    }
+
+    /// What ADD returned.
+    pub fn result(&self, version: Version) -> Result<CniResult, Error> {
+        CniResult::parse(&self.result, version).map_err(|source| Error::Result {
+            plugin: "of the cache".into(),
+            source,
+        })
+    }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
@@ -121,6 +144,28 @@ pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
     Ok(all)
 }
 
+impl Entry {
+    /// The configuration list of the ADD, if it can be read.
+    pub fn config_list(&self) -> Option<NetworkConfigList> {
+        NetworkConfigList::parse(&unbase64(&self.config)?).ok()
+    }
+}
+
+/// Keeps DEL and a reload apart, which would put back what a DEL has just taken away: DEL holds it
+/// shared, a reload alone. It ends with the file, so with the process too.
+pub fn lock(cache: &Path, alone: bool) -> Result<File, Error> {
+    let folder = folder(cache);
+    fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+    let file = File::open(&folder).map_err(failed("open", &folder))?;
+    let how = match alone {
+        true => FlockOperation::LockExclusive,
+        false => FlockOperation::LockShared,
+    };
+    rustix::io::retry_on_intr(|| flock(&file, how))
+        .map_err(|e| failed("lock", &folder)(e.into()))?;
+    Ok(file)
+}
+
 /// Forgets an attachment; not known is no error.
 pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> Result<(), Error> {
     let path = path(cache, network, container_id, ifname);
@@ -130,9 +175,10 @@ pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> 
     }
 }
 
+const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
 /// Base64 with padding (RFC 4648): the one place that needs it.
 fn base64(bytes: &[u8]) -> String {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
@@ -145,6 +191,29 @@ fn base64(bytes: &[u8]) -> String {
         }
     }
     text
+}
+
+fn unbase64(text: &str) -> Option<Vec<u8>> {
+    let text = text.as_bytes();
+    if !text.len().is_multiple_of(4) {
+        return None;
+    }
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let last = text.len().saturating_sub(4);
+    for (at, chunk) in text.chunks(4).enumerate() {
+        let padding = chunk.iter().rev().take_while(|b| **b == b'=').count();
+        if padding > 2 || (padding > 0 && at * 4 != last) {
+            return None;
+        }
+        let mut bits = 0u32;
+        for byte in &chunk[..4 - padding] {
+            let value = ALPHABET.iter().position(|a| a == byte)?;
+            bits = bits << 6 | u32::try_from(value).ok()?;
+        }
+        bits <<= 6 * padding;
+        bytes.extend(&bits.to_be_bytes()[1..4 - padding]);
+    }
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -162,6 +231,14 @@ mod tests {
             ("foobar", "Zm9vYmFy"),
         ] {
             assert_eq!(base64(plain.as_bytes()), wanted);
+            assert_eq!(unbase64(wanted).unwrap(), plain.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_no_base64_is_none() {
+        for bad in ["Z", "Zg=", "Zg", "Z===", "====", "Zm9v!A==", "=m9v"] {
+            assert_eq!(unbase64(bad), None, "{bad}");
         }
     }
 

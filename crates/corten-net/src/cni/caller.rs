@@ -1,13 +1,14 @@
 //! Calls the plugins of a list in their order, chains their results, and remembers what ADD
 //! returned.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use corten_spec::cni::{ConfigError, PluginConfig, check_ifname};
 use serde_json::{Map, Value, json};
 
 use super::cache::{self, Entry};
-use super::exec::{exec, insert};
+use super::exec::{exec, insert, version};
 use super::{Attachment, CniResult, NetworkConfigList, ValidAttachment};
 use crate::Error;
 use crate::plugin::{self, Request, Session, Verb};
@@ -77,6 +78,7 @@ impl Caller {
                 call.extra = vec![("prevResult", result.to_document(list.version))];
             }
         }
+        crate::recover::reload_others(&call.session, list, &self.cache_dir, to)?;
         Ok(result)
     }
 
@@ -84,10 +86,54 @@ impl Caller {
     /// namespace that has gone. Arguments left out (`capabilities`, `args`) come from the cache.
     pub fn del(&self, list: &NetworkConfigList, from: &Attachment) -> Result<(), Error> {
         validate_names(from)?;
+        let _lock = cache::lock(&self.cache_dir, false)?;
         let cached = cache::read(&self.cache_dir, &list.name, from)?;
         self.del_all(list, from, cached)?;
         let (id, ifname) = (from.container_id.as_str(), &from.ifname);
         cache::remove(&self.cache_dir, &list.name, id, ifname)
+    }
+
+    /// As [`Self::del`], by the configuration that ADD had; for one that is no longer to be had elsewhere. Not being
+    /// attached is a success.
+    pub fn del_remembered(&self, network: &str, from: &Attachment) -> Result<(), Error> {
+        validate_names(from)?;
+        match cache::read(&self.cache_dir, network, from)? {
+            Some(entry) => self.del(&entry.list()?, from),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs ADD of the plugins of one kind again, on what ADD of all returned, and remembers the arguments: for those
+    /// that change while a container is attached, as its published ports do.
+    pub fn renew(
+        &self,
+        list: &NetworkConfigList,
+        to: &Attachment,
+        kind: &str,
+    ) -> Result<(), Error> {
+        validate(to)?;
+        let _lock = cache::lock(&self.cache_dir, false)?;
+        let Some(cached) = cache::read(&self.cache_dir, &list.name, to)? else {
+            return Err(not_attached(list, to));
+        };
+        let result = cached.result(list.version)?;
+        let capabilities = capabilities(to);
+        let mut call = Call::on(Verb::Add, to, &to.args, &capabilities);
+        call.extra = previous(Some(cached));
+        for plugin in list.plugins.iter().filter(|p| p.kind == kind) {
+            self.call(list, plugin, &call)?;
+        }
+        cache::write(&self.cache_dir, list, to, &result)
+    }
+
+    /// The attachments that ADD made and DEL has not taken off, whoever asked for them.
+    pub fn attached(&self, network: &str) -> Result<Vec<ValidAttachment>, Error> {
+        let entries = cache::list(&self.cache_dir, network)?;
+        let one = |e: Entry| ValidAttachment {
+            container_id: e.container_id,
+            ifname: e.if_name,
+        };
+        Ok(entries.into_iter().map(one).collect())
     }
 
     fn del_all(
@@ -98,7 +144,8 @@ impl Caller {
     ) -> Result<(), Error> {
         let (args, capabilities) = remembered(from, cached.as_ref());
         let mut call = Call::on(Verb::Del, from, &args, &capabilities);
-        call.extra = previous(cached);
+        // Before CHECK there was no prevResult for DEL.
+        call.extra = previous(cached.filter(|_| list.version.has_check()));
         // Every plugin gets its turn: what one cannot free must not keep the rest.
         let failures = list
             .plugins
@@ -123,11 +170,7 @@ impl Caller {
             });
         }
         let Some(cached) = cache::read(&self.cache_dir, &list.name, of)? else {
-            return Err(Error::Mismatch {
-                what: format!("container {} on network {}", of.container_id, list.name),
-                found: "not attached".into(),
-                wanted: "attached".into(),
-            });
+            return Err(not_attached(list, of));
         };
         let (args, capabilities) = remembered(of, Some(&cached));
         let mut call = Call::on(Verb::Check, of, &args, &capabilities);
@@ -189,14 +232,58 @@ impl Caller {
         Ok(())
     }
 
-    fn call(
-        &self,
+    /// Whether every plugin, and every address plugin that one delegates to, is there and speaks the list's version,
+    /// and which capabilities the plugins declare. Changes nothing.
+    pub fn validate(&self, list: &NetworkConfigList) -> Result<BTreeSet<String>, Error> {
+        for plugin in &list.plugins {
+            for kind in std::iter::once(&plugin.kind).chain(&plugin.ipam) {
+                if kind.is_empty() || (self.bundled && plugin::is_bundled(kind)) {
+                    continue;
+                }
+                self.validate_executable(list, kind)
+                    .map_err(|source| Error::Plugin {
+                        plugin: kind.clone(),
+                        verb: "VERSION",
+                        source: Box::new(source),
+                    })?;
+            }
+        }
+        let declared = list.plugins.iter().flat_map(|p| &p.capabilities);
+        Ok(declared.cloned().collect())
+    }
+
+    fn validate_executable(&self, list: &NetworkConfigList, kind: &str) -> Result<(), Error> {
+        let mut config = Map::new();
+        insert(&mut config, &list.name, list.version);
+        let nobody = Map::new();
+        let call = Call::about_nobody(Verb::Status, &nobody);
+        let spoken = version(kind, &self.request(&call, list, &config))?;
+        // Before 0.3.0 a plugin names no list, but its one version.
+        let mut all = spoken
+            .supported_versions
+            .iter()
+            .chain([&spoken.cni_version]);
+        if all.any(|v| v == list.version.as_str()) {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            what: "network",
+            value: list.name.clone(),
+            reason: format!(
+                "is of CNI {}, and the plugin speaks {}",
+                list.version,
+                spoken.supported_versions.join(", ")
+            ),
+        })
+    }
+
+    fn request<'r>(
+        &'r self,
+        call: &'r Call<'_>,
         list: &NetworkConfigList,
-        plugin: &PluginConfig,
-        call: &Call<'_>,
-    ) -> Result<Option<CniResult>, Error> {
-        let config = call.config(list, plugin);
-        let request = Request {
+        config: &'r Map<String, Value>,
+    ) -> Request<'r> {
+        Request {
             verb: call.verb,
             container_id: call.container_id,
             netns: call.netns,
@@ -205,9 +292,19 @@ impl Caller {
             path: &self.plugin_path,
             bundled: self.bundled,
             version: list.version,
-            config: &config,
+            config,
             session: &call.session,
-        };
+        }
+    }
+
+    fn call(
+        &self,
+        list: &NetworkConfigList,
+        plugin: &PluginConfig,
+        call: &Call<'_>,
+    ) -> Result<Option<CniResult>, Error> {
+        let config = call.config(list, plugin);
+        let request = self.request(call, list, &config);
         let result = match self.bundled && plugin::is_bundled(&plugin.kind) {
             true => plugin::run(&plugin.kind, &request),
             false => exec(&plugin.kind, &request),
@@ -268,6 +365,14 @@ impl<'a> Call<'a> {
             config.insert((*key).into(), value.clone());
         }
         config
+    }
+}
+
+fn not_attached(list: &NetworkConfigList, of: &Attachment) -> Error {
+    Error::Mismatch {
+        what: format!("container {} on network {}", of.container_id, list.name),
+        found: "not attached".into(),
+        wanted: "attached".into(),
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use corten_spec::cni::{CniResult, ErrorObject, MAX_DOCUMENT};
+use corten_spec::cni::{CniResult, ErrorObject, MAX_DOCUMENT, VersionInfo};
 use rustix::fs::{Access, access};
 use serde_json::{Map, Value};
 
@@ -15,7 +15,7 @@ use crate::plugin::{Request, Verb};
 /// Runs the plugin `kind` found in `request.path`.
 pub fn exec(kind: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     let executable = find(kind, request.path)?;
-    let stdout = converse(&executable, request)?;
+    let stdout = converse(&executable, request.verb.as_str(), request)?;
     if request.verb != Verb::Add {
         return Ok(None);
     }
@@ -28,6 +28,16 @@ pub fn exec(kind: &str, request: &Request<'_>) -> Result<Option<CniResult>, Erro
     CniResult::parse(&document, request.version)
         .map(Some)
         .map_err(unusable)
+}
+
+/// What the plugin `kind` says to VERSION.
+pub fn version(kind: &str, request: &Request<'_>) -> Result<VersionInfo, Error> {
+    let executable = find(kind, request.path)?;
+    let stdout = converse(&executable, "VERSION", request)?;
+    serde_json::from_slice(&stdout).map_err(|source| Error::Result {
+        plugin: kind.into(),
+        source: corten_spec::cni::ResultError::Shape { source },
+    })
 }
 
 fn find(kind: &str, path: &[PathBuf]) -> Result<PathBuf, Error> {
@@ -45,7 +55,7 @@ fn find(kind: &str, path: &[PathBuf]) -> Result<PathBuf, Error> {
         })
 }
 
-fn command(executable: &Path, request: &Request<'_>) -> Command {
+fn command(executable: &Path, verb: &str, request: &Request<'_>) -> Command {
     let args: Vec<String> = request
         .args
         .iter()
@@ -53,7 +63,7 @@ fn command(executable: &Path, request: &Request<'_>) -> Command {
         .collect();
     let mut command = Command::new(executable);
     command
-        .env("CNI_COMMAND", request.verb.as_str())
+        .env("CNI_COMMAND", verb)
         .env("CNI_CONTAINERID", request.container_id)
         .env("CNI_NETNS", request.netns)
         .env("CNI_IFNAME", request.ifname)
@@ -69,7 +79,7 @@ fn command(executable: &Path, request: &Request<'_>) -> Command {
 }
 
 /// Starts the plugin, hands it its configuration, and returns what it prints on success.
-fn converse(executable: &Path, request: &Request<'_>) -> Result<Vec<u8>, Error> {
+fn converse(executable: &Path, verb: &str, request: &Request<'_>) -> Result<Vec<u8>, Error> {
     let failed = |action| {
         move |source| Error::File {
             action,
@@ -77,7 +87,7 @@ fn converse(executable: &Path, request: &Request<'_>) -> Result<Vec<u8>, Error> 
             source,
         }
     };
-    let mut child = command(executable, request)
+    let mut child = command(executable, verb, request)
         .spawn()
         .map_err(failed("run"))?;
     let config = Value::Object(request.config.clone()).to_string();

@@ -13,15 +13,15 @@
 //! The bridge stays when its last container goes; [`crate::network::remove`] takes it away.
 
 mod gateway;
+mod wall;
 
 use corten_spec::Cidr;
 use corten_spec::cni::{CniResult, Interface};
 use serde::Deserialize;
 use std::os::fd::AsRawFd;
 
-use super::{Request, Verb, delegate, portmap};
+use super::{Request, Verb, delegate};
 use crate::Error;
-use crate::firewall::Network;
 use crate::link::{Link, Links, NewRoute, NewVeth, mac_text, netns, parse_mac};
 use crate::owner::Owner;
 
@@ -34,13 +34,9 @@ struct Config {
     is_gateway: bool,
     #[serde(default)]
     is_default_gateway: bool,
-    #[serde(default)]
-    ip_masq: bool,
     mtu: Option<u32>,
     #[serde(default)]
     hairpin_mode: bool,
-    #[serde(default = "portmap::default_table")]
-    corten_table: String,
     ipam: Option<Ipam>,
     #[serde(default)]
     runtime_config: RuntimeConfig,
@@ -53,8 +49,6 @@ struct Config {
     vlan: u32,
     #[serde(default)]
     vlan_trunk: Vec<serde_json::Value>,
-    #[serde(default)]
-    macspoofchk: bool,
     #[serde(default)]
     enabledad: bool,
     #[serde(default)]
@@ -90,7 +84,6 @@ impl Config {
             ("promiscMode", config.promisc_mode),
             ("vlan", config.vlan != 0),
             ("vlanTrunk", !config.vlan_trunk.is_empty()),
-            ("macspoofchk", config.macspoofchk),
             ("enabledad", config.enabledad),
             (
                 "disableContainerInterface",
@@ -115,6 +108,8 @@ impl Config {
         }
     }
 }
+
+pub use wall::wanted;
 
 pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     let config = Config::read(request)?;
@@ -157,7 +152,6 @@ fn attach(
     let inside = netns::open(request.netns)?;
     let ifname = request.ifname;
     let gateways = gateway::complete(&mut result, config.is_gateway, config.is_default_gateway);
-    let subnets: Vec<Cidr> = result.ips.iter().map(|ip| ip.address.network()).collect();
     let mac = match &config.runtime_config.mac {
         None => request.owner().mac("container"),
         Some(text) => parse_mac(text).ok_or_else(|| Error::Invalid {
@@ -188,17 +182,6 @@ fn attach(
     links.set_port_up(&host_end, config.hairpin_mode)?;
     within.settle(link.index)?;
     links.settle(bridge.index)?;
-    if config.ip_masq {
-        request
-            .session
-            .firewall(&config.corten_table)?
-            .admit(&Network {
-                link: Some(&config.bridge),
-                subnets: &subnets,
-                masquerade: true,
-            })?;
-    }
-
     let interface = |name: &str, mac, mtu, sandbox: String| Interface {
         name: name.into(),
         mac: mac_text(mac),
@@ -216,6 +199,7 @@ fn attach(
     for ip in &mut result.ips {
         ip.interface = Some(2);
     }
+    wall::admit(request, &result)?;
     Ok(result)
 }
 
@@ -272,6 +256,7 @@ fn missing(name: &str) -> Error {
 fn del(request: &Request<'_>, config: &Config) -> Result<(), Error> {
     // The address first: a failure below must not keep it.
     config.delegate(request)?;
+    wall::release(request)?;
     let owner = request.owner();
     let mut links = Links::open()?;
     let inside = netns::open_if_there(request.netns)?;
@@ -302,6 +287,7 @@ fn del(request: &Request<'_>, config: &Config) -> Result<(), Error> {
 fn check(request: &Request<'_>, config: &Config) -> Result<(), Error> {
     config.delegate(request)?;
     let previous = request.need_previous("bridge")?;
+    wall::check(request, &previous)?;
     let mut links = Links::open()?;
     let bridge = links
         .by_name(&config.bridge)?
@@ -351,6 +337,7 @@ fn check_inside(ifname: &str, previous: &CniResult) -> Result<(), Error> {
 fn gc(request: &Request<'_>, config: &Config) -> Result<(), Error> {
     let valid = request.valid_attachments()?;
     config.delegate(request)?;
+    wall::collect(request, &valid)?;
     let mut links = Links::open()?;
     let Some(bridge) = links.by_name(&config.bridge)? else {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The bundled CNI plugins: `bridge`, `dhcp`, `host-local`, `loopback`, `portmap`. Called in process by
+//! The bundled CNI plugins: `bridge`, `dhcp`, `firewall`, `host-local`, `loopback`, `portmap`. Called in process by
 //! [`crate::cni::Caller`], or as executables of those names by anybody's.
 //!
 //! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
@@ -6,6 +6,7 @@
 
 mod bridge;
 mod dhcp;
+mod firewall;
 mod host_local;
 mod loopback;
 mod portmap;
@@ -21,12 +22,20 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::cni::ValidAttachment;
+use crate::firewall::Wanted;
 use crate::owner::Owner;
 
 pub(crate) use session::Session;
 
 /// The names that [`main`] answers to.
-pub const NAMES: &[&str] = &["bridge", "dhcp", "host-local", "loopback", "portmap"];
+pub const NAMES: &[&str] = &[
+    "bridge",
+    "dhcp",
+    "firewall",
+    "host-local",
+    "loopback",
+    "portmap",
+];
 
 /// The verbs of the specification, but for VERSION, which needs no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +86,17 @@ impl Request<'_> {
 
     fn owner(&self) -> Owner {
         Owner::new(self.container_id, self.ifname, self.network())
+    }
+
+    /// The nftables table that the configuration names.
+    fn table(&self) -> Result<String, Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Config {
+            #[serde(default = "portmap::default_table")]
+            corten_table: String,
+        }
+        Ok(self.read::<Config>("nftables")?.corten_table)
     }
 
     /// The configuration as this plugin understands it.
@@ -146,6 +166,7 @@ pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>
     match name {
         "bridge" => bridge::run(request),
         "dhcp" => dhcp::run(request),
+        "firewall" => firewall::run(request),
         "host-local" => host_local::run(request),
         "loopback" => loopback::run(request),
         "portmap" => portmap::run(request),
@@ -154,6 +175,22 @@ pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>
             searched: "this program".into(),
         }),
     }
+}
+
+/// What the plugin's ADD with this result had put into nf_tables, and the table: for a reload.
+/// `None` for a plugin that has nothing there.
+pub(crate) fn wanted(
+    name: &str,
+    request: &Request<'_>,
+    result: &CniResult,
+) -> Result<Option<(String, Wanted)>, Error> {
+    let wanted = match name {
+        "bridge" => bridge::wanted(request, result)?,
+        "firewall" => firewall::wanted(request, result)?,
+        "portmap" => portmap::wanted(request, result)?,
+        _ => return Ok(None),
+    };
+    Ok(Some((request.table()?, wanted)))
 }
 
 /// Runs the IPAM plugin that `config.ipam.type` names, with the whole configuration.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use corten_net::{network, recover};
@@ -85,6 +86,52 @@ fn what_a_killed_process_leaves_is_found_and_freed() {
         recover::free(&host.list(), &id).unwrap();
         assert!(recover::holdings(&host.list()).unwrap().is_empty());
     }
+    network::remove(&host.list()).unwrap();
+    assert_eq!(leftovers(&host), "");
+}
+
+/// Sixteen callers at once, each attaching and taking off without a pause: a thousand of both. What one holds no other
+/// is given, and at the end nothing is held.
+#[test]
+fn a_thousand_attachments_from_sixteen_processes_at_once() {
+    const CALLERS: usize = 16;
+    const TURNS: usize = 63;
+    let host = Host::new();
+    let bin = host.executables();
+    let held: Mutex<BTreeSet<String>> = Mutex::default();
+    let namespaces: Vec<Namespace> = (0..CALLERS).map(|_| Namespace::new()).collect();
+    let end = |child: Child| {
+        let output = child.wait_with_output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success(), "{text}");
+        text
+    };
+    // Threads keep the namespace of the one that makes them.
+    std::thread::scope(|scope| {
+        for (caller, namespace) in namespaces.iter().enumerate() {
+            let (held, host, bin) = (&held, &host, &bin);
+            scope.spawn(move || {
+                for turn in 0..TURNS {
+                    let id = format!("c{caller}-{turn}");
+                    let text = end(spawn(host, bin, "ADD", &id, namespace));
+                    let result: Value = serde_json::from_str(&text).unwrap();
+                    let ips = result["ips"].as_array().unwrap();
+                    assert_eq!(ips.len(), 2);
+                    let all: Vec<String> = ips.iter().map(|ip| ip["address"].to_string()).collect();
+                    for address in &all {
+                        let fresh = held.lock().unwrap().insert(address.clone());
+                        assert!(fresh, "{address} was given twice");
+                    }
+                    // It is somebody else's from the moment that DEL gives it back.
+                    for address in &all {
+                        held.lock().unwrap().remove(address);
+                    }
+                    end(spawn(host, bin, "DEL", &id, namespace));
+                }
+            });
+        }
+    });
+    assert!(recover::holdings(&host.list()).unwrap().is_empty());
     network::remove(&host.list()).unwrap();
     assert_eq!(leftovers(&host), "");
 }

@@ -166,3 +166,28 @@ fn a_plugins_error_object_comes_through() {
         assert!(source.to_string().contains("(code "), "{source}");
     }
 }
+
+#[test]
+fn a_list_that_the_plugins_do_not_speak_is_told_before_it_is_used() {
+    let Some(theirs) = theirs() else { return };
+    let host = Host::new();
+    let caller = executables(vec![theirs], &host.dir.path().join("cni"));
+    let of = |version| {
+        NetworkConfigList::from_document(json!({"cniVersion": version, "name": "n", "plugins": [
+            {"type": "bridge", "ipam": {"type": "host-local"}, "capabilities": {"mac": true}},
+            {"type": "portmap", "capabilities": {"portMappings": true}}]}))
+        .unwrap()
+    };
+    let declared = caller.validate(&of("1.0.0")).unwrap();
+    assert_eq!(
+        declared.into_iter().collect::<Vec<_>>(),
+        ["mac", "portMappings"]
+    );
+    // Debian's plugins are older than 1.1.0; ours are not.
+    let error = caller.validate(&of("1.1.0")).unwrap_err();
+    assert!(
+        format!("{error:?}").contains("is of CNI 1.1.0"),
+        "{error:?}"
+    );
+    host.caller.validate(&of("1.1.0")).unwrap();
+}

@@ -14,11 +14,12 @@ use prost::Message;
 use super::forward::Forward;
 use super::options::{self, Options};
 use super::task::{Phase, Process, Task, Wanted};
+use super::watch::Watch;
 use super::{Shim, say};
 use crate::attach::Size;
 use crate::listen::bind_in;
 use crate::log::Log;
-use crate::proto::corten::{ForwardRequest, LoopbackForward};
+use crate::proto::corten::{ForwardRequest, LoopbackForward, WatchRequest};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
 use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, StartResponse};
 use crate::stdio::prepare::{Plan, Prepared, prepare};
@@ -144,6 +145,7 @@ impl Shim {
             exit_command: corten.exit_command,
             told: None,
             forwards: Vec::new(),
+            watch: None,
             drains: Vec::new(),
         };
         let serial = self.serial();
@@ -213,6 +215,16 @@ impl Shim {
             .map(open)
             .collect::<Result<_, _>>()?;
         self.task(&request.id)?.forwards = forwards;
+        Ok(Vec::new())
+    }
+
+    /// Looks after a process that the container needs, or no longer.
+    pub(super) fn watch(&mut self, request: WatchRequest) -> Result<Vec<u8>, Status> {
+        let watch = match request.socket.is_empty() {
+            true => None,
+            false => Some(Watch::new(request.socket.into(), request.command)),
+        };
+        self.task(&request.id)?.watch = watch;
         Ok(Vec::new())
     }
 

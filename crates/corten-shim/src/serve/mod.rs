@@ -24,6 +24,7 @@ mod reap;
 mod service;
 mod settle;
 mod task;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -85,6 +86,7 @@ enum Token {
     Greeting(u32, u32),
     Io(u32, Number, Part),
     Forward(u32, usize, forward::Part),
+    Watch(u32),
 }
 
 /// What is polled for, and on whose behalf.
@@ -237,6 +239,12 @@ impl Shim {
             Token::Io(task, number, part) => {
                 if let Some(process) = self.tasks.get_mut(&task).and_then(|t| t.process(number)) {
                     process.io.ready(part, &mut self.scratch);
+                }
+            }
+            Token::Watch(task) => {
+                let task = self.tasks.get_mut(&task);
+                if let Some(watch) = task.and_then(|t| t.watch.as_mut()) {
+                    watch.lost();
                 }
             }
             Token::Forward(task, index, part) => {

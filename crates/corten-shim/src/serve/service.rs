@@ -87,6 +87,9 @@ impl Shim {
         if request.service == OWN_SERVICE && request.method == "Forward" {
             return Some(decode(payload).and_then(|r| self.forward(&r)));
         }
+        if request.service == OWN_SERVICE && request.method == "Watch" {
+            return Some(decode(payload).and_then(|r| self.watch(r)));
+        }
         if !SERVICES.contains(&request.service.as_str()) {
             let text = format!("service {} is not served", request.service);
             return Some(Err(Status::new(Code::Unimplemented, text)));

@@ -23,6 +23,9 @@ impl Shim {
             }
             self.run_exit_command(serial);
             if let Some(task) = self.tasks.get_mut(&serial) {
+                if let Some(watch) = &mut task.watch {
+                    watch.advance();
+                }
                 task.forwards
                     .iter_mut()
                     .for_each(super::forward::Forward::expire);
@@ -143,6 +146,7 @@ impl Shim {
 
 fn record(task: &mut Task, exit: Exit) {
     task.told = Some(Instant::now());
+    task.watch = None;
     if let Some(watch) = &task.oom
         && let Ok(kills) = watch.kills()
     {

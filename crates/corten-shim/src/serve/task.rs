@@ -19,6 +19,7 @@ use rustix::event::PollFlags;
 
 use super::connection::Responder;
 use super::forward::Forward;
+use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
 use crate::proto::task::Status;
@@ -146,6 +147,8 @@ pub struct Task {
     /// When init's exit was told.
     pub told: Option<Instant>,
     pub forwards: Vec<Forward>,
+    /// Whose absence is mended while init runs.
+    pub watch: Option<Watch>,
     /// When [`Io::drain`] last said what, for the deadline.
     pub drains: Vec<(Number, Drain)>,
 }
@@ -191,6 +194,9 @@ impl Task {
                 to.add(fd, flags, Token::Io(serial, number, part));
             });
         }
+        if let Some(fd) = self.watch.as_ref().and_then(Watch::as_fd) {
+            to.add(fd, PollFlags::empty(), Token::Watch(serial));
+        }
         for (index, forward) in self.forwards.iter().enumerate() {
             forward.interest(|fd, flags, part| {
                 to.add(fd, flags, Token::Forward(serial, index, part));
@@ -225,12 +231,14 @@ impl Task {
             .filter(|_| !self.exit_command.is_empty())
             .map(|t| t + PATIENCE);
         let forwards = self.forwards.iter().filter_map(Forward::deadline);
+        let watch = self.watch.as_ref().and_then(Watch::deadline);
         draining
             .min()
             .into_iter()
             .chain(company)
             .chain(command)
             .chain(forwards)
+            .chain(watch)
             .min()
     }
 }

@@ -93,6 +93,22 @@ impl NetworkConfigList {
         })
     }
 
+    /// Reads a list whose plugins are partly in files of their own, which come after those in the list
+    /// itself, as `loadOnlyInlinedPlugins: false` has it. A list without any of its own may be
+    /// made of them alone.
+    pub fn with_plugins(mut document: Value, more: Vec<Value>) -> Result<Self, ConfigError> {
+        // What is no object or no list is told below.
+        if !more.is_empty()
+            && let Some(object) = document.as_object_mut()
+            && let Value::Array(list) = object
+                .entry("plugins")
+                .or_insert_with(|| Value::Array(Vec::new()))
+        {
+            list.extend(more);
+        }
+        Self::from_document(document)
+    }
+
     /// The document as it was given.
     pub fn document(&self) -> &Value {
         &self.document
@@ -238,8 +254,8 @@ fn choose_version(o: &Map<String, Value>, network: &str) -> Result<Version, Conf
         })
 }
 
-fn check_network_name(name: &str) -> Result<(), ConfigError> {
-    // The name becomes part of file names (cache, IPAM), hence the bound and the alphabet.
+/// Checks a network's name (specification, section 1): it becomes part of file names.
+pub fn check_network_name(name: &str) -> Result<(), ConfigError> {
     let head = name
         .bytes()
         .next()

@@ -12,7 +12,7 @@ mod result;
 mod version;
 
 pub use capability::{Capabilities, DnsArgument, PortMapping, Protocol};
-pub use config::{ConfigError, NetworkConfigList, PluginConfig, check_ifname};
+pub use config::{ConfigError, NetworkConfigList, PluginConfig, check_ifname, check_network_name};
 pub use error::{ErrorObject, code};
 pub use result::{CniResult, Dns, Interface, IpConfig, ResultError, Route};
 pub use version::{Version, VersionInfo};

@@ -34,11 +34,13 @@ impl<'a> Containers<'a> {
     }
 
     /// Adds a row. To be done before anything else of the container exists, for this row is what owns it:
-    /// a snapshot whose key is no container's id, nor held by a lease, is garbage.
+    /// a snapshot whose key is no container's id, nor held by a lease, is garbage. `networks`: those that it is on,
+    /// which stay as long as it does.
     ///
     /// # Errors
-    /// [`Error::AlreadyExists`] with the id of the container that has the name (or the id).
-    pub fn insert(&self, row: &ContainerRow) -> Result<()> {
+    /// [`Error::AlreadyExists`] with the id of the container that has the name (or the id), [`Error::NotFound`] if a network
+    /// is not there.
+    pub fn insert(&self, row: &ContainerRow, networks: &[ContainerId]) -> Result<()> {
         let op = "insert a container";
         self.store.db().write(op, |t| {
             let taken = t
@@ -68,7 +70,7 @@ impl<'a> Containers<'a> {
                 params![row.id.as_str(), row.name.as_str(), row.image, row.created_at, row.record],
             )
             .map_err(Error::db(op))?;
-            Ok(())
+            super::network::enter(t, &row.id, networks)
         })
     }
 

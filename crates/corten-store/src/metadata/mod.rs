@@ -11,6 +11,7 @@ mod image;
 pub(crate) mod layer;
 mod lease;
 mod mounted;
+mod network;
 pub(crate) mod owner;
 mod schema;
 
@@ -19,6 +20,7 @@ pub use image::{ImageRecord, LayerRef, Target};
 pub use lease::Lease;
 pub(crate) use lease::{blob_size, dead as dead_leases};
 pub use mounted::MountedImage;
+pub use network::{NetworkRow, Networks};
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;

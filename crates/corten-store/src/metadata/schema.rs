@@ -4,7 +4,7 @@
 use rusqlite::Transaction;
 
 /// Step N takes version N to N + 1.
-const STEPS: &[&str] = &[FIRST, IMAGES];
+const STEPS: &[&str] = &[FIRST, IMAGES, NETWORKS];
 
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 
@@ -114,4 +114,17 @@ ALTER TABLE layer ADD COLUMN verity TEXT;
 CREATE TABLE mounted (
     key TEXT PRIMARY KEY, reference TEXT NOT NULL, path TEXT NOT NULL, added INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+";
+
+/// Networks that users have made, and who is on them. `created_at` in nanoseconds since the epoch.
+const NETWORKS: &str = "
+CREATE TABLE network (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, record TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE network_member (
+    network TEXT NOT NULL REFERENCES network(id),
+    container TEXT NOT NULL REFERENCES container(id) ON DELETE CASCADE,
+    PRIMARY KEY (network, container)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX network_member_container ON network_member(container);
 ";

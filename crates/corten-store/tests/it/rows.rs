@@ -4,7 +4,8 @@ use corten_spec::{ContainerId, Digest, Kind, Reference};
 use corten_store::snapshot::conformance::archive::Archive;
 use corten_store::snapshot::conformance::{describe, layer};
 use corten_store::{
-    ContainerRow, Defect, Error, ImageRecord, LayerRef, Lease, Snapshotter as _, Store, Target,
+    ContainerRow, Defect, Error, ImageRecord, LayerRef, Lease, NetworkRow, Snapshotter as _, Store,
+    Target,
 };
 
 use crate::fixture::Sandbox;
@@ -165,9 +166,9 @@ fn a_document_is_what_its_digest_says() {
 fn a_name_is_taken_once_and_found_by_prefix() {
     let sandbox = Sandbox::new();
     let containers = sandbox.store.containers();
-    containers.insert(&container("aa11", "web")).unwrap();
-    containers.insert(&container("aa22", "db")).unwrap();
-    match containers.insert(&container("bb", "web")) {
+    containers.insert(&container("aa11", "web"), &[]).unwrap();
+    containers.insert(&container("aa22", "db"), &[]).unwrap();
+    match containers.insert(&container("bb", "web"), &[]) {
         Err(Error::AlreadyExists { name, by, .. }) => {
             assert_eq!((name.as_str(), by.as_str()), ("web", "container aa11"));
         }
@@ -210,7 +211,7 @@ fn what_somebody_needs_is_kept_and_the_rest_goes() {
     assert_eq!(sandbox.names("layers").len(), 4, "three layers and a patch");
 
     let row = container("c0ffee", "c");
-    store.containers().insert(&row).unwrap();
+    store.containers().insert(&row, &[]).unwrap();
     let image = store.image("a").unwrap();
     let layers: Vec<_> = image.layers.iter().map(|l| l.layer.clone()).collect();
     let snapshotter = store.snapshotter();
@@ -305,4 +306,75 @@ fn a_newer_database_is_left_alone() {
     db.pragma_update(None, "user_version", 1000).unwrap();
     let outcome = Store::open(sandbox.store.root());
     assert!(matches!(outcome, Err(Error::Newer { found: 1000, .. })));
+}
+
+fn network(id: &str, name: &str) -> NetworkRow {
+    NetworkRow {
+        id: id.parse().unwrap(),
+        name: name.parse().unwrap(),
+        created_at: 1,
+        record: "{}".into(),
+    }
+}
+
+#[test]
+fn networks_have_one_name_each_and_stay_while_a_container_is_on_them() {
+    let s = Sandbox::new();
+    let store = &s.store;
+    let networks = store.networks();
+    let add = |row: NetworkRow| networks.add::<Error>(|_| Ok(row));
+    add(network("aa11", "front")).unwrap();
+    add(network("bb22", "back")).unwrap();
+    match add(network("cc33", "front")) {
+        Err(Error::AlreadyExists { by, .. }) => assert_eq!(by, "network aa11"),
+        other => panic!("{other:?}"),
+    }
+    // Who adds one sees the others, and may think better of it.
+    let refused: Result<NetworkRow, Error> = networks.add(|all| {
+        assert_eq!(all.len(), 2);
+        Err(Error::NotFound {
+            what: "reason",
+            name: "none".into(),
+        })
+    });
+    assert_eq!(
+        refused.unwrap_err().to_string(),
+        "no reason \"none\" in the store"
+    );
+    assert_eq!(networks.get("b").unwrap().name.as_str(), "back");
+
+    let (front, back): (ContainerId, ContainerId) =
+        ("aa11".parse().unwrap(), "bb22".parse().unwrap());
+    let absent: ContainerId = "dd".parse().unwrap();
+    let containers = store.containers();
+    let web = container("c1", "web");
+    // On a network that is not there: no row either.
+    assert!(
+        containers
+            .insert(&web, &[front.clone(), absent.clone()])
+            .is_err()
+    );
+    assert!(containers.list().unwrap().is_empty());
+    containers
+        .insert(&web, std::slice::from_ref(&front))
+        .unwrap();
+    assert_eq!(
+        networks.members(&front).unwrap(),
+        std::slice::from_ref(&web.id)
+    );
+    match networks.delete(&front) {
+        Err(Error::InUse { by, .. }) => assert_eq!(by, ["web"]),
+        other => panic!("{other:?}"),
+    }
+    assert!(networks.set_members(&web.id, "{}", &[absent]).is_err());
+    networks
+        .set_members(&web.id, "{\"a\":1}", std::slice::from_ref(&back))
+        .unwrap();
+    assert_eq!(containers.get("web").unwrap().record, "{\"a\":1}");
+    networks.delete(&front).unwrap();
+    assert!(networks.delete(&front).is_err());
+    // The container takes its membership along.
+    containers.delete(&web.id).unwrap();
+    networks.delete(&back).unwrap();
+    assert!(networks.list().unwrap().is_empty());
 }

@@ -1,16 +1,15 @@
 //! The flags that `run` and `create` share: from words to [`Options`].
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::path::PathBuf;
 
 use corten_engine::container::options::{
-    Limits, NetworkMode, NetworkOptions, Options, PortMapping, ProcessOptions, Seccomp, Security,
-    Ulimit,
+    Limits, Options, ProcessOptions, Seccomp, Security, Ulimit,
 };
 use corten_engine::image::PullPolicy;
 use corten_spec::Name;
 
+use super::network_flags::NetworkFlags;
 use super::value::{self, SecurityOption};
 use crate::failure::Failure;
 
@@ -96,29 +95,11 @@ pub struct ContainerFlags {
     /// seccomp=FILE, seccomp=unconfined, no-new-privileges
     #[arg(long, value_name = "OPTION", value_parser = value::security_option, help_heading = "Security")]
     security_opt: Vec<SecurityOption>,
-    /// bridge, host or none
-    #[arg(long, visible_alias = "net", value_name = "MODE", default_value = "bridge", value_parser = network_mode, help_heading = "Network")]
-    network: NetworkMode,
-    /// Publish a port of the container on the host
-    #[arg(short, long, value_name = "[[IP:]HOST:]PORT[/PROTO]", value_parser = publish, help_heading = "Network")]
-    publish: Vec<Ports>,
-    /// Ask this DNS server instead of the host's
-    #[arg(long, value_name = "ADDRESS", help_heading = "Network")]
-    dns: Vec<IpAddr>,
-    /// Add a line to /etc/hosts
-    #[arg(long, value_name = "NAME:ADDRESS", value_parser = value::add_host, help_heading = "Network")]
-    add_host: Vec<(String, IpAddr)>,
+    #[command(flatten)]
+    network: NetworkFlags,
     /// The image, and the command to run in it instead of its own
     #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
     image_and_command: Vec<String>,
-}
-
-/// What one `-p` means; a type of its own, since clap takes a plain list for many values.
-#[derive(Clone, Debug)]
-struct Ports(Vec<PortMapping>);
-
-fn publish(s: &str) -> Result<Ports, value::ValueError> {
-    value::publish(s).map(Ports)
 }
 
 fn pull_policy(s: &str) -> Result<PullPolicy, String> {
@@ -127,15 +108,6 @@ fn pull_policy(s: &str) -> Result<PullPolicy, String> {
         "missing" => Ok(PullPolicy::Missing),
         "never" => Ok(PullPolicy::Never),
         _ => Err("it is always, missing or never".into()),
-    }
-}
-
-fn network_mode(s: &str) -> Result<NetworkMode, String> {
-    match s {
-        "bridge" | "default" => Ok(NetworkMode::Bridge),
-        "host" => Ok(NetworkMode::Host),
-        "none" => Ok(NetworkMode::None),
-        _ => Err("the networks here are bridge, host and none".into()),
     }
 }
 
@@ -166,15 +138,6 @@ impl ContainerFlags {
                 "mount each target once",
             ));
         }
-        if self.network != NetworkMode::Bridge && !self.publish.is_empty() {
-            return Err(Failure::new(
-                format!(
-                    "ports cannot be published on the network {}",
-                    self.network.as_str()
-                ),
-                "leave --publish out, or use the network bridge",
-            ));
-        }
         Ok(Options {
             image: self.image().to_owned(),
             name: self.name.clone(),
@@ -186,12 +149,7 @@ impl ContainerFlags {
                 ulimits: self.ulimit.clone(),
             },
             security: self.security()?,
-            network: NetworkOptions {
-                mode: self.network,
-                dns: self.dns.clone(),
-                add_host: self.add_host.clone(),
-                ports: self.publish.iter().flat_map(|p| p.0.clone()).collect(),
-            },
+            network: self.network.options()?,
             mounts,
             labels: self.label.iter().cloned().collect::<BTreeMap<_, _>>(),
             auto_remove: self.rm,

@@ -11,6 +11,8 @@ mod kill;
 mod login;
 mod logs;
 mod manifest;
+mod network;
+mod network_flags;
 mod ps;
 mod pull;
 mod registry;
@@ -107,6 +109,8 @@ enum Command {
     Kill(kill::Args),
     Wait(wait::Args),
     Rm(rm::Args),
+    #[command(subcommand)]
+    Network(network::Command),
     #[command(subcommand)]
     Registry(registry::Command),
     #[command(subcommand)]
@@ -211,6 +215,7 @@ impl Cli {
             Command::Kill(args) => kill::run(&global, args).map(done),
             Command::Wait(args) => wait::run(&global, args).map(done),
             Command::Rm(args) => rm::run(&global, args).map(done),
+            Command::Network(command) => network::run(&global, command),
             Command::Registry(command) => registry::run(&global, command).map(done),
             Command::System(command) => system::run(&global, command),
             Command::Demo(args) => demo::run(&global, args).map(done),

@@ -24,7 +24,7 @@ pub enum Command {
     /// Sizes are of disk blocks. RECLAIMABLE of images is what removing those that no container has would free, of containers what the
     /// stopped ones have written, of volumes those that no container has; garbage is what `system prune` frees besides.
     Df,
-    /// Remove containers that do not run, and layers that nothing uses
+    /// Remove containers that do not run, networks without containers, and layers that nothing uses
     Prune,
     /// Lay the links by which containerd, podman and CNI runtimes call this executable
     Install {
@@ -38,6 +38,9 @@ pub enum Command {
     /// What a supervisor runs when its container has ended and nobody waits
     #[command(hide = true)]
     Exited { container: String },
+    /// What a supervisor runs when the resolver of names has gone
+    #[command(hide = true)]
+    Names,
 }
 
 pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
@@ -47,6 +50,7 @@ pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Check { repair } => return check(global, repair),
         Command::Prune => prune(global)?,
         Command::Install { bin, cni } => install(&bin, cni.as_deref())?,
+        Command::Names => global.engine()?.ensure_names()?,
         Command::Exited { container } => {
             let engine = global.engine()?;
             engine.exited(&container)?;
@@ -138,8 +142,8 @@ fn prune(global: &Global) -> Result<(), Failure> {
     if global.json {
         return Ok(output::json(&pruned)?);
     }
-    for id in &pruned.containers {
-        output::line(id)?;
+    for name in pruned.containers.iter().chain(&pruned.networks) {
+        output::line(name)?;
     }
     Ok(output::line(format!(
         "freed: {}",

@@ -53,6 +53,18 @@ pub enum ValueError {
         "a host name is at most 64 letters, digits, dots and hyphens, and starts and ends with a letter or digit"
     )]
     Hostname,
+    #[error("{0:?} is no name that a container can be found by")]
+    Alias(String),
+    #[error("it is one word of at most 64 characters")]
+    Word,
+    #[error("{0:?} is no unicast MAC address such as 02:00:00:00:00:01")]
+    Mac(String),
+    #[error("{0:?} is no interface name: 1 to 15 characters, no slash, colon or space")]
+    Interface(String),
+    #[error("{0:?} is no network name: letters, digits, '_', '.' and '-', a letter or digit first")]
+    NetworkName(String),
+    #[error("{0:?} is none of alias=, ip=, ip6=, mac=, interface_name=")]
+    NetworkOption(String),
     #[error("security options are seccomp=FILE, seccomp=unconfined and no-new-privileges")]
     SecurityOption,
     #[error("a signal is a name such as TERM or a number from 1 to 64")]
@@ -320,15 +332,68 @@ fn target_path(s: &str) -> Result<String, ValueError> {
     Ok(format!("/{}", parts.join("/")))
 }
 
+/// What a name of `--add-host` leads to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostAddress {
+    Ip(IpAddr),
+    /// The host, as the container reaches it.
+    Gateway,
+}
+
 /// One `--add-host`.
-pub fn add_host(s: &str) -> Result<(String, IpAddr), ValueError> {
+pub fn add_host(s: &str) -> Result<(String, HostAddress), ValueError> {
     let (name, ip) = s
         .split_once(':')
         .or_else(|| s.split_once('='))
         .ok_or(ValueError::Host)?;
     // Compose's service names have underscores, which no host name has.
     hostname(&name.replace('_', "-"))?;
-    Ok((name.into(), address(ip)?))
+    let address = match ip {
+        "host-gateway" => HostAddress::Gateway,
+        ip => HostAddress::Ip(address(ip)?),
+    };
+    Ok((name.into(), address))
+}
+
+/// A name by which a container can be found: a host name, or one of compose's with underscores.
+pub fn alias(s: &str) -> Result<String, ValueError> {
+    hostname(&s.replace('_', "-")).map_err(|_| ValueError::Alias(s.into()))?;
+    Ok(s.into())
+}
+
+/// One `--dns-search`: a domain, or a dot for none.
+pub fn domain(s: &str) -> Result<String, ValueError> {
+    match s {
+        "." => Ok(s.into()),
+        s => alias(s.trim_end_matches('.')),
+    }
+}
+
+/// One word of a line of resolv.conf.
+pub fn word(s: &str) -> Result<String, ValueError> {
+    let plain = |b: u8| b.is_ascii_graphic() && b != b'#';
+    match !s.is_empty() && s.len() <= 64 && s.bytes().all(plain) {
+        true => Ok(s.into()),
+        false => Err(ValueError::Word),
+    }
+}
+
+pub fn mac(s: &str) -> Result<String, ValueError> {
+    match corten_net::link::parse_mac(s) {
+        Some(mac) => Ok(corten_net::link::mac_text(mac)),
+        None => Err(ValueError::Mac(s.into())),
+    }
+}
+
+pub fn interface(s: &str) -> Result<String, ValueError> {
+    match corten_spec::cni::check_ifname(s) {
+        Ok(()) => Ok(s.into()),
+        Err(_) => Err(ValueError::Interface(s.into())),
+    }
+}
+
+pub fn network_name(s: &str) -> Result<(), ValueError> {
+    corten_spec::cni::check_network_name(s).map_err(|_| ValueError::NetworkName(s.into()))
 }
 
 pub fn hostname(s: &str) -> Result<String, ValueError> {
@@ -512,6 +577,7 @@ mod tests {
     fn names_of_hosts() {
         assert!(add_host("db:10.0.0.1").is_ok());
         assert!(add_host("db:fd00::1").is_ok());
+        assert_eq!(add_host("h:host-gateway").unwrap().1, HostAddress::Gateway);
         assert!(add_host("my_db:fd00::1").is_ok());
         assert!(add_host("db").is_err());
         assert!(add_host("a b:10.0.0.1").is_err());

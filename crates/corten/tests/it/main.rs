@@ -30,6 +30,7 @@ mod interactive;
 mod lifecycle;
 mod limits;
 mod mounts;
+mod networks;
 mod peers;
 mod policy;
 mod pull;

@@ -1,0 +1,187 @@
+//! Somebody else's process that the container needs, and who starts it again: as long as we are connected to its socket
+//! it is there; when it hangs up, a command is run that sees to another one.
+//!
+//! ```text
+//!   connected ── hang-up ──▶ apart ── after a moment: connect ──▶ connected
+//!                             ▲  │ nobody there
+//!                             └──┘ run the command, wait longer each time
+//! ```
+//!
+//! The engine's resolver of names is such a process. Every container's supervisor watches it, so that it comes back
+//! whatever ends it, and no daemon is needed for that.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::say;
+
+/// Between two tries; doubled up to [`LONGEST`].
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(10);
+/// The supervisors of many containers do not all try at the same moment: the first one's command is enough.
+const SPREAD: u32 = 32;
+
+/// See above.
+#[derive(Debug)]
+pub struct Watch {
+    socket: PathBuf,
+    command: Vec<String>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Connected(OwnedFd),
+    Apart { again: Instant, pause: Duration },
+}
+
+impl Watch {
+    /// `command`: an absolute path, and arguments.
+    pub fn new(socket: PathBuf, command: Vec<String>) -> Self {
+        let mut watch = Self {
+            socket,
+            command,
+            state: State::Apart {
+                again: Instant::now(),
+                pause: SHORTEST,
+            },
+        };
+        if let Some(stream) = watch.connect() {
+            watch.state = State::Connected(stream);
+        }
+        watch
+    }
+
+    /// What to poll, for nothing but its hang-up.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.state {
+            State::Connected(stream) => Some(stream.as_fd()),
+            State::Apart { .. } => None,
+        }
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            State::Connected(_) => None,
+            State::Apart { again, .. } => Some(again),
+        }
+    }
+
+    /// It hung up.
+    pub fn lost(&mut self) {
+        let turn = Duration::from_millis(u64::from(std::process::id() % SPREAD));
+        self.state = State::Apart {
+            again: Instant::now() + turn,
+            pause: SHORTEST,
+        };
+    }
+
+    /// Does what is due.
+    pub fn advance(&mut self) {
+        let State::Apart { again, pause } = self.state else {
+            return;
+        };
+        if again > Instant::now() {
+            return;
+        }
+        self.state = match self.connect() {
+            Some(stream) => State::Connected(stream),
+            None => {
+                self.start();
+                State::Apart {
+                    again: Instant::now() + pause,
+                    pause: (pause * 2).min(LONGEST),
+                }
+            }
+        };
+    }
+
+    /// Never waits: where the other side's queue is full, it is tried again.
+    fn connect(&self) -> Option<OwnedFd> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let kind = SocketType::STREAM;
+        let stream = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).ok()?;
+        let address = SocketAddrUnix::new(&self.socket).ok()?;
+        rustix::net::connect(&stream, &address).ok()?;
+        Some(stream)
+    }
+
+    fn start(&self) {
+        let [program, arguments @ ..] = self.command.as_slice() else {
+            return;
+        };
+        let started = Command::new(program)
+            .args(arguments)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn();
+        // Its end is reaped like any child's.
+        if let Err(error) = started {
+            say(format_args!("cannot run {program}: {error}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    fn until(watch: &mut Watch, mut done: impl FnMut(&Watch) -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !done(watch) {
+            assert!(Instant::now() < end, "{watch:?}");
+            std::thread::sleep(Duration::from_millis(5));
+            watch.advance();
+        }
+    }
+
+    #[test]
+    fn the_command_runs_when_it_hangs_up_and_not_while_somebody_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (socket, ran) = (dir.path().join("s"), dir.path().join("ran"));
+        let listener = UnixListener::bind(&socket).unwrap();
+        let command = ["/bin/sh", "-c", &format!("echo x >> {}", ran.display())];
+        let mut watch = Watch::new(socket.clone(), command.map(Into::into).to_vec());
+        assert!(watch.as_fd().is_some() && watch.deadline().is_none());
+        watch.lost();
+        // Another one has it already: reconnected, nothing run.
+        until(&mut watch, |w| w.as_fd().is_some());
+        assert!(!ran.exists());
+        drop(listener);
+        watch.lost();
+        until(&mut watch, |_| ran.exists());
+        assert!(watch.as_fd().is_none());
+        std::fs::remove_file(&socket).unwrap();
+        let _listener = UnixListener::bind(&socket).unwrap();
+        until(&mut watch, |w| w.as_fd().is_some());
+        // Twice at most: the second before the socket was there again.
+        let times = std::fs::read_to_string(&ran).unwrap().lines().count();
+        assert!(times <= 8, "{times}");
+    }
+
+    #[test]
+    fn a_command_that_helps_nothing_is_run_ever_more_rarely() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut watch = Watch::new(dir.path().join("none"), vec!["/bin/true".into()]);
+        let mut last = SHORTEST;
+        for _ in 0..12 {
+            if let State::Apart { again, .. } = &mut watch.state {
+                *again = Instant::now();
+            }
+            watch.advance();
+            let State::Apart { pause, .. } = watch.state else {
+                panic!("connected to nobody");
+            };
+            assert!(pause >= last);
+            last = pause;
+        }
+        assert_eq!(last, LONGEST);
+    }
+}

@@ -1,0 +1,117 @@
+//! Lookups a second of another container's name, by dnsperf in a container's namespace: all that the resolver can do, and
+//! one after the other.
+
+use std::fs;
+
+use super::super::report::{Series, skipped};
+use super::super::{Bench, call};
+use super::{Guest, engines};
+use crate::failure::{Context, Result, failure};
+
+const SECONDS: &str = "3";
+/// Name servers as engines put them into resolv.conf.
+const RESOLV: &str = "/etc/resolv.conf";
+
+pub fn measure(bench: &Bench) -> Result<()> {
+    if call("which", &["dnsperf"]).is_err() {
+        skipped("names", "dnsperf is not installed");
+        return Ok(());
+    }
+    let queries = bench.folder().join("queries");
+    fs::write(&queries, "bench-named A\n").context(queries.display())?;
+    let queries = queries.display().to_string();
+    let (mut many, mut one) = (Series::default(), Series::default());
+    let mut asked = Vec::new();
+    for engine in engines(bench) {
+        let create = engine.words(&["network", "create", "bench-names"]);
+        let network = ["--network", "bench-names"];
+        let made = engine.place.run(&create).and_then(|_| {
+            let named = Guest::start(engine, "named", &network)?;
+            let client = Guest::start(engine, "asks", &network)?;
+            let server = server(&client)?;
+            Ok((named, client, server))
+        });
+        match made {
+            Ok(guests) => asked.push((engine, guests)),
+            Err(why) => skipped(engine.name, why),
+        }
+    }
+    for _ in 0..super::super::run::rounds().min(5) {
+        for (engine, (_, client, server)) in &asked {
+            for (series, clients, outstanding) in [(&mut many, "4", "100"), (&mut one, "1", "1")] {
+                match dnsperf(client, server, &queries, clients, outstanding) {
+                    Ok(rate) => series.add(engine.name, rate),
+                    Err(why) => skipped(engine.name, why),
+                }
+            }
+        }
+    }
+    let against = ["podman + crun", "docker"];
+    many.print("lookups a second, as many as can be", "1/s", &against);
+    one.print("lookups a second, one after the other", "1/s", &against);
+    for (engine, guests) in asked {
+        drop(guests);
+        let remove = engine.words(&["network", "rm", "bench-names"]);
+        if let Err(why) = engine.place.run(&remove) {
+            eprintln!("bench: {why}");
+        }
+    }
+    Ok(())
+}
+
+/// Whom the container asks.
+fn server(guest: &Guest<'_>) -> Result<String> {
+    let argv = guest.engine.words(&["exec", &guest.name, "cat", RESOLV]);
+    let text = guest.engine.place.run(&argv)?.stdout;
+    let mut lines = text.lines().map(str::trim);
+    let found = lines.find_map(|l| l.strip_prefix("nameserver "));
+    found
+        .map(|s| s.trim().to_owned())
+        .ok_or_else(|| failure(format!("no name server in {RESOLV}")))
+}
+
+fn dnsperf(
+    guest: &Guest<'_>,
+    server: &str,
+    queries: &str,
+    clients: &str,
+    outstanding: &str,
+) -> Result<f64> {
+    let argv = [
+        "dnsperf",
+        "-s",
+        server,
+        "-d",
+        queries,
+        "-l",
+        SECONDS,
+        "-c",
+        clients,
+        "-q",
+        outstanding,
+    ];
+    let out = guest.command(&argv).output().context("dnsperf")?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let field = |name: &str| {
+        let line = text.lines().find(|l| l.trim_start().starts_with(name))?;
+        line.split_once(':')?
+            .1
+            .split_whitespace()
+            .next()?
+            .parse::<f64>()
+            .ok()
+    };
+    let (rate, lost) = (field("Queries per second"), field("Queries lost"));
+    // An answer that says no is quick, and worth nothing.
+    let good = text.lines().any(|l| l.contains("NOERROR"));
+    match (rate, good) {
+        (Some(rate), true) if lost.is_none_or(|l| l < rate) => Ok(rate),
+        _ => {
+            let lines = text.lines().map(str::trim);
+            let said: Vec<&str> = lines
+                .filter(|l| l.starts_with("Quer") || l.starts_with("Resp"))
+                .collect();
+            Err(failure(format!("dnsperf on {server}: {}", said.join("; "))))
+        }
+    }
+}
