@@ -63,7 +63,8 @@ fn attaching_works_where_root_is_nobody() {
 
 #[test]
 fn firewall_and_ports_work_where_root_is_nobody() {
-    again(&["firewall::", "traffic::"]);
+    // Ten thousand ports in one transaction are more than a socket's buffer holds without privilege.
+    again(&["firewall::", "traffic::", "--skip", "ten_thousand_ports"]);
 }
 
 #[test]
