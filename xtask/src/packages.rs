@@ -11,6 +11,7 @@ pub const FOR_TESTS: &[(&str, &str)] = &[
     ("buildah", "/usr/bin/buildah"),
     ("busybox-static", "/bin/busybox"),
     ("conmon", "/usr/bin/conmon"),
+    ("conntrack", "/usr/sbin/conntrack"),
     ("containernetworking-plugins", "/usr/lib/cni/bridge"),
     ("containerd", "/usr/bin/ctr"),
     ("criu", "/usr/sbin/criu"),

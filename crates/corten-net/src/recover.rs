@@ -3,6 +3,8 @@
 //! Each thing names its owner by itself (alias, file, map element), so nothing here needs the
 //! engine's database: the engine compares the owners with the containers that it knows.
 
+mod reload;
+
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,12 +17,16 @@ use crate::link::{Link, Links};
 use crate::network::Parts;
 use crate::owner::Owner;
 
+pub(crate) use reload::reload_others;
+pub use reload::{Reloaded, intact, obstacles, reload};
+
 /// Everything that a network holds for containers, each with the container's id.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holdings {
     pub links: Vec<HeldLink>,
     pub addresses: Vec<HeldAddress>,
     pub ports: Vec<HeldPort>,
+    pub admissions: Vec<HeldAdmission>,
 }
 
 /// A link on the host: a port of the network's bridge, the outer end of a `ptp`, an ifb of
@@ -53,17 +59,31 @@ pub struct HeldPort {
     pub ifname: String,
 }
 
+/// What the plugin `firewall` let pass, or the guard of a bridge's port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldAdmission {
+    /// In words: `the admission of 10.79.0.2`.
+    pub what: String,
+    pub container_id: String,
+    pub ifname: String,
+}
+
 impl Holdings {
     /// The ids of all containers that something is held for.
     pub fn containers(&self) -> BTreeSet<&str> {
         let links = self.links.iter().map(|l| l.container_id.as_str());
         let addresses = self.addresses.iter().map(|a| a.container_id.as_str());
         let ports = self.ports.iter().map(|p| p.container_id.as_str());
-        links.chain(addresses).chain(ports).collect()
+        let admissions = self.admissions.iter().map(|a| a.container_id.as_str());
+        links
+            .chain(addresses)
+            .chain(ports)
+            .chain(admissions)
+            .collect()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.links.is_empty() && self.addresses.is_empty() && self.ports.is_empty()
+        self.containers().is_empty()
     }
 }
 
@@ -106,6 +126,20 @@ pub fn holdings(list: &NetworkConfigList) -> Result<Holdings, Error> {
                     ifname: r.ifname,
                 }));
         }
+        if matches!(&*plugin.kind, "bridge" | "firewall") {
+            let admissions = Firewall::open(&parts.table)?.admissions()?;
+            for (what, owner) in admissions {
+                let admission = HeldAdmission {
+                    what,
+                    container_id: owner.container_id,
+                    ifname: owner.ifname,
+                };
+                // Two plugins of a list share a table.
+                if owner.network == list.name && !all.admissions.contains(&admission) {
+                    all.admissions.push(admission);
+                }
+            }
+        }
         if plugin.kind == "portmap" {
             let published = Firewall::open(&parts.table)?.published()?;
             let ours = published
@@ -128,9 +162,14 @@ pub fn holdings(list: &NetworkConfigList) -> Result<Holdings, Error> {
 pub fn free(list: &NetworkConfigList, container_id: &str) -> Result<(), Error> {
     for plugin in list.plugins.iter().rev() {
         let parts = Parts::of(list, plugin);
-        if plugin.kind == "portmap" {
-            Firewall::open(&parts.table)?
-                .withdraw(|p| p.owner.network == list.name && p.owner.is_container(container_id))?;
+        let held = |o: &Owner| o.network == list.name && o.is_container(container_id);
+        match &*plugin.kind {
+            "portmap" => {
+                Firewall::open(&parts.table)?.withdraw(|p| held(&p.owner))?;
+            }
+            "firewall" => Firewall::open(&parts.table)?.expel(held)?,
+            "bridge" => Firewall::open(&parts.table)?.unguard(held)?,
+            _ => {}
         }
         free_links(&parts, &list.name, container_id)?;
         if let Some((data_dir, network)) = &parts.store

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -143,6 +144,28 @@ pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
     Ok(all)
 }
 
+impl Entry {
+    /// The configuration list of the ADD, if it can be read.
+    pub fn config_list(&self) -> Option<NetworkConfigList> {
+        NetworkConfigList::parse(&unbase64(&self.config)?).ok()
+    }
+}
+
+/// Keeps DEL and a reload apart, which would put back what a DEL has just taken away: DEL holds it
+/// shared, a reload alone. It ends with the file, so with the process too.
+pub fn lock(cache: &Path, alone: bool) -> Result<File, Error> {
+    let folder = folder(cache);
+    fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
+    let file = File::open(&folder).map_err(failed("open", &folder))?;
+    let how = match alone {
+        true => FlockOperation::LockExclusive,
+        false => FlockOperation::LockShared,
+    };
+    rustix::io::retry_on_intr(|| flock(&file, how))
+        .map_err(|e| failed("lock", &folder)(e.into()))?;
+    Ok(file)
+}
+
 /// Forgets an attachment; not known is no error.
 pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> Result<(), Error> {
     let path = path(cache, network, container_id, ifname);
@@ -210,7 +233,11 @@ mod tests {
             assert_eq!(base64(plain.as_bytes()), wanted);
             assert_eq!(unbase64(wanted).unwrap(), plain.as_bytes());
         }
-        for bad in ["Z", "Zg=", "Z===", "====", "Zg==Zg==", "Zm9v!A==", "Z=9v"] {
+    }
+
+    #[test]
+    fn what_is_no_base64_is_none() {
+        for bad in ["Z", "Zg=", "Zg", "Z===", "====", "Zm9v!A==", "=m9v"] {
             assert_eq!(unbase64(bad), None, "{bad}");
         }
     }

@@ -78,6 +78,7 @@ impl Caller {
                 call.extra = vec![("prevResult", result.to_document(list.version))];
             }
         }
+        crate::recover::reload_others(&call.session, list, &self.cache_dir, to)?;
         Ok(result)
     }
 
@@ -85,6 +86,7 @@ impl Caller {
     /// namespace that has gone. Arguments left out (`capabilities`, `args`) come from the cache.
     pub fn del(&self, list: &NetworkConfigList, from: &Attachment) -> Result<(), Error> {
         validate_names(from)?;
+        let _lock = cache::lock(&self.cache_dir, false)?;
         let cached = cache::read(&self.cache_dir, &list.name, from)?;
         self.del_all(list, from, cached)?;
         let (id, ifname) = (from.container_id.as_str(), &from.ifname);

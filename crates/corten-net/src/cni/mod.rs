@@ -1,6 +1,6 @@
 //! The runtime's side of CNI: attach a container to a network, take it off, compare, collect.
 
-mod cache;
+pub(crate) mod cache;
 mod caller;
 mod exec;
 mod folder;
@@ -12,7 +12,7 @@ use corten_spec::ContainerId;
 pub use corten_spec::cni::{
     Capabilities, CniResult, Dns, DnsArgument, NetworkConfigList, PortMapping, Protocol,
 };
-pub(crate) use exec::exec;
+pub(crate) use exec::{exec, insert};
 pub use folder::{ConfigFile, load_file, load_folder};
 
 /// One container on one network by one interface: what a call is about.

@@ -1,6 +1,6 @@
 //! The expressions that our rules are made of, and how nf_tables encodes them.
 
-use corten_sys::netlink::Message;
+use corten_sys::netlink::{Attributes, Message};
 
 use super::message::DATA_VALUE;
 
@@ -48,6 +48,7 @@ pub enum Meta {
 #[derive(Clone, Copy, Debug)]
 #[repr(u32)]
 pub enum Base {
+    Link = 0,
     Network = 1,
     Transport = 2,
 }
@@ -72,6 +73,13 @@ pub enum Expression {
     Ct(Ct),
     /// The type of the destination address, by the routing table.
     FibDaddrType,
+    /// The same, counting only addresses of the link that the packet came in by.
+    FibDaddrTypeOnLink,
+    /// Whether the socket that the packet is for listens on all addresses; ends the rule if there
+    /// is no such socket (Linux 5.10).
+    SocketWildcard,
+    /// Loads a constant into word 0.
+    Immediate(Vec<u8>),
     Mask(Vec<u8>),
     Equal(Vec<u8>),
     NotEqual(Vec<u8>),
@@ -83,6 +91,8 @@ pub enum Expression {
     Dnat {
         v4: bool,
     },
+    /// Rewrites the destination to the IPv4 address at word 0 and leaves the port.
+    DnatAddress4,
     Masquerade,
     /// `-m conntrack --ctstate RELATED,ESTABLISHED,DNAT` as iptables-nft writes it.
     XtConntrack,
@@ -93,8 +103,6 @@ pub enum Expression {
     Jump(&'static str),
     /// Connection tracking passes the packet over.
     Notrack,
-    /// Loads a constant into word 0.
-    Load(Vec<u8>),
     /// Writes a port, from word 0, into the transport header, whose checksum lies at `checksum`.
     SetPort {
         offset: u32,
@@ -108,19 +116,21 @@ impl Expression {
             Expression::Meta(..) => "meta",
             Expression::Payload { .. } => "payload",
             Expression::Ct(_) => "ct",
-            Expression::FibDaddrType => "fib",
+            Expression::FibDaddrType | Expression::FibDaddrTypeOnLink => "fib",
+            Expression::SocketWildcard => "socket",
             Expression::Mask(_) => "bitwise",
             Expression::Equal(_) | Expression::NotEqual(_) => "cmp",
             Expression::In(_) | Expression::NotIn(_) | Expression::Map(_) => "lookup",
-            Expression::Dnat { .. } => "nat",
+            Expression::Dnat { .. } | Expression::DnatAddress4 => "nat",
             Expression::Masquerade => "masq",
             Expression::XtConntrack => "match",
             Expression::Counter => "counter",
-            Expression::Drop | Expression::Accept | Expression::Return | Expression::Jump(_) => {
-                "immediate"
-            }
+            Expression::Immediate(_)
+            | Expression::Drop
+            | Expression::Accept
+            | Expression::Return
+            | Expression::Jump(_) => "immediate",
             Expression::Notrack => "notrack",
-            Expression::Load(_) => "immediate",
             Expression::SetPort { .. } => "payload",
         }
     }
@@ -154,6 +164,20 @@ impl Expression {
                 // NFT_FIB_RESULT_ADDRTYPE, NFTA_FIB_F_DADDR.
                 m.attr_be32(1, register(0)).attr_be32(2, 3).attr_be32(3, 2);
             }
+            Expression::FibDaddrTypeOnLink => {
+                // As above, with NFTA_FIB_F_IIF.
+                m.attr_be32(1, register(0))
+                    .attr_be32(2, 3)
+                    .attr_be32(3, 2 | 8);
+            }
+            Expression::SocketWildcard => {
+                m.attr_be32(1, 2).attr_be32(2, register(0));
+            }
+            Expression::Immediate(bytes) => {
+                m.attr_be32(1, register(0)).nest(2, |m| {
+                    m.attr(DATA_VALUE, bytes);
+                });
+            }
             Expression::Mask(mask) => bitwise(m, mask),
             Expression::Equal(value) => compare(m, 0, value),
             Expression::NotEqual(value) => compare(m, 1, value),
@@ -169,6 +193,9 @@ impl Expression {
                     .attr_be32(3, register(0));
             }
             Expression::Dnat { v4 } => dnat(m, *v4),
+            Expression::DnatAddress4 => {
+                m.attr_be32(1, 1).attr_be32(2, 2).attr_be32(3, register(0));
+            }
             Expression::Masquerade => {}
             Expression::XtConntrack => xt_conntrack(m),
             Expression::Counter => {
@@ -179,11 +206,6 @@ impl Expression {
             Expression::Return => verdict(m, NFT_RETURN, None),
             Expression::Jump(chain) => verdict(m, NFT_JUMP, Some(chain)),
             Expression::Notrack => {}
-            Expression::Load(value) => {
-                m.attr_be32(1, register(0)).nest(2, |m| {
-                    m.attr(DATA_VALUE, value);
-                });
-            }
             Expression::SetPort { offset, checksum } => {
                 // Source register; NFT_PAYLOAD_CSUM_INET and where it is.
                 m.attr_be32(5, register(0))
@@ -244,6 +266,31 @@ fn verdict(m: &mut Message, code: u32, chain: Option<&str>) {
     });
 }
 
+/// Whether a rule of these expressions takes every packet: it counts or logs at most, and then
+/// drops or rejects.
+pub fn drops_all(expressions: Attributes<'_>) -> bool {
+    let mut expressions = expressions.map(|(_, bytes)| Attributes::new(bytes));
+    let last = expressions.find(|e| !matches!(name_of(*e).as_deref(), Some("counter" | "log")));
+    let Some(last) = last else {
+        return false;
+    };
+    let data = last.nested(DATA);
+    match name_of(last).as_deref() {
+        Some("reject") => true,
+        // iptables' own targets.
+        Some("target") => data.is_some_and(|d| d.string(1).as_deref() == Some("REJECT")),
+        Some("immediate") => data
+            .and_then(|d| d.nested(2))
+            .and_then(|d| d.nested(VERDICT))
+            .is_some_and(|v| v.be32(VERDICT_CODE) == Some(NF_DROP)),
+        _ => false,
+    }
+}
+
+fn name_of(expression: Attributes<'_>) -> Option<String> {
+    expression.string(NAME)
+}
+
 /// Which address of the IP header.
 #[derive(Clone, Copy, Debug)]
 pub enum Side {
@@ -301,6 +348,34 @@ pub fn protocol_and_port(word: Word) -> [Expression; 2] {
             word: word + 1,
         },
     ]
+}
+
+/// Loads the source address of the Ethernet header.
+pub fn ethernet_source(word: Word) -> Expression {
+    Expression::Payload {
+        base: Base::Link,
+        offset: 6,
+        length: 6,
+        word,
+    }
+}
+
+/// Only packets of this transport protocol.
+pub fn only_protocol(number: u8) -> [Expression; 2] {
+    [
+        Expression::Meta(Meta::L4proto, 0),
+        Expression::Equal(vec![number]),
+    ]
+}
+
+/// Only packets that came in by a link of the set.
+pub fn from_link(set: &'static str) -> [Expression; 2] {
+    [Expression::Meta(Meta::Iifname, 0), Expression::In(set)]
+}
+
+/// Only packets that go out by a link of the set.
+pub fn to_link(set: &'static str) -> [Expression; 2] {
+    [Expression::Meta(Meta::Oifname, 0), Expression::In(set)]
 }
 
 /// Only connections whose destination was rewritten.

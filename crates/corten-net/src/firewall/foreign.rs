@@ -3,29 +3,81 @@
 //! in the tables `ip filter` and `ip6 filter` of iptables-nft. So we put two rules at the head of
 //! that chain, as Docker, libvirt and others do, with our comment to find them by.
 //!
-//! What this does not reach: rules of the legacy iptables (another kernel interface), and tables
-//! of other names, firewalld's among them; there the administrator has to let the link pass.
+//! Chains of other names are their owner's alone: what drops there is found and named, and the
+//! administrator has to let the link pass. So are rules of the legacy iptables, which is another
+//! kernel interface, whose presence is all that can be seen from here.
 
-use corten_sys::netlink::Socket;
+use std::fmt;
+
+use corten_sys::netlink::{Reply, Socket};
 use rustix::io::Errno;
 
 use super::expression::{Expression, Meta, ifname};
 use super::failed;
-use super::message::{self, Family};
+use super::message::{self, Family, Rule};
 use crate::Error;
 
 const TABLE: &str = "filter";
 const CHAIN: &str = "FORWARD";
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
+/// One line for each table of the legacy iptables that the thread's namespace has.
+const LEGACY: [&str; 2] = [
+    "/proc/thread-self/net/ip_tables_names",
+    "/proc/thread-self/net/ip6_tables_names",
+];
+
+/// A chain that drops what is forwarded, and is not ours to change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Obstacle {
+    /// `inet`, `ip`, `ip6`.
+    pub family: &'static str,
+    pub table: String,
+    pub chain: String,
+    pub reason: Reason,
+}
+
+/// Why a chain is an obstacle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    Policy,
+    LastRule,
+    /// It is of the legacy iptables; whether it drops cannot be seen.
+    Legacy,
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Obstacle {
+            family,
+            table,
+            chain,
+            reason,
+        } = self;
+        match reason {
+            Reason::Policy => write!(
+                f,
+                "chain {chain} of table {family} {table} drops what none of its rules accepts"
+            ),
+            Reason::LastRule => write!(
+                f,
+                "chain {chain} of table {family} {table} ends with a rule that drops the rest"
+            ),
+            Reason::Legacy => write!(
+                f,
+                "chain {chain} of the legacy iptables' table {table} may drop what is forwarded"
+            ),
+        }
+    }
+}
 
 fn comment(link: &str) -> String {
     format!("corten {link}")
 }
 
-/// Accepts what is forwarded from and to `link`, in each foreign chain whose policy is to drop.
+/// Accepts what is forwarded from and to `link`, in each chain of iptables-nft that drops.
 pub fn accept(socket: &mut Socket, link: &str) -> Result<(), Error> {
     for family in FAMILIES {
-        if !drops(socket, family)? || !ours(socket, family, link)?.is_empty() {
+        if lets_pass_in(socket, family, link)? {
             continue;
         }
         let messages = rules(link)
@@ -41,6 +93,23 @@ pub fn accept(socket: &mut Socket, link: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether no chain of iptables-nft drops what is forwarded from and to `link`.
+pub fn lets_pass(socket: &mut Socket, link: &str) -> Result<bool, Error> {
+    for family in FAMILIES {
+        if !lets_pass_in(socket, family, link)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn lets_pass_in(socket: &mut Socket, family: Family, link: &str) -> Result<bool, Error> {
+    if !drops(socket, family)? {
+        return Ok(true);
+    }
+    Ok(!ours(socket, family, link)?.is_empty())
+}
+
 /// Removes our rules for `link`.
 pub fn withdraw(socket: &mut Socket, link: &str) -> Result<(), Error> {
     for family in FAMILIES {
@@ -48,12 +117,17 @@ pub fn withdraw(socket: &mut Socket, link: &str) -> Result<(), Error> {
             .into_iter()
             .map(|handle| message::delete_rule(family, TABLE, CHAIN, handle))
             .collect();
-        if !messages.is_empty() {
-            socket
-                .transact(message::transaction(messages))
-                .map_err(|e| {
-                    failed(format!("remove the rules for {link} from {CHAIN}"))(e.source)
-                })?;
+        if messages.is_empty() {
+            continue;
+        }
+        match socket.transact(message::transaction(messages)) {
+            // Somebody flushed the chain meanwhile, or another of us was faster.
+            Err(e) if e.source.errno() != Some(Errno::NOENT) => {
+                return Err(failed(format!("remove the rules for {link} from {CHAIN}"))(
+                    e.source,
+                ));
+            }
+            _ => {}
         }
     }
     Ok(())
@@ -79,32 +153,94 @@ fn rules(link: &str) -> [Vec<Expression>; 2] {
     [out, back]
 }
 
+/// Whether the chain of iptables-nft drops what its rules do not accept.
 fn drops(socket: &mut Socket, family: Family) -> Result<bool, Error> {
-    let mut drops = false;
+    let mut policy = false;
     let asked = socket.query(message::get_chain(family, TABLE, CHAIN), |r| {
-        drops = message::read_chain_drops(&r).unwrap_or(false);
+        policy = message::read_chain(&r).is_some_and(|c| c.drops);
     });
     match asked {
-        Err(e) if e.errno() == Some(Errno::NOENT) => Ok(false),
-        other => other
-            .map(|()| drops)
-            .map_err(failed(format!("look at chain {CHAIN}"))),
+        Err(e) if e.errno() == Some(Errno::NOENT) => return Ok(false),
+        other => other.map_err(failed(format!("look at chain {CHAIN}")))?,
+    }
+    Ok(policy || ends_in_drop(&list_rules(socket, family, TABLE, CHAIN)?))
+}
+
+/// The last rule takes all that is left. (A jump to a chain that does is not seen.)
+fn ends_in_drop(rules: &[Rule]) -> bool {
+    rules.last().is_some_and(|r| r.drops_all)
+}
+
+fn list_rules(
+    socket: &mut Socket,
+    family: Family,
+    table: &str,
+    chain: &str,
+) -> Result<Vec<Rule>, Error> {
+    let question = message::list_rules(family, table, chain);
+    let dumped = socket.dump(question, |all: &mut Vec<_>, r| {
+        all.extend(message::read_rule(&r));
+    });
+    match dumped {
+        Err(e) if e.errno() == Some(Errno::NOENT) => Ok(Vec::new()),
+        other => other.map_err(failed(format!("list chain {chain} of table {table}"))),
     }
 }
 
 fn ours(socket: &mut Socket, family: Family, link: &str) -> Result<Vec<u64>, Error> {
     let wanted = comment(link);
-    let dumped: Result<Vec<(u64, String)>, _> = socket.dump(
-        message::list_rules(family, TABLE, CHAIN),
-        |all: &mut Vec<_>, r| all.extend(message::read_rule(&r)),
-    );
-    match dumped {
-        Err(e) if e.errno() == Some(Errno::NOENT) => Ok(Vec::new()),
-        other => Ok(other
-            .map_err(failed(format!("list chain {CHAIN}")))?
+    let rules = list_rules(socket, family, TABLE, CHAIN)?;
+    let ours = rules.into_iter().filter(|r| r.comment == wanted);
+    Ok(ours.map(|r| r.handle).collect())
+}
+
+/// Chains at the forward hook that drop, and that [`accept`] does not see to.
+pub fn obstacles(socket: &mut Socket, own: &str) -> Result<Vec<Obstacle>, Error> {
+    let chains: Vec<message::BaseChain> = socket
+        .dump(message::list_chains(), |all: &mut Vec<_>, r: Reply<'_>| {
+            all.extend(message::read_chain(&r));
+        })
+        .map_err(failed("list the chains of all tables"))?;
+    let mut all = Vec::new();
+    for chain in chains {
+        let Some(family) = [Family::Inet, Family::Ip, Family::Ip6]
             .into_iter()
-            .filter(|(_, text)| *text == wanted)
-            .map(|(handle, _)| handle)
-            .collect()),
+            .find(|f| *f as u8 == chain.family)
+        else {
+            continue;
+        };
+        let handled = FAMILIES.contains(&family) && chain.table == TABLE && chain.name == CHAIN;
+        if !chain.forwards || handled || (family == Family::Inet && chain.table == own) {
+            continue;
+        }
+        let reason = match chain.drops {
+            true => Reason::Policy,
+            false if ends_in_drop(&list_rules(socket, family, &chain.table, &chain.name)?) => {
+                Reason::LastRule
+            }
+            false => continue,
+        };
+        all.push(Obstacle {
+            family: family.name(),
+            table: chain.table,
+            chain: chain.name,
+            reason,
+        });
     }
+    all.extend(
+        ["ip", "ip6"]
+            .into_iter()
+            .zip(LEGACY)
+            .filter_map(|(family, path)| {
+                // A kernel without the interface has no such file.
+                let names = std::fs::read_to_string(path).unwrap_or_default();
+                names.lines().any(|n| n == TABLE).then(|| Obstacle {
+                    family,
+                    table: TABLE.into(),
+                    chain: CHAIN.into(),
+                    reason: Reason::Legacy,
+                })
+            }),
+    );
+    Ok(all)
 }

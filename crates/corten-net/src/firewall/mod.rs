@@ -1,23 +1,41 @@
-//! Published ports, masquerading and the way through other people's firewalls: nf_tables, over
-//! netlink, every change one transaction.
+//! Published ports, masquerading, who may reach whom, and the way through other people's
+//! firewalls: nf_tables, over netlink, every change one transaction.
+//!
+//! ```text
+//!   Network, Published, … ──wish, port──▶ elements ──plan──▶ messages ──tables──▶ kernel
+//!                                           ▲ what is there                │
+//!                                           └──────────────────────────────┘
+//! ```
 
+mod conntrack;
+mod describe;
+mod element;
+mod ethernet;
 mod expression;
 mod foreign;
 mod message;
+mod plan;
 mod port;
 pub(crate) mod redirect;
 mod table;
+mod tables;
+mod wish;
 
-use std::net::SocketAddr;
+use std::collections::{HashMap, HashSet};
+use std::net::{IpAddr, SocketAddr};
 
+use corten_spec::Cidr;
 use corten_spec::cni::Protocol;
-use corten_spec::{Cidr, cidr};
-use corten_sys::netlink::{BatchError, Error as NetlinkError, Family as Part, Message, Socket};
-use rustix::io::Errno;
+use corten_sys::netlink::Error as NetlinkError;
 
 use crate::Error;
-use crate::link::octets;
+use crate::link::{Links, Mac};
 use crate::owner::Owner;
+use crate::sysctl;
+use element::{Entry, Set};
+pub use foreign::{Obstacle, Reason};
+use plan::Plan;
+use tables::Tables;
 
 /// A port of the host, rewritten to one of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,26 +45,118 @@ pub struct Published {
     pub protocol: Protocol,
     /// Of the same family as `host`.
     pub target: SocketAddr,
+    pub source: Source,
     pub owner: Owner,
 }
 
+/// The source address that the container sees of a client. It is said of the target: two ports to
+/// one target have the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Source {
+    /// The client's own, but for clients whose address the container could not answer to: those
+    /// on the host's loopback, and containers.
+    #[default]
+    Answerable,
+    /// The client's own, come what may.
+    Kept,
+    /// The host's, whoever the client is.
+    Host,
+}
+
 /// What a network needs beyond its ports.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Network<'a> {
     /// Its link on the host.
     pub link: Option<&'a str>,
     pub subnets: &'a [Cidr],
     pub masquerade: bool,
+    /// No way in or out through the host, published ports included; the host itself is reached.
+    pub internal: bool,
+    /// Neither reaches the other links of ours nor is reached by them, but for published ports.
+    pub isolated: bool,
+    /// The gateway's IPv4 address stands for the host's 127.0.0.1, for TCP and UDP, wherever
+    /// nothing listens on it itself. (`[::1]` cannot be reached so: the kernel has
+    /// no `route_localnet` for IPv6.)
+    pub host_loopback: bool,
 }
 
-/// A connection to nf_tables, for one table of family inet.
+/// What the plugin `firewall` does for a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admitted {
+    pub addresses: Vec<IpAddr>,
+    pub link: String,
+    /// Nothing is forwarded between the link and others that are so marked.
+    pub between_links: bool,
+    /// The bridge's ports that reach nobody else on the bridge.
+    pub alone: Vec<String>,
+    pub owner: Owner,
+}
+
+/// A bridge's port that may send from one MAC address only.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Guarded {
+    pub port: String,
+    pub mac: Mac,
+    pub owner: Owner,
+}
+
+/// Elements that somebody is to have: made by the functions below, compared and restored whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    entries: Vec<Entry>,
+    links: Vec<String>,
+}
+
+impl Wanted {
+    pub fn network(&mut self, network: &Network<'_>) {
+        self.entries.extend(wish::network(network));
+        let link = network.link.filter(|_| !network.internal);
+        self.let_pass(link.into_iter());
+    }
+
+    pub fn ports(&mut self, ports: &[Published]) {
+        self.entries.extend(ports.iter().flat_map(port::entries));
+    }
+
+    pub fn admitted(&mut self, admitted: &Admitted) {
+        self.entries.extend(wish::admitted(admitted));
+        self.let_pass(std::iter::once(&*admitted.link));
+    }
+
+    pub fn guarded(&mut self, guarded: &Guarded) {
+        self.entries.extend(wish::guarded(guarded));
+    }
+
+    pub fn extend(&mut self, other: Wanted) {
+        self.entries.extend(other.entries);
+        self.let_pass(other.links.iter().map(String::as_str));
+    }
+
+    fn let_pass<'a>(&mut self, links: impl Iterator<Item = &'a str>) {
+        for link in links {
+            if !self.links.iter().any(|l| l == link) {
+                self.links.push(link.into());
+            }
+        }
+    }
+}
+
+/// What was wanted and not there, and what could not be put back, each in words.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    pub missing: Vec<String>,
+    pub refused: Vec<String>,
+}
+
+/// A connection to nf_tables, for the tables of one name: family inet, and where ports need it
+/// family bridge.
 #[derive(Debug)]
 pub struct Firewall {
-    socket: Socket,
-    table: String,
-    /// What this connection has seen to: the table, and the link that others let pass.
-    ensured: bool,
+    tables: Tables,
+    /// The link that this connection has made others let pass.
     vouched: Option<String>,
+    /// Whether it admitted a link that the table had not.
+    admitted_anew: bool,
 }
 
 fn failed(action: impl Into<String>) -> impl FnOnce(NetlinkError) -> Error {
@@ -68,38 +178,52 @@ impl Firewall {
             });
         }
         Ok(Self {
-            socket: Socket::open(Part::Netfilter).map_err(failed("open nf_tables"))?,
-            table: table.into(),
-            ensured: false,
+            tables: Tables::open(table)?,
             vouched: None,
+            admitted_anew: false,
         })
     }
 
     pub fn table(&self) -> &str {
-        &self.table
+        &self.tables.name
+    }
+
+    /// Whether the kernel has nf_tables and lets us look.
+    pub fn probe(&mut self) -> Result<(), Error> {
+        self.tables.read(&[]).map(drop)
+    }
+
+    /// Whether this connection made the table, or admitted a link that was not in it: then what
+    /// other containers had in it may have gone.
+    pub fn is_fresh(&self) -> bool {
+        self.tables.made || self.admitted_anew
     }
 
     /// Admits a network: its link, its subnets, and accepts its packets where another firewall
     /// would drop them.
     pub fn admit(&mut self, network: &Network<'_>) -> Result<(), Error> {
-        let mut messages = Vec::new();
-        if let Some(link) = network.link {
-            let name = expression::ifname(link);
-            messages.push(message::add_key(&self.table, table::LINKS, &name));
-        }
-        for subnet in network.subnets {
-            let v4 = subnet.is_ipv4();
-            messages.push(self.subnet(true, table::local(v4), subnet));
-            if network.masquerade {
-                messages.push(self.subnet(true, table::masq(v4), subnet));
-            }
-        }
-        self.ensure()?;
-        self.commit(messages, "admit a network to the firewall")?;
         if let Some(link) = network.link
-            && self.vouched.as_deref() != Some(link)
+            && !self.tables.has(table::links(), &expression::ifname(link))?
         {
-            foreign::accept(&mut self.socket, link)?;
+            self.admitted_anew = true;
+        }
+        self.tables.add(&wish::network(network))?;
+        let Some(link) = network.link else {
+            return Ok(());
+        };
+        if network.host_loopback {
+            // After the guard, which keeps the rest of the loopback out of reach.
+            sysctl::set(&format!("ipv4/conf/{link}/route_localnet"), "1")?;
+        }
+        if !network.internal {
+            self.vouch(link)?;
+        }
+        Ok(())
+    }
+
+    fn vouch(&mut self, link: &str) -> Result<(), Error> {
+        if self.vouched.as_deref() != Some(link) {
+            foreign::accept(&mut self.tables.socket, link)?;
             self.vouched = Some(link.into());
         }
         Ok(())
@@ -107,193 +231,242 @@ impl Firewall {
 
     /// Takes back what [`Firewall::admit`] did; deletes the table when no link is left in it.
     pub fn dismiss(&mut self, link: &str, subnets: &[Cidr]) -> Result<(), Error> {
-        foreign::withdraw(&mut self.socket, link)?;
-        if !self.exists()? {
-            return Ok(());
-        }
-        // One by one: what is not there must not keep the rest.
-        let mut messages = vec![message::delete_element(
-            &self.table,
-            table::LINKS,
-            &expression::ifname(link),
-        )];
-        for subnet in subnets {
-            let v4 = subnet.is_ipv4();
-            messages.push(self.subnet(false, table::masq(v4), subnet));
-            messages.push(self.subnet(false, table::local(v4), subnet));
-        }
-        for m in messages {
-            match self.socket.transact(message::transaction(vec![m])) {
-                Err(e) if e.source.errno() != Some(Errno::NOENT) => {
-                    return Err(failed("dismiss a network from the firewall")(e.source));
-                }
-                _ => {}
-            }
-        }
-        if self.elements(table::LINKS)?.is_empty() && self.published()?.is_empty() {
-            let gone = message::delete_table(&self.table);
-            self.ensured = false;
-            self.commit(vec![gone], "delete the firewall's table")?;
-        }
-        Ok(())
+        foreign::withdraw(&mut self.tables.socket, link)?;
+        let sets = tables::all_sets();
+        self.tables
+            .change("dismiss a network", &sets, |name, there| {
+                Ok(plan::removal(name, there, |e| {
+                    wish::is_about(e, link, subnets)
+                }))
+            })
+            .map(drop)
     }
 
     /// Publishes ports: all of them, or none. A port that another container has is refused with
-    /// its name.
+    /// its name. UDP clients that asked the host before are let begin anew.
     pub fn publish(&mut self, ports: &[Published]) -> Result<(), Error> {
-        if ports.is_empty() {
-            return Ok(());
-        }
-        self.ensure()?;
-        let messages = ports
-            .iter()
-            .map(|p| message::new_element(&self.table, port::map_of(p), &port::to_element(p)))
-            .collect();
-        let Err(BatchError { index, source }) =
-            self.socket.transact(message::transaction(messages))
-        else {
-            return Ok(());
-        };
-        // The first message of a transaction is its frame.
-        let refused = index.checked_sub(1).and_then(|i| ports.get(i));
-        match (refused, source.errno()) {
-            (Some(port), Some(Errno::EXIST)) => Err(self.taken(port)),
-            (Some(port), _) => Err(failed(format!(
-                "publish port {}/{}",
-                port.host, port.protocol
-            ))(source)),
-            (None, _) => Err(failed("publish ports")(source)),
-        }
+        let entries: Vec<Entry> = ports.iter().flat_map(port::entries).collect();
+        self.tables.add(&entries)?;
+        let mut links = Links::open()?;
+        let mut own: HashMap<IpAddr, bool> = HashMap::new();
+        self.forget(ports, &mut |flow, port| {
+            let asked = flow.destination.ip();
+            if flow.answers_from == port.target {
+                return Ok(false);
+            }
+            // The same port of another machine is none of ours: a loopback's route is the host's.
+            if let Some(known) = own.get(&asked) {
+                return Ok(*known);
+            }
+            let is_own = links.way_to(asked)? == Some(LOOPBACK);
+            own.insert(asked, is_own);
+            Ok(is_own)
+        })
     }
 
-    fn taken(&mut self, port: &Published) -> Error {
-        let holder = self.published().ok().and_then(|all| {
-            all.into_iter()
-                .find(|p| p.host == port.host && p.protocol == port.protocol)
-        });
-        Error::PortTaken {
-            address: port.host,
-            protocol: port.protocol,
-            owner: holder.map_or_else(|| "(unknown)".into(), |p| p.owner.container_id),
-        }
-    }
-
-    /// Takes back all ports for which `which` is true, and says how many.
+    /// Takes back all ports for which `which` is true, and says how many. Their UDP clients'
+    /// flows are forgotten.
     pub fn withdraw(&mut self, which: impl Fn(&Published) -> bool) -> Result<usize, Error> {
         let mut ports = self.published()?;
         ports.retain(which);
-        if ports.is_empty() {
-            return Ok(0);
-        }
-        let messages = ports
-            .iter()
-            .map(|p| {
-                let key = port::to_element(p).key;
-                message::delete_element(&self.table, port::map_of(p), &key)
-            })
-            .collect();
-        self.commit(messages, "take published ports back")?;
+        let entries: Vec<Entry> = ports.iter().flat_map(port::entries).collect();
+        // With the owner: the port may be another's by the time that we get to it.
+        let gone: HashSet<_> = entries.iter().map(|e| (e.about(), &*e.comment)).collect();
+        self.remove("take published ports back", &port::sets(), |e| {
+            gone.contains(&(e.about(), &*e.comment))
+        })?;
+        self.forget(&ports, &mut |flow, port| {
+            Ok(flow.answers_from == port.target)
+        })?;
         Ok(ports.len())
+    }
+
+    fn forget(
+        &mut self,
+        ports: &[Published],
+        stale: &mut dyn FnMut(&conntrack::Flow, &Published) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        let udp: Vec<&Published> = ports
+            .iter()
+            .filter(|p| p.protocol == Protocol::Udp)
+            .collect();
+        let hosts: Vec<SocketAddr> = udp.iter().map(|p| p.host).collect();
+        conntrack::forget(&mut self.tables.socket, &hosts, &mut |flow| {
+            for port in udp.iter().filter(|p| conntrack::covers(&p.host, flow)) {
+                if stale(flow, port)? {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        })
+        .map(drop)
     }
 
     /// All published ports, whoever owns them.
     pub fn published(&mut self) -> Result<Vec<Published>, Error> {
-        let mut all = Vec::new();
-        for (v4, on_address) in [(true, false), (true, true), (false, false), (false, true)] {
-            let elements = self.elements(table::publish(v4, on_address))?;
-            all.extend(
-                elements
-                    .iter()
-                    .filter_map(|e| port::read(e, v4, on_address)),
-            );
+        Ok(port::read(&self.tables.read(&port::sets())?.entries))
+    }
+
+    /// Admits a container's addresses as the plugin `firewall` does.
+    pub fn admit_addresses(&mut self, admitted: &Admitted) -> Result<(), Error> {
+        self.tables.add(&wish::admitted(admitted))?;
+        self.vouch(&admitted.link)
+    }
+
+    /// Takes back what [`Firewall::admit_addresses`] did for these owners; with the last address
+    /// of a link that [`Firewall::admit`] does not know, what others accept for it.
+    pub fn expel(&mut self, which: impl Fn(&Owner) -> bool) -> Result<(), Error> {
+        let gone = |e: &Entry| {
+            (admitted_sets().contains(&e.set) || *e.set == *ethernet::alone())
+                && Owner::parse(&e.comment).is_some_and(|o| which(&o))
+        };
+        let sets = tables::all_sets();
+        let unknown = std::cell::RefCell::new(Vec::new());
+        self.tables
+            .change("expel a container", &sets, |name, there| {
+                let left = left_links(&there.entries, gone);
+                let plan = plan::removal(name, there, |e| {
+                    gone(e) || left.iter().any(|l| l.takes_along(e))
+                });
+                *unknown.borrow_mut() = left;
+                Ok(plan)
+            })?;
+        for left in unknown.into_inner().iter().filter(|l| !l.known) {
+            foreign::withdraw(&mut self.tables.socket, &left.link)?;
+        }
+        Ok(())
+    }
+
+    /// Has a port send from one MAC address only.
+    pub fn guard(&mut self, guarded: &Guarded) -> Result<(), Error> {
+        self.tables.add(&wish::guarded(guarded))
+    }
+
+    /// Takes the guards of these owners' ports away.
+    pub fn unguard(&mut self, which: impl Fn(&Owner) -> bool) -> Result<(), Error> {
+        let gone = |e: &Entry| {
+            (*e.set == *ethernet::guarded() || *e.set == *ethernet::macs())
+                && Owner::parse(&e.comment).is_some_and(|o| which(&o))
+        };
+        let sets: Vec<&Set> = ethernet::SETS.iter().collect();
+        self.tables
+            .change("unguard a port", &sets, |name, there| {
+                let mut there = there.clone();
+                // The other table was not read.
+                there.conditions[0] = plan::Condition::Missing;
+                Ok(plan::removal(name, &there, gone))
+            })
+            .map(drop)
+    }
+
+    /// What of `wanted` is not there, in words.
+    pub fn missing(&mut self, wanted: &Wanted) -> Result<Vec<String>, Error> {
+        let there = self.tables.read(&tables::all_sets())?;
+        let plan = plan::plan(&self.tables.name, &there, &wanted.entries);
+        let mut all: Vec<String> = plan.missing.iter().map(describe::entry).collect();
+        all.extend(plan.taken.iter().map(|(e, _)| describe::entry(e)));
+        for link in &wanted.links {
+            if !foreign::lets_pass(&mut self.tables.socket, link)? {
+                all.push(format!("the way of {link} through others' FORWARD chain"));
+            }
         }
         Ok(all)
     }
 
-    /// The elements of a set; none if there is no table.
-    fn elements(&mut self, set: &str) -> Result<Vec<message::Element>, Error> {
-        let dumped = self.socket.dump(
-            message::list_elements(&self.table, set),
-            |all: &mut Vec<_>, r| all.extend(message::read_elements(&r)),
-        );
-        match dumped {
-            Err(e) if e.errno() == Some(Errno::NOENT) => Ok(Vec::new()),
-            other => other.map_err(failed(format!("list set {set} of table {}", self.table))),
-        }
-    }
-
-    /// Makes the table if it is missing, or of another revision of ours.
-    fn ensure(&mut self) -> Result<(), Error> {
-        if self.ensured {
-            return Ok(());
-        }
-        // Two processes may both find none; the slower one's transaction fails as a whole.
-        for _ in 0..3 {
-            match self.revision()?.as_deref() {
-                Some(table::REVISION) => {
-                    self.ensured = true;
-                    return Ok(());
-                }
-                Some(_) => {
-                    return Err(Error::Invalid {
-                        what: "nftables table",
-                        value: self.table.clone(),
-                        reason: format!("is not of revision {:?}", table::REVISION),
-                    });
-                }
-                None => {}
-            }
-            let batch = message::transaction(table::create(&self.table));
-            match self.socket.transact(batch) {
-                Ok(()) => {
-                    self.ensured = true;
-                    return Ok(());
-                }
-                Err(e) if e.source.errno() == Some(Errno::EXIST) => {}
-                Err(e) => {
-                    return Err(failed(format!(
-                        "make table inet {} (message {})",
-                        self.table, e.index
-                    ))(e.source));
-                }
+    /// Puts back what of `wanted` is missing: in one transaction, and nothing else is touched. A
+    /// port that another container has meanwhile stays that one's.
+    pub fn restore(&mut self, wanted: &Wanted) -> Result<Restored, Error> {
+        let sets = tables::all_sets();
+        let done: Plan = self.tables.change("restore", &sets, |name, there| {
+            Ok(plan::plan(name, there, &wanted.entries))
+        })?;
+        let mut restored = Restored {
+            missing: done.missing.iter().map(describe::entry).collect(),
+            refused: done
+                .taken
+                .iter()
+                .map(|(port, holder)| describe::taken(port, holder).to_string())
+                .collect(),
+        };
+        for link in &wanted.links {
+            if !foreign::lets_pass(&mut self.tables.socket, link)? {
+                restored
+                    .missing
+                    .push(format!("the way of {link} through others' FORWARD chain"));
+                foreign::accept(&mut self.tables.socket, link)?;
             }
         }
-        Err(Error::Invalid {
-            what: "nftables table",
-            value: self.table.clone(),
-            reason: "comes and goes: another process makes and deletes it".into(),
-        })
+        Ok(restored)
     }
 
-    fn exists(&mut self) -> Result<bool, Error> {
-        self.revision().map(|r| r.is_some())
-    }
-
-    /// The comment of the table, if there is one.
-    fn revision(&mut self) -> Result<Option<String>, Error> {
-        let mut found = None;
-        let asked = self.socket.query(message::get_table(&self.table), |r| {
-            found = message::read_table(&r);
+    /// What containers have here besides ports, each in words and with its owner.
+    pub fn admissions(&mut self) -> Result<Vec<(String, Owner)>, Error> {
+        let sets: Vec<&Set> = admitted_sets().into_iter().chain(&ethernet::SETS).collect();
+        let there = self.tables.read(&sets)?.entries;
+        let all = there.iter().filter_map(|e| {
+            let what = describe::thing(e);
+            Owner::parse(&e.comment).map(|owner| (what, owner))
         });
-        match asked {
-            Ok(()) => Ok(found),
-            Err(e) if e.errno() == Some(Errno::NOENT) => Ok(None),
-            Err(e) => Err(failed(format!("look for table inet {}", self.table))(e)),
-        }
+        Ok(all.collect())
     }
 
-    fn subnet(&self, add: bool, set: &str, subnet: &Cidr) -> Message {
-        let end = cidr::next(subnet.last()).map(octets);
-        let first = octets(subnet.first());
-        message::interval(add, &self.table, set, &first, end.as_deref())
+    /// Chains of others that drop what is forwarded and that we do not write to.
+    pub fn obstacles(&mut self) -> Result<Vec<Obstacle>, Error> {
+        foreign::obstacles(&mut self.tables.socket, &self.tables.name)
     }
 
-    fn commit(&mut self, messages: Vec<Message>, action: &str) -> Result<(), Error> {
-        if messages.is_empty() {
-            return Ok(());
-        }
-        self.socket
-            .transact(message::transaction(messages))
-            .map_err(|e| failed(action)(e.source))
+    fn remove(
+        &mut self,
+        action: &'static str,
+        sets: &[&'static Set],
+        gone: impl Fn(&Entry) -> bool,
+    ) -> Result<(), Error> {
+        self.tables
+            .change(action, sets, |name, there| {
+                let gone = there.entries.iter().filter(|e| gone(e));
+                Ok(Plan {
+                    messages: gone.map(|e| element::delete(name, e)).collect(),
+                    ..Plan::default()
+                })
+            })
+            .map(drop)
     }
+}
+
+/// `LOOPBACK_IFINDEX`: in every network namespace.
+const LOOPBACK: u32 = 1;
+
+fn admitted_sets() -> [&'static Set; 2] {
+    [table::admitted(true), table::admitted(false)]
+}
+
+/// A link whose last admitted address goes.
+struct Left {
+    link: String,
+    /// Whether [`Firewall::admit`] has it too.
+    known: bool,
+}
+
+impl Left {
+    fn takes_along(&self, entry: &Entry) -> bool {
+        let [same, ingress] = wish::ingress(&self.link);
+        *entry == ingress || (!self.known && *entry == same)
+    }
+}
+
+fn left_links(there: &[Entry], gone: impl Fn(&Entry) -> bool) -> Vec<Left> {
+    let admitted = |e: &&Entry| admitted_sets().contains(&e.set);
+    let (gone, kept): (Vec<&Entry>, Vec<&Entry>) =
+        there.iter().filter(admitted).partition(|e| gone(e));
+    let mut links: Vec<&[u8]> = gone.iter().map(|e| &*e.data).collect();
+    links.sort_unstable();
+    links.dedup();
+    links.retain(|link| kept.iter().all(|e| e.data != *link));
+    let left = links.into_iter().map(|name| Left {
+        link: describe::link_name(name),
+        known: there
+            .iter()
+            .any(|e| *e.set == *table::links() && e.key == name),
+    });
+    left.collect()
 }

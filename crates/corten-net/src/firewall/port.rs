@@ -1,11 +1,12 @@
-//! A published port as an element of its map, and back. Pure.
+//! A published port as elements, and back. Pure.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use corten_spec::cni::Protocol;
 
-use super::message::Element;
-use super::{Published, table};
+use super::element::{Entry, Key, Set};
+use super::{Published, Source, table};
 use crate::link::{address_of, octets};
 use crate::owner::Owner;
 
@@ -15,14 +16,24 @@ fn push_port(bytes: &mut Vec<u8>, port: u16) {
     bytes.extend_from_slice(&[0, 0]);
 }
 
-/// The map that a port belongs in.
-pub fn map_of(port: &Published) -> &'static str {
-    let address = port.host.ip();
-    table::publish(address.is_ipv4(), !address.is_unspecified())
+/// The sets that have to do with ports.
+pub fn sets() -> Vec<&'static Set> {
+    let of_family = |v4| {
+        [
+            table::publish(v4, false),
+            table::publish(v4, true),
+            table::plain_targets(v4),
+            table::masqueraded_targets(v4),
+        ]
+    };
+    [of_family(true), of_family(false)].concat()
 }
 
-pub fn to_element(port: &Published) -> Element {
+/// The element of the map, and the one that says what becomes of the source address.
+pub fn entries(port: &Published) -> Vec<Entry> {
+    let comment = port.owner.to_string();
     let address = port.host.ip();
+    let v4 = address.is_ipv4();
     let mut key = match address.is_unspecified() {
         true => Vec::new(),
         false => octets(address),
@@ -31,15 +42,62 @@ pub fn to_element(port: &Published) -> Element {
     push_port(&mut key, port.host.port());
     let mut data = octets(port.target.ip());
     push_port(&mut data, port.target.port());
-    Element {
+    let mut all = vec![Entry {
+        set: table::publish(v4, !address.is_unspecified()),
         key,
+        end: None,
         data,
-        comment: port.owner.to_string(),
-    }
+        comment: comment.clone(),
+    }];
+    let set = match port.source {
+        Source::Answerable => return all,
+        Source::Kept => table::plain_targets(v4),
+        Source::Host => table::masqueraded_targets(v4),
+    };
+    let mut key = octets(port.target.ip());
+    key.extend_from_slice(&[port.protocol.number(), 0, 0, 0]);
+    push_port(&mut key, port.target.port());
+    all.push(Entry {
+        comment,
+        ..Entry::key(set, key)
+    });
+    all
 }
 
-/// `None` for an element that we cannot have made.
-pub fn read(element: &Element, v4: bool, on_address: bool) -> Option<Published> {
+/// The published ports among entries of all sets of ports; those that we cannot have made are left
+/// out.
+pub fn read(entries: &[Entry]) -> Vec<Published> {
+    let mut all = Vec::new();
+    for v4 in [true, false] {
+        for on_address in [false, true] {
+            let set = table::publish(v4, on_address);
+            let here = entries.iter().filter(|e| e.set.name == set.name);
+            all.extend(here.filter_map(|e| read_one(e, v4, on_address)));
+        }
+    }
+    let particular: HashSet<Key<'_>> = entries
+        .iter()
+        .filter(|e| e.data.is_empty())
+        .map(Entry::about)
+        .collect();
+    if particular.is_empty() {
+        return all;
+    }
+    for port in &mut all {
+        for source in [Source::Kept, Source::Host] {
+            port.source = source;
+            let wanted = &self::entries(port)[1];
+            if particular.contains(&wanted.about()) {
+                break;
+            }
+            port.source = Source::Answerable;
+        }
+    }
+    all
+}
+
+/// What a map's element says; [`read`] finds out about the source address.
+pub fn read_one(element: &Entry, v4: bool, on_address: bool) -> Option<Published> {
     let size = if v4 { 4 } else { 16 };
     let (address, rest) = match on_address {
         true => {
@@ -57,6 +115,7 @@ pub fn read(element: &Element, v4: bool, on_address: bool) -> Option<Published> 
         host: SocketAddr::new(address, port),
         protocol,
         target: SocketAddr::new(target, target_port),
+        source: Source::Answerable,
         owner: Owner::parse(&element.comment)?,
     })
 }
@@ -70,34 +129,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_reads_back_from_its_element() {
+    fn a_port_reads_back_from_its_elements() {
         for (host, target) in [
             ("0.0.0.0:80", "10.0.0.2:8080"),
             ("192.0.2.1:80", "10.0.0.2:8080"),
             ("[::]:53", "[fd00::2]:5353"),
             ("[2001:db8::1]:53", "[fd00::2]:5353"),
         ] {
-            let port = Published {
-                host: host.parse().unwrap(),
-                protocol: Protocol::Udp,
-                target: target.parse().unwrap(),
-                owner: Owner::new("c1", "eth0", "n"),
-            };
-            let v4 = port.host.is_ipv4();
-            let on_address = !port.host.ip().is_unspecified();
-            assert_eq!(read(&to_element(&port), v4, on_address), Some(port));
+            for source in [Source::Answerable, Source::Kept, Source::Host] {
+                let port = Published {
+                    host: host.parse().unwrap(),
+                    protocol: Protocol::Udp,
+                    target: target.parse().unwrap(),
+                    source,
+                    owner: Owner::new("c1", "eth0", "n"),
+                };
+                assert_eq!(read(&entries(&port)), [port]);
+            }
         }
     }
 
     #[test]
     fn odd_elements_are_none() {
-        let element = Element {
-            key: vec![6, 0, 0],
-            data: vec![],
-            comment: String::new(),
-        };
         for (v4, on) in [(true, true), (true, false), (false, true), (false, false)] {
-            assert_eq!(read(&element, v4, on), None);
+            let element = Entry::key(table::publish(v4, on), vec![6, 0, 0]);
+            assert_eq!(read_one(&element, v4, on), None);
         }
     }
 }

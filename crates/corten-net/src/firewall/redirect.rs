@@ -58,7 +58,7 @@ pub fn unset() -> Result<(), Error> {
 }
 
 fn remove(socket: &mut Socket) -> Result<(), Error> {
-    let gone = message::transaction(vec![message::delete_table(TABLE)]);
+    let gone = message::transaction(vec![message::delete_table(Family::Inet, TABLE)]);
     match socket.transact(gone) {
         Err(e) if e.source.errno() != Some(Errno::NOENT) => {
             Err(failed(format!("delete table inet {TABLE}"))(e.source))
@@ -69,8 +69,8 @@ fn remove(socket: &mut Socket) -> Result<(), Error> {
 
 fn create(server: Ipv4Addr, served: u16, port: u16) -> Vec<Message> {
     let mut all = vec![
-        message::new_table(TABLE, REVISION),
-        message::new_chain(TABLE, &CHAIN),
+        message::new_table(Family::Inet, TABLE, REVISION),
+        message::new_chain(Family::Inet, TABLE, &CHAIN),
     ];
     for (protocol, checksum) in PROTOCOLS {
         let to = rewrite(server, protocol, checksum, Side::Destination, served, port);
@@ -111,7 +111,7 @@ fn rewrite(
         },
         Expression::Equal(old.to_be_bytes().to_vec()),
         Expression::Notrack,
-        Expression::Load(new.to_be_bytes().to_vec()),
+        Expression::Immediate(new.to_be_bytes().to_vec()),
         Expression::SetPort { offset, checksum },
     ]);
     rule

@@ -16,6 +16,7 @@
 mod attach;
 mod config;
 mod gateway;
+mod wall;
 
 use corten_spec::cni::CniResult;
 
@@ -27,6 +28,7 @@ use crate::owner::Owner;
 pub use attach::clear_leftover;
 use config::Config;
 pub use config::refuse_iptables;
+pub use wall::wanted;
 
 pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     let shared = Shared::read(request, "bridge")?;
@@ -49,6 +51,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
 fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> {
     // The address first: a failure below must not keep it.
     shared.forward(request)?;
+    wall::release(request)?;
     let owner = request.owner();
     let mut links = Links::open()?;
     let inside = netns::open_if_there(request.netns)?;
@@ -79,6 +82,7 @@ fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> 
 fn check(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<(), Error> {
     shared.forward(request)?;
     let previous = request.need_previous("bridge")?;
+    wall::check(request, &previous)?;
     let mut links = Links::open()?;
     let bridge = need_link(&mut links, &config.bridge)?;
     same(&bridge, "kind", &bridge.kind, &"bridge".to_owned())?;
@@ -122,6 +126,7 @@ fn check_port(port: &Link, bridge: &Link, config: &Config) -> Result<(), Error> 
 fn gc(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<(), Error> {
     let valid = request.valid_attachments()?;
     shared.forward(request)?;
+    wall::collect(request, &valid)?;
     let mut links = Links::open()?;
     let Some(bridge) = links.by_name(&config.bridge)? else {
         return Ok(());

@@ -4,7 +4,7 @@
 //! ```text
 //!   main     bridge ptp macvlan ipvlan vlan host-device dummy tap loopback    make or move a link
 //!   ipam     host-local static dhcp                                           choose its addresses
-//!   chained  portmap tuning vrf sbr bandwidth                                 change what is there
+//!   chained  portmap firewall tuning vrf sbr bandwidth                        change what is there
 //! ```
 //!
 //! A plugin is one module with one function for each verb. It gets a [`Request`] and gives back
@@ -17,6 +17,7 @@ mod bridge;
 mod container;
 mod dhcp;
 mod dummy;
+mod firewall;
 mod fixed;
 mod host_device;
 mod host_local;
@@ -40,6 +41,7 @@ use serde_json::{Map, Value};
 
 use crate::Error;
 use crate::cni::ValidAttachment;
+use crate::firewall::Wanted;
 use crate::owner::Owner;
 
 pub(crate) use session::Session;
@@ -50,6 +52,7 @@ pub const NAMES: &[&str] = &[
     "bridge",
     "dhcp",
     "dummy",
+    "firewall",
     "host-device",
     "host-local",
     "ipvlan",
@@ -123,6 +126,17 @@ impl Request<'_> {
         Owner::new(self.container_id, self.ifname, self.network())
     }
 
+    /// The nftables table that the configuration names.
+    fn table(&self) -> Result<String, Error> {
+        #[derive(serde::Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Config {
+            #[serde(default = "portmap::default_table")]
+            corten_table: String,
+        }
+        Ok(self.read::<Config>("nftables")?.corten_table)
+    }
+
     /// The configuration as this plugin understands it.
     fn read<T: DeserializeOwned>(&self, plugin: &'static str) -> Result<T, Error> {
         T::deserialize(&Value::Object(self.config.clone())).map_err(|e| Error::Invalid {
@@ -192,6 +206,7 @@ pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>
         "bandwidth" => bandwidth::run(request),
         "dhcp" => dhcp::run(request),
         "dummy" => dummy::run(request),
+        "firewall" => firewall::run(request),
         "host-device" => host_device::run(request),
         "ipvlan" => below::run("ipvlan", request),
         "macvlan" => below::run("macvlan", request),
@@ -210,6 +225,23 @@ pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>
             searched: "this program".into(),
         }),
     }
+}
+
+/// What the plugin's ADD with this result had put into nf_tables, and the table: for a reload.
+/// `None` for a plugin that has nothing there.
+pub(crate) fn wanted(
+    name: &str,
+    request: &Request<'_>,
+    result: &CniResult,
+) -> Result<Option<(String, Wanted)>, Error> {
+    let wanted = match name {
+        "bridge" => bridge::wanted(request, result)?,
+        "firewall" => firewall::wanted(request, result)?,
+        "portmap" => portmap::wanted(request, result)?,
+        "ptp" => ptp::wanted(request, result)?,
+        _ => return Ok(None),
+    };
+    Ok(Some((request.table()?, wanted)))
 }
 
 /// Runs the IPAM plugin that `config.ipam.type` names, with the whole configuration.

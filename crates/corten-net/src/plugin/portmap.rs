@@ -2,7 +2,11 @@
 //!
 //! Each port goes out by the destination rewriting of the kernel, source address kept, except
 //! where the container could not answer to it: from the host's loopback and from containers of
-//! the host, where the source becomes the bridge's.
+//! the host, where the source becomes the bridge's. `snat: false` keeps it there too (and so gives
+//! up the host's loopback), `masqAll` gives the host's to every client.
+//!
+//! `markMasqBit` names the mark that the reference plugin needs between its two chains. No packet is
+//! marked here, so every bit is as good. What speaks of iptables is refused by name.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +17,7 @@ use serde::Deserialize;
 
 use super::{Request, Verb};
 use crate::Error;
-use crate::firewall::{Firewall, Network, Published};
+use crate::firewall::{Firewall, Network, Published, Source, Wanted};
 use crate::link::Links;
 use crate::network::TABLE;
 use crate::sysctl;
@@ -21,16 +25,13 @@ use crate::sysctl;
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Config {
-    #[serde(default = "default_table")]
-    corten_table: String,
-    #[serde(default = "yes")]
-    snat: bool,
-    #[serde(default)]
-    masq_all: bool,
-    #[serde(default, rename = "conditionsV4")]
-    conditions_v4: Vec<String>,
-    #[serde(default, rename = "conditionsV6")]
-    conditions_v6: Vec<String>,
+    snat: Option<bool>,
+    masq_all: Option<bool>,
+    mark_masq_bit: Option<u8>,
+    #[serde(rename = "conditionsV4")]
+    conditions_v4: Option<Vec<String>>,
+    #[serde(rename = "conditionsV6")]
+    conditions_v6: Option<Vec<String>>,
     external_set_mark_chain: Option<String>,
     backend: Option<String>,
     #[serde(default)]
@@ -48,57 +49,93 @@ pub(super) fn default_table() -> String {
     TABLE.into()
 }
 
-fn yes() -> bool {
-    true
-}
-
 pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
-    let config: Config = request.read("portmap")?;
+    let mut firewall = request.session.firewall(&request.table()?)?;
     match request.verb {
-        Verb::Add => add(request, &config).map(Some),
+        Verb::Add => {
+            let config = Config::read(request)?;
+            return add(request, &config, &mut firewall).map(Some);
+        }
+        // DEL and GC need no more than the table: what else the configuration says may be wrong.
         Verb::Del => {
             let owner = request.owner();
-            let mut firewall = request.session.firewall(&config.corten_table)?;
             firewall.withdraw(|p| p.owner == owner)?;
-            Ok(None)
         }
-        Verb::Check => check(request, &config).map(|()| None),
         Verb::Gc => {
             let valid = request.valid_attachments()?;
-            request
-                .session
-                .firewall(&config.corten_table)?
-                .withdraw(|p| !request.is_valid(&valid, &p.owner))?;
-            Ok(None)
+            firewall.withdraw(|p| !request.is_valid(&valid, &p.owner))?;
         }
-        Verb::Status => refuse_unsupported(&config).map(|()| None),
+        Verb::Check => check(request, &Config::read(request)?, &mut firewall)?,
+        Verb::Status => {
+            Config::read(request)?;
+            firewall.probe()?;
+        }
+    }
+    Ok(None)
+}
+
+/// For a reload: what ADD with this result had done.
+pub fn wanted(request: &Request<'_>, result: &CniResult) -> Result<Wanted, Error> {
+    let config = Config::read(request)?;
+    let ports = plan(request, &config, result)?;
+    let mut wanted = Wanted::default();
+    wanted.ports(&ports);
+    if ports.is_empty() {
+        return Ok(wanted);
+    }
+    for (link, subnets) in ways(result)? {
+        wanted.network(&way(&link, &subnets));
+    }
+    Ok(wanted)
+}
+
+impl Config {
+    fn read(request: &Request<'_>) -> Result<Self, Error> {
+        let config: Self = request.read("portmap")?;
+        let some = |list: &Option<Vec<String>>| list.as_ref().is_some_and(|l| !l.is_empty());
+        let text = |text: &Option<String>, but: &str| {
+            text.as_deref().is_some_and(|t| !t.is_empty() && t != but)
+        };
+        let refused = [
+            ("conditionsV4", some(&config.conditions_v4), CONDITIONS),
+            ("conditionsV6", some(&config.conditions_v6), CONDITIONS),
+            (
+                "externalSetMarkChain",
+                text(&config.external_set_mark_chain, ""),
+                "names a chain of iptables, and this plugin speaks nftables; masqAll does as much",
+            ),
+            (
+                "backend",
+                text(&config.backend, "nftables"),
+                "is not nftables, which is all that this plugin speaks",
+            ),
+            (
+                "markMasqBit",
+                config.mark_masq_bit.is_some_and(|b| b > 31),
+                "is no bit of a mark: 0 to 31",
+            ),
+        ];
+        match refused.iter().find(|(_, set, _)| *set) {
+            None => Ok(config),
+            Some((key, _, why)) => Err(Error::Invalid {
+                what: "the key of plugin portmap",
+                value: (*key).into(),
+                reason: (*why).into(),
+            }),
+        }
+    }
+
+    fn source(&self) -> Source {
+        match (self.snat, self.masq_all) {
+            (Some(false), _) => Source::Kept,
+            (_, Some(true)) => Source::Host,
+            _ => Source::Answerable,
+        }
     }
 }
 
-fn refuse_unsupported(config: &Config) -> Result<(), Error> {
-    let refused = [
-        ("snat", !config.snat),
-        ("masqAll", config.masq_all),
-        ("conditionsV4", !config.conditions_v4.is_empty()),
-        ("conditionsV6", !config.conditions_v6.is_empty()),
-        (
-            "externalSetMarkChain",
-            config.external_set_mark_chain.is_some(),
-        ),
-        (
-            "backend",
-            config.backend.as_deref().is_some_and(|b| b != "nftables"),
-        ),
-    ];
-    match refused.iter().find(|(_, set)| *set) {
-        None => Ok(()),
-        Some((key, _)) => Err(Error::Invalid {
-            what: "the key of plugin portmap",
-            value: (*key).into(),
-            reason: "is set to what this plugin does not support".into(),
-        }),
-    }
-}
+const CONDITIONS: &str = "holds conditions in the words of iptables or nft, which this plugin does not read: \
+    a port is looked up in a map, not compared in a rule of its own; narrow it by hostIP";
 
 /// What the mappings come to, given the container's addresses. Pure.
 fn plan(request: &Request<'_>, config: &Config, of: &CniResult) -> Result<Vec<Published>, Error> {
@@ -107,31 +144,44 @@ fn plan(request: &Request<'_>, config: &Config, of: &CniResult) -> Result<Vec<Pu
         ip.map(|ip| ip.address.address())
     };
     let (v4, v6) = (address(true), address(false));
-    let mut ports = Vec::new();
+    let mut ports: Vec<Published> = Vec::new();
     for mapping in &config.runtime_config.port_mappings {
-        let targets = match mapping.host_ip {
-            None => vec![(IpAddr::from([0; 4]), v4), (IpAddr::from([0u8; 16]), v6)],
-            Some(host) => vec![(host, if host.is_ipv4() { v4 } else { v6 })],
-        };
-        let before = ports.len();
-        for (host, target) in targets {
-            ports.extend(target.map(|target| Published {
-                host: SocketAddr::new(host, mapping.host_port),
-                protocol: mapping.protocol,
-                target: SocketAddr::new(target, mapping.container_port),
-                owner: request.owner(),
-            }));
-        }
-        let reason = match (mapping.host_port, mapping.container_port) {
-            (0, _) | (_, 0) => "has a port 0",
-            _ if ports.len() == before => "has no address of that family to go to",
-            _ => continue,
-        };
-        return Err(Error::Invalid {
+        let wrong = |reason: &str| Error::Invalid {
             what: "port mapping",
             value: mapping_text(mapping),
             reason: reason.into(),
-        });
+        };
+        if mapping.host_port == 0 || mapping.container_port == 0 {
+            return Err(wrong("has a port 0"));
+        }
+        // `::ffff:192.0.2.1` is the IPv4 address that it holds.
+        let targets = match mapping.host_ip.map(|ip| ip.to_canonical()) {
+            None => vec![(IpAddr::from([0; 4]), v4), (IpAddr::from([0u8; 16]), v6)],
+            Some(host) => vec![(host, if host.is_ipv4() { v4 } else { v6 })],
+        };
+        if targets.iter().all(|(_, target)| target.is_none()) {
+            return Err(wrong("has no address of that family to go to"));
+        }
+        for (host, target) in targets {
+            let Some(target) = target else {
+                continue;
+            };
+            let port = Published {
+                host: SocketAddr::new(host, mapping.host_port),
+                protocol: mapping.protocol,
+                target: SocketAddr::new(target, mapping.container_port),
+                source: config.source(),
+                owner: request.owner(),
+            };
+            let same = |p: &&Published| p.host == port.host && p.protocol == port.protocol;
+            match ports.iter().find(same) {
+                Some(other) if *other != port => {
+                    return Err(wrong("has a host port that goes elsewhere already"));
+                }
+                Some(_) => {}
+                None => ports.push(port),
+            }
+        }
     }
     Ok(ports)
 }
@@ -141,23 +191,25 @@ fn mapping_text(m: &cni::PortMapping) -> String {
     format!("{host}{}:{}/{}", m.host_port, m.container_port, m.protocol)
 }
 
-fn add(request: &Request<'_>, config: &Config) -> Result<CniResult, Error> {
-    refuse_unsupported(config)?;
+fn add(
+    request: &Request<'_>,
+    config: &Config,
+    firewall: &mut Firewall,
+) -> Result<CniResult, Error> {
     let previous = request.need_previous("portmap")?;
     let ports = plan(request, config, &previous)?;
     if ports.is_empty() {
         return Ok(previous);
     }
-    let mut firewall = request.session.firewall(&config.corten_table)?;
-    open_the_way(&mut firewall, &previous)?;
+    open_the_way(firewall, config, &previous)?;
     firewall.publish(&ports)?;
     Ok(previous)
 }
 
-/// Lets the host route to the container's addresses, from its own loopback too.
-fn open_the_way(firewall: &mut Firewall, previous: &CniResult) -> Result<(), Error> {
+/// The links that the host reaches the container by, each with the subnets behind it: two families
+/// usually share one.
+pub(super) fn ways(previous: &CniResult) -> Result<Vec<(String, Vec<Cidr>)>, Error> {
     let mut links = Links::open()?;
-    // By link: two families usually share one.
     let mut ways: BTreeMap<u32, Vec<Cidr>> = BTreeMap::new();
     for ip in previous.container_ips() {
         let address = ip.address.address();
@@ -168,36 +220,47 @@ fn open_the_way(firewall: &mut Firewall, previous: &CniResult) -> Result<(), Err
         })?;
         ways.entry(way).or_default().push(ip.address.network());
     }
+    let mut named = Vec::new();
     for (index, subnets) in ways {
-        let Some(link) = links.by_index(index)? else {
-            continue;
-        };
+        named.extend(links.by_index(index)?.map(|link| (link.name, subnets)));
+    }
+    Ok(named)
+}
+
+fn way<'a>(link: &'a str, subnets: &'a [Cidr]) -> Network<'a> {
+    Network {
+        link: Some(link),
+        subnets,
+        ..Network::default()
+    }
+}
+
+/// Lets the host route to the container's addresses, from its own loopback too.
+fn open_the_way(
+    firewall: &mut Firewall,
+    config: &Config,
+    previous: &CniResult,
+) -> Result<(), Error> {
+    for (link, subnets) in ways(previous)? {
         // The guard comes before what it guards against.
-        firewall.admit(&Network {
-            link: Some(&link.name),
-            subnets: &subnets,
-            masquerade: false,
-        })?;
+        firewall.admit(&way(&link, &subnets))?;
         for subnet in subnets {
             sysctl::forward(subnet.is_ipv4())?;
-            if subnet.is_ipv4() {
-                sysctl::set(&format!("ipv4/conf/{}/route_localnet", link.name), "1")?;
+            if subnet.is_ipv4() && config.source() != Source::Kept {
+                sysctl::set(&format!("ipv4/conf/{link}/route_localnet"), "1")?;
             }
         }
     }
     Ok(())
 }
 
-fn check(request: &Request<'_>, config: &Config) -> Result<(), Error> {
+fn check(request: &Request<'_>, config: &Config, firewall: &mut Firewall) -> Result<(), Error> {
     let previous = request.need_previous("portmap")?;
     let ports = plan(request, config, &previous)?;
     if ports.is_empty() {
         return Ok(());
     }
-    let there = request
-        .session
-        .firewall(&config.corten_table)?
-        .published()?;
+    let there = firewall.published()?;
     match ports.iter().find(|p| !there.contains(p)) {
         None => Ok(()),
         Some(port) => Err(Error::Mismatch {

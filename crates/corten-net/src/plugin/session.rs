@@ -28,4 +28,12 @@ impl Session {
             reason: "is not held although it was just opened".into(),
         })
     }
+
+    /// Whether the table was found gone, or without the network's link.
+    pub fn is_fresh(&self) -> bool {
+        self.firewall
+            .borrow()
+            .as_ref()
+            .is_some_and(Firewall::is_fresh)
+    }
 }

@@ -78,6 +78,11 @@ pub struct Server {
 }
 
 impl Server {
+    /// In the namespace of the calling thread.
+    pub fn here(port: u16) -> Self {
+        Self::start(port)
+    }
+
     fn start(port: u16) -> Self {
         let any: SocketAddr = format!("[::]:{port}").parse().unwrap();
         let tcp = TcpListener::bind(any).unwrap();
@@ -131,26 +136,35 @@ fn plain(address: IpAddr) -> String {
 
 /// Asks a server; the address that it saw, or what went wrong.
 pub fn ask(protocol: Protocol, to: &str) -> Result<String, String> {
+    ask_within(PATIENCE, protocol, to)
+}
+
+/// Whether nobody answers there, within the time that an answer would take many times over.
+pub fn is_cut_off(protocol: Protocol, to: &str) -> bool {
+    ask_within(Duration::from_millis(250), protocol, to).is_err()
+}
+
+fn ask_within(patience: Duration, protocol: Protocol, to: &str) -> Result<String, String> {
     let to: SocketAddr = to.parse().unwrap();
     let answer = match protocol {
-        Protocol::Tcp => ask_tcp(to),
-        _ => ask_udp(to),
+        Protocol::Tcp => ask_tcp(to, patience),
+        _ => ask_udp(to, patience),
     };
     answer.map_err(|e| format!("{protocol} {to}: {e}"))
 }
 
-fn ask_tcp(to: SocketAddr) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+fn ask_tcp(to: SocketAddr, patience: Duration) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect_timeout(&to, patience)?;
+    stream.set_read_timeout(Some(patience))?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     Ok(text)
 }
 
-fn ask_udp(to: SocketAddr) -> std::io::Result<String> {
+fn ask_udp(to: SocketAddr, patience: Duration) -> std::io::Result<String> {
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = UdpSocket::bind(any)?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience))?;
     socket.connect(to)?;
     socket.send(b"?")?;
     let mut buffer = [0; 64];
@@ -192,10 +206,20 @@ impl Host {
 
     /// A container on the network, with its addresses.
     pub fn container(&self, id: &str, ports: &[PortMapping]) -> Container {
+        self.container_on(&self.list(), id, ports)
+    }
+
+    /// A container on another network.
+    pub fn container_on(
+        &self,
+        list: &NetworkConfigList,
+        id: &str,
+        ports: &[PortMapping],
+    ) -> Container {
         let namespace = Namespace::new();
         let mut attachment = Attachment::new(id.parse().unwrap(), namespace.path());
         attachment.capabilities.port_mappings = ports.to_vec();
-        let result = self.caller.add(&self.list(), &attachment).unwrap();
+        let result = self.caller.add(list, &attachment).unwrap();
         let address = |v4| {
             let ip = result.ips.iter().find(|ip| ip.address.is_ipv4() == v4);
             ip.unwrap().address.address()
@@ -218,16 +242,27 @@ impl Host {
         ));
         outside.run(|| {
             shell(
-                "ip addr add 192.0.2.2/24 dev eth0 && ip addr add 2001:db8::2/64 dev eth0 nodad \
+                "echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad; \
+                 ip addr add 192.0.2.2/24 dev eth0 && ip addr add 2001:db8::2/64 dev eth0 nodad \
                  && ip link set eth0 up",
             )
         });
         shell(
-            "ip addr add 192.0.2.1/24 dev out0 && ip addr add 2001:db8::1/64 dev out0 nodad \
+            "echo 0 > /proc/sys/net/ipv6/conf/out0/accept_dad; \
+             ip addr add 192.0.2.1/24 dev out0 && ip addr add 2001:db8::1/64 dev out0 nodad \
              && ip link set out0 up",
         );
-        // Looking settles the carrier, so that no first packet is lost.
-        outside.run(|| shell("ip link show eth0"));
+        // Looking settles the carrier, so that no first packet is lost; IPv6 takes a moment more,
+        // until the host says that nobody is there.
+        outside.run(|| {
+            shell("ip link show eth0");
+            let refused = || {
+                let patience = Duration::from_millis(100);
+                ask_within(patience, Protocol::Tcp, "[2001:db8::1]:1")
+                    .is_err_and(|e| e.contains("refused"))
+            };
+            let _settled = (0..30).any(|_| refused());
+        });
         outside
     }
 

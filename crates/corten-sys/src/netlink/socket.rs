@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recvfrom, sendto,
-    socket_with,
+    socket_with, sockopt,
 };
 
 use super::flag;
@@ -26,7 +26,12 @@ const NLMSGERR_ATTR_OFFS: u16 = 2;
 const BUFFER: usize = 64 << 10;
 /// No list that we ask for comes near: 100,000 routes are 10 MiB.
 const MAX_DUMP: usize = 256 << 20;
-const DUMP_TRIES: usize = 5;
+/// nf_tables calls a dump of more than one datagram changed whenever anybody commits anything.
+const DUMP_TRIES: usize = 32;
+/// What the least buffer that a distribution sets holds.
+const ROOM: usize = 64 << 10;
+/// What one refusal takes of the receive buffer, the kernel's own book-keeping included.
+const REFUSAL: usize = 1024;
 
 /// Which part of the kernel a socket talks to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +92,8 @@ pub struct Socket {
     fd: OwnedFd,
     sequence: u32,
     buffer: Vec<u8>,
+    /// How large a request fits for certain.
+    room: usize,
 }
 
 impl Socket {
@@ -114,6 +121,7 @@ impl Socket {
             fd,
             sequence: 1,
             buffer: Vec::new(),
+            room: ROOM,
         })
     }
 
@@ -147,8 +155,28 @@ impl Socket {
             bytes.resize(align(bytes.len()), 0);
             self.sequence = self.sequence.wrapping_add(1);
         }
+        self.make_room(bytes.len(), self.sequence.wrapping_sub(first) as usize)
+            .map_err(at_start)?;
         self.send(&bytes).map_err(at_start)?;
         self.acknowledgements(first, awaited)
+    }
+
+    /// A datagram goes whole into the send buffer, and every message of it may be refused into the
+    /// receive buffer. The default of some 200 KiB is short for some thousand messages.
+    fn make_room(&mut self, bytes: usize, messages: usize) -> Result<(), Error> {
+        if bytes <= self.room {
+            return Ok(());
+        }
+        let failed = |source| Error::Socket {
+            action: "enlarge the buffers of",
+            source,
+        };
+        // Beyond net.core.wmem_max: CAP_NET_ADMIN, which the requests need anyway.
+        sockopt::set_socket_send_buffer_size_force(&self.fd, bytes + BUFFER).map_err(failed)?;
+        let answers = (messages * REFUSAL).max(BUFFER);
+        sockopt::set_socket_recv_buffer_size_force(&self.fd, answers).map_err(failed)?;
+        self.room = bytes;
+        Ok(())
     }
 
     fn acknowledgements(&mut self, first: u32, awaited: Option<u32>) -> Result<(), BatchError> {

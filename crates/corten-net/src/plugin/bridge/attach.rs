@@ -3,16 +3,14 @@
 use std::fs::File;
 use std::os::fd::AsRawFd;
 
-use corten_spec::Cidr;
 use corten_spec::cni::CniResult;
 
 use super::super::Request;
 use super::super::container::{Shared, configure_with, interface, need_link, set_up};
 use super::config::Config;
-use super::gateway;
+use super::{gateway, wall};
 use crate::Error;
 use crate::failpoint::failpoint;
-use crate::firewall::Network;
 use crate::link::{Link, Links, Mac, NewVeth, netns};
 use crate::owner::Owner;
 use crate::sysctl;
@@ -45,7 +43,6 @@ pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<Cn
     let link = connect(&mut links, request, config, &inside, &result, &port)?;
     links.settle(bridge.index)?;
     failpoint!("bridge.add.connected");
-    masquerade(request, config, &result)?;
     shared.override_dns(&mut result);
 
     let port = need_link(&mut links, &port)?;
@@ -62,6 +59,7 @@ pub fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<Cn
     for ip in &mut result.ips {
         ip.interface = Some(2);
     }
+    wall::admit(request, &result)?;
     Ok(result)
 }
 
@@ -143,19 +141,4 @@ fn connect(
         within.await_detection(&link)?;
     }
     Ok(link)
-}
-
-fn masquerade(request: &Request<'_>, config: &Config, result: &CniResult) -> Result<(), Error> {
-    if !config.ip_masq {
-        return Ok(());
-    }
-    let subnets: Vec<Cidr> = result.ips.iter().map(|ip| ip.address.network()).collect();
-    request
-        .session
-        .firewall(&config.corten_table)?
-        .admit(&Network {
-            link: Some(&config.gateway_link()),
-            subnets: &subnets,
-            masquerade: true,
-        })
 }

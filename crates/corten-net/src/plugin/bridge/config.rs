@@ -1,9 +1,9 @@
-//! The configuration of `bridge`, checked.
+//! The configuration of `bridge`, checked, but for what concerns nf_tables.
 
 use serde::Deserialize;
 
+use super::super::Request;
 use super::super::container::{Asked, Shared, given, wrong_key};
-use super::super::{Request, portmap};
 use crate::Error;
 use crate::link::{Mac, PortVlans, VLANS, ranges};
 
@@ -18,8 +18,6 @@ pub struct Config {
     pub is_default_gateway: bool,
     #[serde(default)]
     pub force_address: bool,
-    #[serde(default)]
-    pub ip_masq: bool,
     ip_masq_backend: Option<String>,
     #[serde(default, deserialize_with = "given")]
     pub mtu: Option<u32>,
@@ -34,15 +32,11 @@ pub struct Config {
     #[serde(default)]
     pub preserve_default_vlan: bool,
     #[serde(default)]
-    macspoofchk: bool,
-    #[serde(default)]
     pub enabledad: bool,
     #[serde(default)]
     pub disable_container_interface: bool,
     #[serde(default)]
     pub port_isolation: bool,
-    #[serde(default = "portmap::default_table")]
-    pub corten_table: String,
     #[serde(skip)]
     pub mac: Option<Mac>,
     #[serde(skip)]
@@ -59,7 +53,7 @@ struct Trunk {
     max: Option<u16>,
 }
 
-fn default_bridge() -> String {
+pub fn default_bridge() -> String {
     "cni0".into()
 }
 
@@ -78,13 +72,6 @@ impl Config {
     }
 
     fn refuse(&self, shared: &Shared) -> Result<(), Error> {
-        if self.macspoofchk {
-            return Err(Error::Invalid {
-                what: "the key of plugin bridge",
-                value: "macspoofchk".into(),
-                reason: "is set to what this plugin does not support".into(),
-            });
-        }
         refuse_iptables(self.ip_masq_backend.as_deref())?;
         if self.hairpin_mode && self.promisc_mode {
             let reason = "cannot be on together with hairpinMode";
@@ -99,10 +86,7 @@ impl Config {
 
     /// The link that is the gateway of a VLAN: the bridge itself is in none.
     pub fn gateway_link(&self) -> String {
-        match self.vlan {
-            0 => self.bridge.clone(),
-            vlan => format!("{}.{vlan}", self.bridge),
-        }
+        gateway_link(&self.bridge, self.vlan)
     }
 
     /// `None` if the network is not about VLANs.
@@ -145,6 +129,14 @@ impl Config {
             native,
             tagged: ranges(tagged),
         }))
+    }
+}
+
+/// As [`Config::gateway_link`].
+pub fn gateway_link(bridge: &str, vlan: u16) -> String {
+    match vlan {
+        0 => bridge.into(),
+        vlan => format!("{bridge}.{vlan}"),
     }
 }
 
