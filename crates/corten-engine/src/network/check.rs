@@ -8,7 +8,7 @@ use corten_net::{network, recover};
 use corten_spec::Kind;
 
 use super::attach::attachment;
-use super::{Network, Plan};
+use super::{Network, Plan, Reloaded};
 use crate::Engine;
 use crate::container::Status;
 use crate::container::record::Attached;
@@ -45,6 +45,16 @@ impl Engine {
                 self.check_holdings(&list, repair, found)?;
             }
             self.check_remembered(&network, repair, found)?;
+            for missing in recover::intact(&list, &self.paths.cni_cache())? {
+                found.push(Finding {
+                    what: format!("firewall rule of network {}, which is gone", network.name),
+                    place: missing,
+                    repaired: repair,
+                });
+            }
+            if repair {
+                self.reload_network(&network)?;
+            }
         }
         self.check_names(repair, found)
     }
@@ -77,7 +87,12 @@ impl Engine {
                 .iter()
                 .filter(|p| p.container_id == owner)
                 .map(|p| ("published port", format!("{}/{}", p.host, p.protocol)));
-            for (what, place) in links.chain(addresses).chain(ports) {
+            let admissions = holdings
+                .admissions
+                .iter()
+                .filter(|a| a.container_id == owner)
+                .map(|a| ("firewall rule", a.what.clone()));
+            for (what, place) in links.chain(addresses).chain(ports).chain(admissions) {
                 found.push(Finding {
                     what: format!("{what} of container {owner:.12}, which does not run"),
                     place,
@@ -144,7 +159,15 @@ impl Engine {
         let ready = caller.validate(&list).and_then(|_| caller.status(&list));
         let mut faults: Vec<Fault> = Vec::new();
         faults.extend(ready.err().map(|e| Fault::new(None, &e)));
-        for container in self.members(network)? {
+        let members = self.members(network)?;
+        if !members.is_empty() {
+            let obstacles = recover::obstacles(&list)?;
+            faults.extend(obstacles.iter().map(|o| Fault {
+                container: None,
+                text: o.to_string(),
+            }));
+        }
+        for container in members {
             let Status::Running { pid } = self.status(&container)? else {
                 continue;
             };
@@ -166,8 +189,10 @@ impl Engine {
         Ok(faults)
     }
 
-    pub fn reload_network(&self, _network: &Network) -> Result<Vec<String>, Error> {
-        Ok(vec![])
+    /// Puts back what other programs have taken out of the firewall; says what was missing.
+    pub fn reload_network(&self, network: &Network) -> Result<Reloaded, Error> {
+        let list = network.list(&self.place(), 0)?;
+        Ok(recover::reload(&list, &self.paths.cni_cache())?)
     }
 
     /// Takes away what the default network has on the host; it comes again with the next container.

@@ -197,7 +197,7 @@ fn define(
         .check()
         .map_err(|source| NetworkError::Definition {
             name: request.name.clone(),
-            source,
+            source: Box::new(source),
         })?;
     Ok(Record {
         version: VERSION,

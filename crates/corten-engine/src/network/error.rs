@@ -18,7 +18,7 @@ pub enum NetworkError {
     Definition {
         name: String,
         #[source]
-        source: corten_net::Error,
+        source: Box<corten_net::Error>,
     },
     #[error("network {name} cannot be {action}: it is {what}")]
     NotOurs {

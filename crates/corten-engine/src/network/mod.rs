@@ -41,6 +41,7 @@ use crate::error::Error;
 pub(crate) use attach::Joined;
 pub use check::Fault;
 pub use connect::ConnectOptions;
+pub use corten_net::recover::Reloaded;
 pub use create::CreateNetwork;
 pub use error::NetworkError;
 pub(crate) use files::Files;

@@ -112,6 +112,7 @@ impl Caller {
         kind: &str,
     ) -> Result<(), Error> {
         validate(to)?;
+        let _lock = cache::lock(&self.cache_dir, false)?;
         let Some(cached) = cache::read(&self.cache_dir, &list.name, to)? else {
             return Err(not_attached(list, to));
         };

@@ -519,3 +519,142 @@ fn a_cni_configuration_in_the_folder_is_a_network() -> Result<()> {
     sandbox.finish();
     Ok(())
 }
+
+/// The address by which the host is reached from a network.
+fn gateway(sandbox: &Sandbox, network: &str) -> String {
+    let format = "{{range .IPAM.Config}}{{.Gateway}}{{end}}";
+    sandbox
+        .corten(&["network", "inspect", "--format", format, network])
+        .ok()
+}
+
+#[test]
+fn policies_hold() -> Result<()> {
+    let (sandbox, image) = with_busybox()?;
+    sandbox.corten(&["network", "create", "open"]).ok();
+    sandbox
+        .corten(&["network", "create", "--isolate", "shut"])
+        .ok();
+    sandbox
+        .corten(&["network", "create", "--internal", "inner"])
+        .ok();
+    sandbox
+        .corten(&["network", "create", "--opt", "host-loopback=true", "lo"])
+        .ok();
+    let port = free_port()?;
+    let publish = format!("{port}:80");
+    serve(&sandbox, &image, "open1", &["--network", "open"]);
+    serve(
+        &sandbox,
+        &image,
+        "shut1",
+        &["--network", "shut", "-p", &publish],
+    );
+    serve(&sandbox, &image, "inner1", &["--network", "inner"]);
+    serve(
+        &sandbox,
+        &image,
+        "both",
+        &["--network", "inner", "--network", "open"],
+    );
+    start(&sandbox, &image, "lo1", &["--network", "lo"]);
+    let at = |name: &str, network: &str| address(&sandbox, name, network);
+    let to = |name: &str, network: &str| -> SocketAddr {
+        format!("{}:80", at(name, network))
+            .parse()
+            .expect("an address")
+    };
+    // The host reaches everybody.
+    for (name, network) in [("open1", "open"), ("shut1", "shut"), ("inner1", "inner")] {
+        wait::until(name, SOON, || ask(to(name, network)))?;
+    }
+    // Isolated: neither way; not from a network that is not; the published port is public.
+    assert!(!reaches(&sandbox, "open1", &at("shut1", "shut")));
+    assert!(!reaches(&sandbox, "shut1", &at("open1", "open")));
+    assert!(reaches(&sandbox, "lo1", &at("open1", "open")));
+    let published = format!("{} {port}", gateway(&sandbox, "open"));
+    let script = format!("echo | nc -w 2 {published}");
+    assert_eq!(
+        sandbox
+            .corten(&["exec", "open1", "sh", "-c", &script])
+            .text(),
+        "shut1"
+    );
+    // Internal: no route, and none that is added helps.
+    let routes = sandbox.corten(&["exec", "inner1", "ip", "route"]).ok();
+    assert!(!routes.contains("default"), "{routes}");
+    assert!(reaches(&sandbox, "inner1", &at("both", "inner")));
+    assert!(reaches(&sandbox, "both", &at("open1", "open")));
+    let script = format!(
+        "ip route add default via {}; echo | nc -w 2 {} 80",
+        gateway(&sandbox, "inner"),
+        at("open1", "open")
+    );
+    let privileged = [
+        "run",
+        "--rm",
+        "--cap-add",
+        "NET_ADMIN",
+        "--network",
+        "inner",
+        &image,
+        "sh",
+        "-c",
+        &script,
+    ];
+    assert_eq!(sandbox.corten(&privileged).text(), "");
+    assert!(!reaches(&sandbox, "open1", &at("inner1", "inner")));
+
+    // What the host serves on its loopback is for those only who were asked to have it.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let local = listener.local_addr().expect("an address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let _ = stream.and_then(|mut s| s.write_all(b"host\n"));
+        }
+    });
+    let said = |name: &str, host: &str| {
+        let script = format!("echo | nc -w 2 {host} {local}");
+        sandbox.corten(&["exec", name, "sh", "-c", &script]).text()
+    };
+    assert_eq!(said("lo1", &gateway(&sandbox, "lo")), "host");
+    assert_eq!(said("open1", &gateway(&sandbox, "open")), "");
+    assert_eq!(said("open1", &gateway(&sandbox, "lo")), "");
+    sandbox.finish();
+    Ok(())
+}
+
+#[test]
+fn rules_that_others_flush_come_back() -> Result<()> {
+    let (sandbox, image) = with_busybox()?;
+    sandbox
+        .corten(&["network", "create", "--isolate", "n"])
+        .ok();
+    let port = free_port()?;
+    let host = SocketAddr::from(([127, 0, 0, 1], port));
+    let publish = format!("{port}:80");
+    serve(&sandbox, &image, "c", &["--network", "n", "-p", &publish]);
+    wait::until("the published port", SOON, || ask(host))?;
+    sandbox.corten(&["network", "check"]).ok();
+    // Only the sandbox's own table: the machine has others.
+    tool::call("nft", &["delete", "table", "inet", &sandbox.table()])?;
+    // Only what the supervisor passes on still gets through.
+    let told = sandbox.corten(&["network", "check", "n"]);
+    assert!(told.exits(1).text().contains("container c"), "{told}");
+    let found = sandbox.corten(&["system", "check"]);
+    assert!(
+        found.exits(1).text().contains("firewall rule of network n"),
+        "{found}"
+    );
+    let restored = sandbox.corten(&["network", "reload"]).ok();
+    assert!(restored.contains(&format!("{port}/tcp")), "{restored}");
+    wait::until("the port after a reload", SOON, || ask(host))?;
+    sandbox.corten(&["network", "check"]).ok();
+    assert_eq!(sandbox.corten(&["network", "reload"]).ok(), "");
+    // The next container does it by the way.
+    tool::call("nft", &["delete", "table", "inet", &sandbox.table()])?;
+    start(&sandbox, &image, "d", &["--network", "n"]);
+    wait::until("the port after another start", SOON, || ask(host))?;
+    sandbox.finish();
+    Ok(())
+}

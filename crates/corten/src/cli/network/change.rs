@@ -78,12 +78,23 @@ pub struct ReloadArgs {
 
 pub fn reload(global: &Global, args: ReloadArgs) -> Result<(), Failure> {
     let engine = global.engine()?;
+    let mut refused = Vec::new();
     for network in named(&engine, &args.networks)? {
-        for restored in engine.reload_network(&network)? {
+        let done = engine.reload_network(&network)?;
+        for restored in &done.restored {
             output::line(format!("{}: {restored}", network.name))?;
         }
+        for what in done.refused {
+            refused.push(format!("{}: {what}", network.name));
+        }
     }
-    Ok(())
+    match refused.is_empty() {
+        true => Ok(()),
+        false => Err(Failure::new(
+            format!("not all could be put back: {}", refused.join("; ")),
+            "another container has it by now; stop one of them",
+        )),
+    }
 }
 
 /// These, or all.
