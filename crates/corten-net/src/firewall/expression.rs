@@ -78,8 +78,6 @@ pub enum Expression {
     /// Whether the socket that the packet is for listens on all addresses; ends the rule if there
     /// is no such socket (Linux 5.10).
     SocketWildcard,
-    /// Loads a constant into word 0.
-    Immediate(Vec<u8>),
     Mask(Vec<u8>),
     Equal(Vec<u8>),
     NotEqual(Vec<u8>),
@@ -103,6 +101,8 @@ pub enum Expression {
     Jump(&'static str),
     /// Connection tracking passes the packet over.
     Notrack,
+    /// Loads a constant into word 0.
+    Load(Vec<u8>),
     /// Writes a port, from word 0, into the transport header, whose checksum lies at `checksum`.
     SetPort {
         offset: u32,
@@ -125,12 +125,11 @@ impl Expression {
             Expression::Masquerade => "masq",
             Expression::XtConntrack => "match",
             Expression::Counter => "counter",
-            Expression::Immediate(_)
-            | Expression::Drop
-            | Expression::Accept
-            | Expression::Return
-            | Expression::Jump(_) => "immediate",
+            Expression::Drop | Expression::Accept | Expression::Return | Expression::Jump(_) => {
+                "immediate"
+            }
             Expression::Notrack => "notrack",
+            Expression::Load(_) => "immediate",
             Expression::SetPort { .. } => "payload",
         }
     }
@@ -173,11 +172,6 @@ impl Expression {
             Expression::SocketWildcard => {
                 m.attr_be32(1, 2).attr_be32(2, register(0));
             }
-            Expression::Immediate(bytes) => {
-                m.attr_be32(1, register(0)).nest(2, |m| {
-                    m.attr(DATA_VALUE, bytes);
-                });
-            }
             Expression::Mask(mask) => bitwise(m, mask),
             Expression::Equal(value) => compare(m, 0, value),
             Expression::NotEqual(value) => compare(m, 1, value),
@@ -206,6 +200,11 @@ impl Expression {
             Expression::Return => verdict(m, NFT_RETURN, None),
             Expression::Jump(chain) => verdict(m, NFT_JUMP, Some(chain)),
             Expression::Notrack => {}
+            Expression::Load(value) => {
+                m.attr_be32(1, register(0)).nest(2, |m| {
+                    m.attr(DATA_VALUE, value);
+                });
+            }
             Expression::SetPort { offset, checksum } => {
                 // Source register; NFT_PAYLOAD_CSUM_INET and where it is.
                 m.attr_be32(5, register(0))

@@ -111,7 +111,7 @@ fn rewrite(
         },
         Expression::Equal(old.to_be_bytes().to_vec()),
         Expression::Notrack,
-        Expression::Immediate(new.to_be_bytes().to_vec()),
+        Expression::Load(new.to_be_bytes().to_vec()),
         Expression::SetPort { offset, checksum },
     ]);
     rule

@@ -289,7 +289,7 @@ fn to_host_loopback() -> [Vec<Expression>; 4] {
     };
     let rewrite = |protocol| {
         let rest = [
-            Expression::Immediate(vec![127, 0, 0, 1]),
+            Expression::Load(vec![127, 0, 0, 1]),
             Expression::DnatAddress4,
         ];
         join([&only(true), &only_protocol(protocol), &rest])

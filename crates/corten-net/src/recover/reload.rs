@@ -122,7 +122,7 @@ impl Plan {
         let mut plan = Plan::default();
         for entry in entries {
             // As it was attached, not as the network is configured by now.
-            let config = entry.config_list();
+            let config = entry.list();
             let config = config.as_ref().unwrap_or(list);
             let result = match CniResult::parse(&entry.result, config.version) {
                 Ok(result) => result,

@@ -8,17 +8,29 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use corten_net::{network, recover};
-use serde_json::Value;
+use serde_json::{Map, Value, json};
 
 use crate::rig::{Host, Namespace, leftovers};
 
 /// Starts our `bridge` executable.
 fn spawn(host: &Host, bin: &Path, verb: &str, id: &str, netns: &Namespace) -> Child {
     let list = host.list();
-    let mut config = list.plugins[0].document.clone();
+    let config = list.plugins[0].document.clone();
+    spawn_one(bin, "bridge", config, verb, id, netns)
+}
+
+/// Starts one of our executables, for the network `bridge`.
+fn spawn_one(
+    bin: &Path,
+    plugin: &str,
+    mut config: Map<String, Value>,
+    verb: &str,
+    id: &str,
+    netns: &Namespace,
+) -> Child {
     config.insert("cniVersion".into(), "1.1.0".into());
-    config.insert("name".into(), list.name.clone().into());
-    let mut child = Command::new(bin.join("bridge"))
+    config.insert("name".into(), "bridge".into());
+    let mut child = Command::new(bin.join(plugin))
         .env("CNI_COMMAND", verb)
         .env("CNI_CONTAINERID", id)
         .env("CNI_NETNS", netns.path())
@@ -88,6 +100,54 @@ fn what_a_killed_process_leaves_is_found_and_freed() {
     }
     network::remove(&host.list()).unwrap();
     assert_eq!(leftovers(&host), "");
+}
+
+/// portmap, and firewall, killed at whatever instruction: what there is says whose it is; the next
+/// ADD of the same container works, and DEL leaves nothing of it.
+#[test]
+fn plugins_of_the_firewall_that_are_killed_leave_what_the_next_add_and_del_put_right() {
+    let host = Host::new();
+    let bin = host.executables();
+    let c = host.container("c", &[]);
+    let cached = host.dir.path().join("cni/results/bridge-c-eth0");
+    let cached: Value = serde_json::from_slice(&std::fs::read(cached).unwrap()).unwrap();
+    let previous = cached["result"].clone();
+    let mappings: Vec<Value> = (1..=50)
+        .map(|n| json!({"hostPort": 8000 + n, "containerPort": 80, "protocol": "udp"}))
+        .collect();
+    let configs = [
+        (
+            "portmap",
+            json!({"masqAll": true, "runtimeConfig": {"portMappings": mappings}}),
+        ),
+        ("firewall", json!({"ingressPolicy": "isolated"})),
+    ];
+    for (plugin, config) in configs {
+        let mut config = config.as_object().unwrap().clone();
+        config.insert("prevResult".into(), previous.clone());
+        let start = |verb| spawn_one(&bin, plugin, config.clone(), verb, "c", &c.namespace);
+        let ends = |child: Child| {
+            let output = child.wait_with_output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            assert!(output.status.success(), "{plugin}: {text}");
+        };
+        for round in 0..40u64 {
+            let mut child = start("ADD");
+            std::thread::sleep(Duration::from_micros(round * 151 % 9000));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            let ruleset = crate::rig::shell("nft list ruleset");
+            // All ports of the mapping or none, and whose they are.
+            let published = ruleset.matches("comment \"corten c eth0 bridge\" : 10.90.0.2 . 80");
+            let published = published.count();
+            assert!([0, 50].contains(&published), "{published}: {ruleset}");
+            ends(start("ADD"));
+            ends(start("CHECK"));
+            ends(start("DEL"));
+            let ruleset = crate::rig::shell("nft list ruleset");
+            assert!(!ruleset.contains("comment \"corten c"), "{ruleset}");
+        }
+    }
 }
 
 /// Sixteen callers at once, each attaching and taking off without a pause: a thousand of both. What one holds no other

@@ -3,7 +3,8 @@
 use std::net::UdpSocket;
 use std::time::Duration;
 
-use corten_net::cni::{Attachment, NetworkConfigList, Protocol, ValidAttachment};
+use corten_net::cni::{Attachment, Caller, NetworkConfigList, Protocol, ValidAttachment};
+use corten_net::firewall::{Firewall, Published};
 use corten_net::{network, recover};
 use corten_spec::cni::PortMapping;
 use serde_json::{Value, json};
@@ -324,4 +325,132 @@ fn sctp_is_published_and_its_key_is_its_own() {
     host.caller.check(&host.list(), &c.attachment).unwrap();
     let listed = shell("nft list map inet corten publish4");
     assert!(listed.contains("sctp . 8080"), "{listed}");
+}
+
+/// What a client of each kind sees is what it sees with the reference plugin; and the result.
+#[test]
+fn clients_see_what_they_see_with_the_reference_plugin() {
+    let theirs = std::path::PathBuf::from("/usr/lib/cni");
+    if !theirs.join("portmap").exists() {
+        println!("skipped: the reference CNI plugins are not installed");
+        return;
+    }
+    // Debian's does not know masqAll yet.
+    for keys in [json!({}), json!({"snat": false})] {
+        let seen: Vec<(Vec<String>, Value)> = [None, Some(theirs.clone())]
+            .into_iter()
+            .map(|folder| seen_by_clients(folder, keys.clone()))
+            .collect();
+        assert_eq!(seen[0].1, seen[1].1, "{keys}");
+        assert_eq!(seen[0].0, seen[1].0, "{keys}");
+    }
+}
+
+/// By our plugins, or those in a folder.
+fn seen_by_clients(theirs: Option<std::path::PathBuf>, keys: Value) -> (Vec<String>, Value) {
+    let work = move || {
+        let host = Host::new();
+        let outside = host.outside();
+        let snat = keys.get("snat") != Some(&json!(false));
+        // What Debian's speaks.
+        let old = |list: &NetworkConfigList| {
+            let mut document = list.document().clone();
+            document["cniVersion"] = "1.0.0".into();
+            NetworkConfigList::from_document(document).unwrap()
+        };
+        let list = old(&with(&host, keys));
+        let folder = theirs.unwrap_or_else(|| host.executables());
+        let caller = Caller::new(vec![folder], host.dir.path().join("cni")).without_bundled();
+        let attach = |list: &NetworkConfigList, id: &str, ports: &[PortMapping]| {
+            let namespace = Namespace::new();
+            let mut a = Attachment::new(id.parse().unwrap(), namespace.path());
+            a.capabilities.port_mappings = ports.to_vec();
+            let result = caller.add(list, &a).unwrap();
+            (namespace, a, result)
+        };
+        let (namespace, a, result) = attach(&list, "c", &BOTH.map(|p| port(8080, 80, p)));
+        let (other, _, _) = attach(&old(&network_with(&host, 2, json!({}))), "b", &[]);
+        let server = namespace.serve(80);
+        // Their duplicate address detection takes its time.
+        assert!(ask(Protocol::Tcp, "[fd00:90::2]:80").is_ok());
+        let gateway = other.run(|| ask(Protocol::Tcp, "[fd00:2::1]:1"));
+        assert!(gateway.unwrap_err().contains("refused"));
+        let mut seen = Vec::new();
+        for protocol in BOTH {
+            for to in ["192.0.2.1:8080", "[2001:db8::1]:8080"] {
+                seen.push(outside.run(|| quick(protocol, to)));
+                seen.push(namespace.run(|| quick(protocol, to)));
+                seen.push(quick(protocol, to));
+                // The reference bridge masquerades from one network to another, ours to the outside
+                // alone: without portmap's own masquerading it shows.
+                if snat {
+                    seen.push(other.run(|| quick(protocol, to)));
+                }
+            }
+            seen.push(quick(protocol, "127.0.0.1:8080"));
+        }
+        caller.del(&list, &a).unwrap();
+        drop(server);
+        for protocol in BOTH {
+            seen.push(outside.run(|| quick(protocol, "192.0.2.1:8080")));
+        }
+        let mut document = result.to_document(list.version);
+        document["interfaces"] = json!(document["interfaces"].as_array().unwrap().len());
+        (seen, document)
+    };
+    std::thread::spawn(work).join().unwrap()
+}
+
+/// The address that the server saw, or that there was no answer.
+fn quick(protocol: Protocol, to: &str) -> String {
+    match is_cut_off(protocol, to) {
+        true => "nothing".into(),
+        false => ask(protocol, to).unwrap(),
+    }
+}
+
+/// A new connection costs the same with one published port and with ten thousand.
+#[test]
+fn a_connection_costs_the_same_however_many_ports_are_published() {
+    let host = Host::new();
+    let c = host.container("c", &[port(8080, 80, Protocol::Udp)]);
+    let _server = c.namespace.serve(80);
+    let mut firewall = Firewall::open("corten").unwrap();
+    let target = std::net::SocketAddr::new(c.v4, 81);
+    let more = |from: u16, to: u16| -> Vec<Published> {
+        let one = |n: u16| Published {
+            host: format!("0.0.0.0:{n}").parse().unwrap(),
+            protocol: Protocol::Udp,
+            target,
+            source: Default::default(),
+            owner: corten_net::owner::Owner::new("many", "eth0", "bridge"),
+        };
+        (from..to).map(one).collect()
+    };
+    let best = || {
+        // The kernel enlarges its hash table in the background.
+        std::thread::sleep(Duration::from_secs(1));
+        let burst = |_| {
+            // So that the table of connections is no longer at the end than at the start.
+            shell("conntrack -F 2>/dev/null");
+            let start = std::time::Instant::now();
+            for _ in 0..500 {
+                // Each a connection of its own: the rules are asked for its first packet.
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                socket.send_to(b"?", "127.0.0.1:8080").unwrap();
+            }
+            start.elapsed() / 500
+        };
+        (0..20).map(burst).min().unwrap()
+    };
+    let one = best();
+    firewall.publish(&more(10_000, 10_500)).unwrap();
+    let hundreds = best();
+    firewall.publish(&more(10_500, 20_000)).unwrap();
+    let thousands = best();
+    println!(
+        "a new connection: {one:?} with 1 port, {hundreds:?} with 500, {thousands:?} with 10,000"
+    );
+    // A list would cost the last of ten thousand some hundred times as much; a loaded machine, less.
+    assert!(hundreds < one * 5 && thousands < one * 5);
 }
