@@ -21,7 +21,7 @@ use super::container::{
     Asked, Shared, check_inside, given, interface, need_link, or_undo, prepare_families,
     prepare_ipv6, routes, same, set_up, wrong_key,
 };
-use super::{Request, Verb};
+use super::{Request, Verb, portmap};
 use crate::Error;
 use crate::failpoint::failpoint;
 use crate::firewall::{Network, Wanted};
@@ -40,34 +40,8 @@ struct Config {
     ip_masq_backend: Option<String>,
     #[serde(default, deserialize_with = "given")]
     mtu: Option<u32>,
-}
-
-impl Config {
-    /// The subnets' masquerading; the links are the containers' own, and not to be gathered.
-    fn network<'a>(&self, subnets: &'a [Cidr]) -> Option<Network<'a>> {
-        self.ip_masq.then_some(Network {
-            link: None,
-            subnets,
-            masquerade: true,
-            internal: false,
-            isolated: false,
-            host_loopback: false,
-        })
-    }
-}
-
-/// For a reload: what ADD with this result had done in nf_tables.
-pub fn wanted(request: &Request<'_>, result: &CniResult) -> Result<Wanted, Error> {
-    let config: Config = request.read("ptp")?;
-    let mut wanted = Wanted::default();
-    if let Some(network) = config.network(&subnets(result)) {
-        wanted.network(&network);
-    }
-    Ok(wanted)
-}
-
-fn subnets(result: &CniResult) -> Vec<Cidr> {
-    result.ips.iter().map(|ip| ip.address.network()).collect()
+    #[serde(default = "portmap::default_table")]
+    corten_table: String,
 }
 
 pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
@@ -114,6 +88,10 @@ fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<CniRes
     within.settle(link.index)?;
     links.settle(outer.index)?;
     failpoint!("ptp.add.outer");
+    if config.ip_masq {
+        let mut firewall = request.session.firewall(&config.corten_table)?;
+        firewall.admit(&masqueraded(&subnets(&result)))?;
+    }
     shared.override_dns(&mut result);
     result.interfaces = vec![
         interface(&outer, String::new()),
@@ -122,11 +100,29 @@ fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<CniRes
     for ip in &mut result.ips {
         ip.interface = Some(1);
     }
-    if let Some(network) = config.network(&subnets(&result)) {
-        let mut firewall = request.session.firewall(&request.table()?)?;
-        firewall.admit(&network)?;
-    }
     Ok(result)
+}
+
+fn subnets(result: &CniResult) -> Vec<Cidr> {
+    result.ips.iter().map(|ip| ip.address.network()).collect()
+}
+
+fn masqueraded(subnets: &[Cidr]) -> Network<'_> {
+    Network {
+        subnets,
+        masquerade: true,
+        ..Network::default()
+    }
+}
+
+/// For a reload: what ADD with this result had put into nf_tables.
+pub fn wanted(request: &Request<'_>, result: &CniResult) -> Result<Wanted, Error> {
+    let config: Config = request.read("ptp")?;
+    let mut wanted = Wanted::default();
+    if config.ip_masq {
+        wanted.network(&masqueraded(&subnets(result)));
+    }
+    Ok(wanted)
 }
 
 fn make_pair(

@@ -278,10 +278,6 @@ fn configurations_that_ask_for_what_is_not_there_are_refused() {
     let a = Attachment::new("c".parse().unwrap(), namespace.path());
     for (plugin, wanted) in [
         (
-            r#"{"type":"bridge","ipMasqBackend":"iptables"}"#,
-            "ipMasqBackend \"iptables\" is not nftables",
-        ),
-        (
             r#"{"type":"bridge","bridge":"a/b"}"#,
             "configuration is not usable",
         ),

@@ -1,4 +1,4 @@
-//! The configuration of `bridge`, checked, but for what concerns nf_tables.
+//! The configuration of `bridge`, checked.
 
 use serde::Deserialize;
 
@@ -53,6 +53,14 @@ struct Trunk {
     max: Option<u16>,
 }
 
+/// The link that is the gateway of a VLAN: the bridge itself is in none.
+pub fn gateway_link(bridge: &str, vlan: u16) -> String {
+    match vlan {
+        0 => bridge.to_owned(),
+        vlan => format!("{bridge}.{vlan}"),
+    }
+}
+
 pub fn default_bridge() -> String {
     "cni0".into()
 }
@@ -84,7 +92,6 @@ impl Config {
         Ok(())
     }
 
-    /// The link that is the gateway of a VLAN: the bridge itself is in none.
     pub fn gateway_link(&self) -> String {
         gateway_link(&self.bridge, self.vlan)
     }
@@ -129,14 +136,6 @@ impl Config {
             native,
             tagged: ranges(tagged),
         }))
-    }
-}
-
-/// As [`Config::gateway_link`].
-pub fn gateway_link(bridge: &str, vlan: u16) -> String {
-    match vlan {
-        0 => bridge.into(),
-        vlan => format!("{bridge}.{vlan}"),
     }
 }
 

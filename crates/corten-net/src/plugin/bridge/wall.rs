@@ -19,9 +19,6 @@ struct Config {
     bridge: String,
     #[serde(default)]
     vlan: u16,
-    /// The link that is the gateway.
-    #[serde(skip)]
-    link: String,
     #[serde(default)]
     ip_masq: bool,
     #[serde(default)]
@@ -38,19 +35,21 @@ struct Config {
 
 impl Config {
     fn read(request: &Request<'_>) -> Result<Self, Error> {
-        let mut config: Self = request.read("bridge")?;
-        config.link = gateway_link(&config.bridge, config.vlan);
-        Ok(config)
+        request.read("bridge")
     }
 
-    fn network<'a>(&'a self, subnets: &'a [Cidr]) -> Option<Network<'a>> {
+    fn link(&self) -> String {
+        gateway_link(&self.bridge, self.vlan)
+    }
+
+    fn network<'a>(&self, link: &'a str, subnets: &'a [Cidr]) -> Option<Network<'a>> {
         let admits = self.ip_masq
             || self.corten_internal
             || self.corten_isolate
             || self.corten_host_loopback
             || self.corten_table.is_some();
         admits.then_some(Network {
-            link: Some(&self.link),
+            link: Some(link),
             subnets,
             // What has no way out needs no address for it.
             masquerade: self.ip_masq && !self.corten_internal,
@@ -65,25 +64,21 @@ fn subnets(result: &CniResult) -> Vec<Cidr> {
     result.ips.iter().map(|ip| ip.address.network()).collect()
 }
 
-/// The port and the address of the container behind it, as the result has them.
-fn guarded(request: &Request<'_>, config: &Config, result: &CniResult) -> Option<Guarded> {
-    let port = result
-        .interfaces
-        .iter()
-        .find(|i| i.sandbox.is_empty() && i.name != config.bridge)?;
-    let mac = parse_mac(&result.container_interface()?.mac)?;
+/// The port, and the address of the container behind it as the result has it.
+fn guarded(request: &Request<'_>, result: &CniResult) -> Option<Guarded> {
+    let owner = request.owner();
     Some(Guarded {
-        port: port.name.clone(),
-        mac,
-        owner: request.owner(),
+        port: owner.veth_name(),
+        mac: parse_mac(&result.container_interface()?.mac)?,
+        owner,
     })
 }
 
 /// The last step of ADD, when the result is whole.
 pub fn admit(request: &Request<'_>, result: &CniResult) -> Result<(), Error> {
     let config = Config::read(request)?;
-    let subnets = subnets(result);
-    let network = config.network(&subnets);
+    let (link, subnets) = (config.link(), subnets(result));
+    let network = config.network(&link, &subnets);
     if network.is_none() && !config.macspoofchk {
         return Ok(());
     }
@@ -92,7 +87,7 @@ pub fn admit(request: &Request<'_>, result: &CniResult) -> Result<(), Error> {
         firewall.admit(&network)?;
     }
     if config.macspoofchk {
-        let guarded = guarded(request, &config, result).ok_or_else(|| Error::Mismatch {
+        let guarded = guarded(request, result).ok_or_else(|| Error::Mismatch {
             what: "the bridge's port of the container".into(),
             found: "not in the result".into(),
             wanted: "there, for macspoofchk".into(),
@@ -106,11 +101,11 @@ pub fn admit(request: &Request<'_>, result: &CniResult) -> Result<(), Error> {
 pub fn wanted(request: &Request<'_>, result: &CniResult) -> Result<Wanted, Error> {
     let config = Config::read(request)?;
     let mut wanted = Wanted::default();
-    if let Some(network) = config.network(&subnets(result)) {
+    if let Some(network) = config.network(&config.link(), &subnets(result)) {
         wanted.network(&network);
     }
     if config.macspoofchk
-        && let Some(guarded) = guarded(request, &config, result)
+        && let Some(guarded) = guarded(request, result)
     {
         wanted.guarded(&guarded);
     }
