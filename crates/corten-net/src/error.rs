@@ -52,8 +52,12 @@ pub enum Error {
         /// The container's id, or what the map element says of itself.
         owner: String,
     },
-    #[error("address {address} is held by container {owner}")]
-    AddressTaken { address: IpAddr, owner: String },
+    #[error("address {address} is held by {owner}")]
+    AddressTaken {
+        address: IpAddr,
+        /// In words: `container web`, or another host.
+        owner: String,
+    },
     #[error("the container has a link {name} already, of kind {kind:?}")]
     LinkTaken { name: String, kind: String },
     /// What STATUS says when ADD would fail.

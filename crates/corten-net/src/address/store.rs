@@ -125,7 +125,10 @@ impl Store {
         }
         Err(Error::AddressTaken {
             address,
-            owner: owner.map_or_else(|| "(unknown)".into(), |r| r.container_id),
+            owner: owner.map_or_else(
+                || "nobody any more".into(),
+                |r| format!("container {}", r.container_id),
+            ),
         })
     }
 
@@ -311,7 +314,7 @@ mod tests {
         let address = "fd00::7".parse().unwrap();
         store.reserve(address, "first", "eth0").unwrap();
         let taken = store.reserve(address, "second", "eth0").unwrap_err();
-        assert!(matches!(taken, Error::AddressTaken { owner, .. } if owner == "first"));
+        assert!(matches!(taken, Error::AddressTaken { owner, .. } if owner == "container first"));
         assert_eq!(store.held("first", "eth0").unwrap(), [address]);
     }
 

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
@@ -34,6 +35,16 @@ pub fn open(path: &Path) -> Result<File, Error> {
             path: path.into(),
             source,
         })
+}
+
+/// Whether `path` is the namespace of the calling thread.
+pub fn is_own(path: &Path) -> bool {
+    let identity = |path: &Path| {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some((metadata.dev(), metadata.ino()))
+    };
+    let own = identity(Path::new("/proc/thread-self/ns/net"));
+    own.is_some() && own == identity(path)
 }
 
 /// Runs `work` on a thread of its own inside the namespace, so that the caller's thread never

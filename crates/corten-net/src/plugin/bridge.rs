@@ -20,7 +20,9 @@ mod wall;
 
 use corten_spec::cni::CniResult;
 
-use super::container::{Shared, check_inside, need_link, or_undo, same, same_detail};
+use super::container::{
+    Shared, Told, check_inside, delete_named, need_link, or_undo, same, same_detail,
+};
 use super::{Request, Verb};
 use crate::Error;
 use crate::link::{Link, Links, mac_text, netns};
@@ -70,12 +72,9 @@ fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> 
     let Some(inside) = inside.filter(|_| !undo) else {
         return Ok(());
     };
+    let told = Told::of(request);
     netns::inside(&inside, request.netns, || {
-        let mut links = Links::open()?;
-        match links.by_name(request.ifname)? {
-            Some(link) if link.kind == "veth" => links.delete(&link),
-            _ => Ok(()),
-        }
+        delete_named(&told, &mut Links::open()?, "veth")
     })
 }
 

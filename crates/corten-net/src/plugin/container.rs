@@ -11,10 +11,12 @@ use corten_spec::cni::CniResult;
 use super::{Request, Verb};
 use crate::Error;
 
-pub use check::{check_inside, missing, need_link, same, same_detail};
+pub use check::{Told, check_inside, missing, need_link, same, same_detail};
 pub use configure::{configure_with, prepare_families, prepare_ipv6, routes, set_up};
 pub use keys::{Asked, Shared, asked_mac, given, wrong_key};
-pub use link::{Source, add_inside, delete_inside, interface, make_inside, prepare_inside};
+pub use link::{
+    Source, add_inside, delete_inside, delete_named, interface, make_inside, prepare_inside,
+};
 
 /// Runs ADD, and what undoes it when it fails. The caller will ask for DEL as well (section 4 of
 /// the specification), but a caller that dies before must not cost an address. ADD's own failure

@@ -17,7 +17,7 @@ use corten_spec::cni::{CniResult, check_ifname};
 use serde::{Deserialize, Serialize};
 
 use super::container::{
-    Shared, Source, add_inside, check_inside, missing, or_undo, prepare_inside,
+    Shared, Source, Told, add_inside, check_inside, missing, or_undo, prepare_inside,
 };
 use super::record::{Records, Whose};
 use super::{Request, Verb};
@@ -136,15 +136,20 @@ fn del(request: &Request<'_>, shared: &Shared, records: &Records, undo: bool) ->
     if let Some(record) = records.read::<Record>(id, ifname)? {
         return bring_home(request.netns, ifname, &record, records);
     }
-    // Moved by the reference plugin, which has but the alias.
+    // Moved by the reference plugin, which has but the alias. A card cannot be made inside; any other
+    // link can, with any alias, and would come to the host under the name of the container's choice.
     let Some(inside) = netns::open_if_there(request.netns)?.filter(|_| !undo) else {
         return Ok(());
     };
     let home = netns::open(Path::new("/proc/thread-self/ns/net"))?;
+    let told = Told::of(request);
     netns::inside(&inside, request.netns, || {
         let mut links = Links::open()?;
         match links.by_name(ifname)? {
-            Some(link) if check_ifname(&link.alias).is_ok() => {
+            Some(link)
+                if check_ifname(&link.alias).is_ok()
+                    && (link.kind.is_empty() || told.is(&link)) =>
+            {
                 let name = link.alias.clone();
                 links.change(&link, &homewards(home.as_raw_fd(), &name))
             }

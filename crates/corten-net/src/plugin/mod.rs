@@ -42,6 +42,7 @@ use serde_json::{Map, Value};
 use crate::Error;
 use crate::cni::ValidAttachment;
 use crate::firewall::Wanted;
+use crate::link::netns;
 use crate::owner::Owner;
 
 pub(crate) use session::Session;
@@ -201,6 +202,10 @@ pub fn is_bundled(name: &str) -> bool {
 
 /// Runs a bundled plugin in this process. ADD gives a result, other verbs none.
 pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
+    let request = &Request {
+        netns: container_netns(request)?,
+        ..*request
+    };
     match name {
         "bridge" => bridge::run(request),
         "bandwidth" => bandwidth::run(request),
@@ -223,6 +228,28 @@ pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>
         _ => Err(Error::PluginMissing {
             plugin: name.into(),
             searched: "this program".into(),
+        }),
+    }
+}
+
+/// The container's namespace, which is not the one that the plugin runs in: what is done to the
+/// container's links would be done to the host's. For DEL such a path has come to mean another
+/// process (`/proc/PID/ns/net` of a number that is in use again), so the container's has gone. A
+/// caller that means it sets `CNI_NETNS_OVERRIDE`, as for the reference plugins.
+fn container_netns<'a>(request: &Request<'a>) -> Result<&'a Path, Error> {
+    let path = request.netns;
+    if matches!(request.verb, Verb::Gc | Verb::Status)
+        || !netns::is_own(path)
+        || std::env::var_os("CNI_NETNS_OVERRIDE").is_some_and(|v| v == "1" || v == "true")
+    {
+        return Ok(path);
+    }
+    match request.verb {
+        Verb::Del => Ok(Path::new("")),
+        _ => Err(Error::Invalid {
+            what: "CNI_NETNS",
+            value: path.display().to_string(),
+            reason: "is the network namespace that the plugin runs in".into(),
         }),
     }
 }

@@ -18,8 +18,8 @@ use serde::Deserialize;
 
 use super::bridge::{clear_leftover, refuse_iptables};
 use super::container::{
-    Asked, Shared, check_inside, given, interface, need_link, or_undo, prepare_families,
-    prepare_ipv6, routes, same, set_up, wrong_key,
+    Asked, Shared, Told, check_inside, delete_named, given, interface, need_link, or_undo,
+    prepare_families, prepare_ipv6, routes, same, set_up, wrong_key,
 };
 use super::{Request, Verb, portmap};
 use crate::Error;
@@ -240,12 +240,9 @@ fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> 
     let Some(inside) = netns::open_if_there(request.netns)?.filter(|_| !undo) else {
         return Ok(());
     };
+    let told = Told::of(request);
     netns::inside(&inside, request.netns, || {
-        let mut links = Links::open()?;
-        match links.by_name(request.ifname)? {
-            Some(link) if link.kind == "veth" => links.delete(&link),
-            _ => Ok(()),
-        }
+        delete_named(&told, &mut Links::open()?, "veth")
     })
 }
 

@@ -353,7 +353,7 @@ fn duplicate_address_detection_finds_the_other() {
     let second = Attached::to(&host, &list, "second").err().unwrap();
     assert_eq!(
         root(&second),
-        "address fd00:90::5 is held by container another host on the link of eth0"
+        "address fd00:90::5 is held by another host on the link of eth0"
     );
     assert_eq!(recover::holdings(&list).unwrap().links.len(), 1);
 }
@@ -487,4 +487,91 @@ fn a_tap_is_a_port_of_the_containers_bridge_and_a_context_is_refused() {
         .err()
         .unwrap();
     assert!(root(&error).contains("selinuxContext"), "{}", root(&error));
+}
+
+/// The path of a process that has gone leads to the host's namespace when its number is a process of
+/// the host's by now.
+#[test]
+fn the_hosts_own_namespace_is_no_containers() {
+    let host = Host::new();
+    shell("ip link add eth0 type veth peer name far");
+    let own = "/proc/thread-self/ns/net";
+    for plugin in [
+        json!({ "type": "loopback" }),
+        json!({ "type": "bridge", "bridge": "br9", "ipam": {} }),
+        json!({ "type": "ptp", "ipam": both() }),
+        json!({ "type": "tuning", "dataDir": "DIR/tuning", "mtu": 1300 }),
+    ] {
+        let list = list(&host, json!([plugin]));
+        let a = Attachment::new("c".parse().unwrap(), own);
+        host.caller.del(&list, &a).unwrap();
+        let links = shell("ip -o link show");
+        assert!(
+            links.contains("lo: <LOOPBACK,UP") && links.contains("eth0@far"),
+            "{links}"
+        );
+        let error = host.caller.add(&list, &a).unwrap_err();
+        let object = error.to_object("1.1.0");
+        assert_eq!(object.code, 4, "{object:?}");
+        assert!(
+            object.details.contains("the plugin runs in")
+                || object.msg.contains("the plugin runs in"),
+            "{object:?}"
+        );
+    }
+    let links = shell("ip -o link show");
+    assert!(
+        links.contains("lo: <LOOPBACK,UP") && links.contains("eth0@far"),
+        "{links}"
+    );
+}
+
+#[test]
+fn a_del_by_a_path_that_has_become_anothers_leaves_that_ones_link() {
+    for plugin in [
+        json!({ "type": "bridge", "bridge": "br9", "isGateway": true, "ipam": both() }),
+        json!({ "type": "ptp", "ipam": both() }),
+        json!({ "type": "macvlan", "master": "m0", "ipam": both() }),
+    ] {
+        let host = Host::new();
+        shell("ip link add m0 type veth peer name m1 && ip link set m0 up && ip link set m1 up");
+        let list = list(&host, json!([plugin]));
+        let gone = Attached::to(&host, &list, "gone").unwrap();
+        let other = Attached::to(&host, &list, "other").unwrap();
+        let mut a = gone.attachment.clone();
+        drop(gone);
+        let outer = "ip -o link show type veth | grep -c -e 'alias corten gone' || true";
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while shell(outer).trim() != "0" {
+            assert!(std::time::Instant::now() < until);
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        a.netns = other.namespace.path();
+        host.caller.del(&list, &a).unwrap();
+        host.caller.check(&list, &other.attachment).unwrap();
+    }
+}
+
+/// What a container puts in the place of a link that has gone home already stays where it is.
+#[test]
+fn a_container_cannot_send_a_link_of_its_own_to_the_host() {
+    let host = Host::new();
+    shell("ip link add dev9 type veth peer name far");
+    let list = list(
+        &host,
+        json!([{ "type": "host-device", "device": "dev9", "dataDir": "DIR/hd" }]),
+    );
+    let a = Attached::to(&host, &list, "a").unwrap();
+    host.caller.del(&list, &a.attachment).unwrap();
+    assert!(shell("ip -o link show").contains("dev9"));
+    a.namespace
+        .run(|| shell("ip link add eth0 type veth peer name inner && ip link set eth0 alias wan0"));
+    host.caller.del(&list, &a.attachment).unwrap();
+    let links = shell("ip -o link show");
+    assert!(!links.contains("wan0"), "{links}");
+    assert!(
+        a.namespace
+            .run(|| shell("ip -o link show"))
+            .contains("alias wan0")
+    );
 }

@@ -1,6 +1,6 @@
 //! CHECK: what is there, and what there should be.
 
-use corten_spec::cni::CniResult;
+use corten_spec::cni::{CniResult, Interface};
 
 use super::super::Request;
 use crate::Error;
@@ -19,6 +19,49 @@ pub fn missing(name: &str) -> Error {
     }
 }
 
+/// What a result says of the container's link.
+fn told<'r>(previous: &'r CniResult, ifname: &str) -> Option<&'r Interface> {
+    let mut all = previous.interfaces.iter();
+    all.find(|i| i.name == ifname && !i.sandbox.is_empty())
+}
+
+/// What prevResult tells DEL of the link to be taken away. The path of a container that has gone may
+/// by now lead to another's namespace, which has a link of that name too.
+pub struct Told {
+    pub ifname: String,
+    previous: CniResult,
+    mac: Option<String>,
+}
+
+impl Told {
+    /// An unreadable prevResult tells as little as none.
+    pub fn of(request: &Request<'_>) -> Self {
+        let previous = request.previous().ok().flatten().unwrap_or_default();
+        let mac = told(&previous, request.ifname).map(|i| i.mac.to_ascii_lowercase());
+        Self {
+            ifname: request.ifname.into(),
+            mac: mac.filter(|m| !m.is_empty()),
+            previous,
+        }
+    }
+
+    /// Whether it tells of this very link.
+    pub fn is(&self, link: &Link) -> bool {
+        self.mac.is_some() && self.mac == link.mac.map(mac_text)
+    }
+
+    /// Whether nothing that it tells speaks against this link. `tuning` may just have given it back
+    /// the Ethernet address that it had before: then its addresses still say so.
+    pub fn may_be(&self, links: &mut Links, link: &Link) -> Result<bool, Error> {
+        if self.mac.is_none() || self.is(link) {
+            return Ok(true);
+        }
+        let there = links.addresses(link)?;
+        let mut ips = self.previous.container_ips();
+        Ok(ips.any(|ip| there.contains(&ip.address)))
+    }
+}
+
 /// CHECK of the link inside: its kind, its address, the result's addresses and routes, and what
 /// `also` looks at.
 pub fn check_inside(
@@ -29,10 +72,7 @@ pub fn check_inside(
 ) -> Result<(), Error> {
     let inside = netns::open(request.netns)?;
     let ifname = request.ifname;
-    let told = previous
-        .interfaces
-        .iter()
-        .find(|i| i.name == ifname && !i.sandbox.is_empty());
+    let told = told(previous, ifname);
     netns::inside(&inside, request.netns, || {
         let mut links = Links::open()?;
         let link = need_link(&mut links, ifname)?;

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use corten_spec::cni::{CniResult, Interface};
 
 use super::super::Request;
-use super::check::need_link;
+use super::check::{Told, need_link};
 use super::configure::{configure_with, set_up};
 use super::keys::Shared;
 use crate::Error;
@@ -137,13 +137,22 @@ pub fn delete_inside(request: &Request<'_>, kind: &str, undo: bool) -> Result<()
     let Some(inside) = netns::open_if_there(request.netns)? else {
         return Ok(());
     };
-    let owner = request.owner();
+    let (owner, told) = (request.owner(), Told::of(request));
     netns::inside(&inside, request.netns, || {
         let mut links = Links::open()?;
         clear_leftovers(&mut links, &owner.veth_name(), &owner.to_string())?;
-        match links.by_name(&owner.ifname)? {
-            Some(link) if !undo && link.kind == kind => links.delete(&link),
-            _ => Ok(()),
+        match undo {
+            true => Ok(()),
+            false => delete_named(&told, &mut links, kind),
         }
     })
+}
+
+/// Deletes the container's link by its name and kind, in the thread's namespace: for what another
+/// implementation made, whose own names for it cannot be known.
+pub fn delete_named(told: &Told, links: &mut Links, kind: &str) -> Result<(), Error> {
+    match links.by_name(&told.ifname)? {
+        Some(link) if link.kind == kind && told.may_be(links, &link)? => links.delete(&link),
+        _ => Ok(()),
+    }
 }
