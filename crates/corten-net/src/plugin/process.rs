@@ -7,7 +7,8 @@ use std::process::ExitCode;
 
 use corten_spec::ContainerId;
 use corten_spec::cni::{
-    CniResult, ErrorObject, MAX_DOCUMENT, Version, VersionInfo, check_ifname, code,
+    CniResult, ErrorObject, MAX_DOCUMENT, Version, VersionInfo, check_ifname, check_network_name,
+    code,
 };
 use serde_json::{Map, Value};
 
@@ -70,19 +71,24 @@ fn answer(name: &str) -> Result<Output, ErrorObject> {
         )
     })?;
     let environment = |msg| fail(version.as_str(), code::INVALID_ENVIRONMENT, msg);
-    let verb = match command.as_str() {
-        "ADD" => Verb::Add,
-        "DEL" => Verb::Del,
-        "CHECK" if version.has_check() => Verb::Check,
-        "GC" if version.has_gc_and_status() => Verb::Gc,
-        "STATUS" if version.has_gc_and_status() => Verb::Status,
+    let (verb, known) = match command.as_str() {
+        "ADD" => (Verb::Add, true),
+        "DEL" => (Verb::Del, true),
+        "CHECK" => (Verb::Check, version.has_check()),
+        "GC" => (Verb::Gc, version.has_gc_and_status()),
+        "STATUS" => (Verb::Status, version.has_gc_and_status()),
         other => {
             let other: String = other.chars().take(32).collect();
-            return Err(environment(format!(
-                "CNI_COMMAND {other:?} is none of CNI {version}"
-            )));
+            return Err(environment(format!("CNI_COMMAND {other:?} is none of CNI")));
         }
     };
+    if !known {
+        let msg = format!("CNI {version} has no {command}");
+        return Err(fail(version.as_str(), code::INCOMPATIBLE_VERSION, msg));
+    }
+    // It becomes part of paths, aliases and comments.
+    let network = config.get("name").and_then(Value::as_str).unwrap_or("");
+    check_network_name(network).map_err(|e| Error::from(e).to_object(version.as_str()))?;
     let call = Call::from_environment(verb).map_err(environment)?;
     let session = Session::default();
     let request = call.request(verb, version, &config, &session);

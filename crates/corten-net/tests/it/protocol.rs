@@ -287,3 +287,56 @@ fn version_is_asked_before_use() {
     assert_eq!(error.kind(), corten_spec::Kind::NotFound);
     assert_eq!(error.to_string(), "CNI plugin b failed at VERSION");
 }
+
+/// The error code of one of our executables, called as anybody may.
+fn refused(command: &str, config: &Value) -> (u64, String) {
+    use std::io::Write;
+    use std::process::{Command, Stdio};
+    let host = crate::rig::Host::new();
+    let mut child = Command::new(host.executables().join("host-local"))
+        .env("CNI_COMMAND", command)
+        .env("CNI_CONTAINERID", "c")
+        .env("CNI_NETNS", "/nowhere")
+        .env("CNI_IFNAME", "eth0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(config.to_string().as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let object: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let text = |key: &str| object[key].as_str().unwrap_or_default().to_owned();
+    let said = format!("{} {}", text("msg"), text("details"));
+    (object["code"].as_u64().unwrap(), said.trim().to_owned())
+}
+
+#[test]
+fn an_executable_checks_the_networks_name_and_what_its_version_has() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    let config = |name: Value, version: &str| {
+        json!({"cniVersion": version, "name": name, "type": "host-local",
+               "ipam": {"type": "host-local", "dataDir": data, "subnet": "10.0.0.0/24"}})
+    };
+    for name in [
+        json!("../x"),
+        json!(""),
+        json!("a b"),
+        json!(null),
+        json!("n".repeat(200)),
+    ] {
+        let (code, msg) = refused("ADD", &config(name, "1.1.0"));
+        assert_eq!(code, 7, "{msg}");
+        assert!(msg.contains("name of the network configuration"), "{msg}");
+    }
+    assert!(!data.exists() && !dir.path().join("x").exists());
+    for (command, version) in [("CHECK", "0.3.1"), ("GC", "1.0.0"), ("STATUS", "1.0.0")] {
+        let (code, msg) = refused(command, &config(json!("n"), version));
+        assert_eq!((code, msg), (1, format!("CNI {version} has no {command}")));
+    }
+    let (code, _) = refused("FORGET", &config(json!("n"), "1.1.0"));
+    assert_eq!(code, 4);
+}
