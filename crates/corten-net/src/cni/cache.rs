@@ -109,8 +109,20 @@ pub fn write(
 
 /// The entry of an attachment, if there is one.
 pub fn read(cache: &Path, network: &str, of: &Attachment) -> Result<Option<Entry>, Error> {
-    let path = path(cache, network, of.container_id.as_str(), &of.ifname);
-    read_file(&path)
+    entry(cache, network, of.container_id.as_str(), &of.ifname)
+}
+
+/// What the file's name has between dashes may have dashes itself: so it can be another's.
+fn entry(
+    cache: &Path,
+    network: &str,
+    container_id: &str,
+    ifname: &str,
+) -> Result<Option<Entry>, Error> {
+    let found = read_file(&path(cache, network, container_id, ifname))?;
+    Ok(found.filter(|e| {
+        (&*e.network_name, &*e.container_id, &*e.if_name) == (network, container_id, ifname)
+    }))
 }
 
 fn read_file(path: &Path) -> Result<Option<Entry>, Error> {
@@ -162,6 +174,11 @@ pub fn lock(cache: &Path, alone: bool) -> Result<File, Error> {
 /// Forgets an attachment; not known is no error.
 pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> Result<(), Error> {
     let path = path(cache, network, container_id, ifname);
+    let another =
+        read_file(&path)?.is_some() && entry(cache, network, container_id, ifname)?.is_none();
+    if another {
+        return Ok(());
+    }
     match fs::remove_file(&path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
         _ => Ok(()),
@@ -229,6 +246,24 @@ mod tests {
         for bad in ["Z", "Zg=", "Z===", "====", "Zg==Zg==", "Zm9v!A==", "Z=9v"] {
             assert_eq!(unbase64(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn an_entry_of_the_same_file_name_is_anothers() {
+        let dir = tempfile::tempdir().unwrap();
+        let list = |name: &str| {
+            let document = serde_json::json!({"cniVersion": "1.0.0", "name": name,
+                                              "plugins": [{"type": "loopback"}]});
+            NetworkConfigList::from_document(document).unwrap()
+        };
+        let of = |id: &str| Attachment::new(id.parse().unwrap(), "");
+        write(dir.path(), &list("a"), &of("b-c"), &CniResult::default()).unwrap();
+        // Both are `a-b-c-eth0`.
+        assert!(read(dir.path(), "a-b", &of("c")).unwrap().is_none());
+        remove(dir.path(), "a-b", "c", "eth0").unwrap();
+        assert!(read(dir.path(), "a", &of("b-c")).unwrap().is_some());
+        remove(dir.path(), "a", "b-c", "eth0").unwrap();
+        assert!(read(dir.path(), "a", &of("b-c")).unwrap().is_none());
     }
 
     #[test]
