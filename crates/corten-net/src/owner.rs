@@ -74,7 +74,8 @@ fn tag(container_id: &str) -> String {
     if container_id.len() <= MAX_ID {
         return container_id.into();
     }
-    format!("{:016x}", fnv1a(container_id.as_bytes()))
+    // `#` is in no id: none that is short is taken for a long one.
+    format!("#{:016x}", fnv1a(container_id.as_bytes()))
 }
 
 /// FNV-1a, with a final mix (MurmurHash3's) as its low bits are weak on short texts.
@@ -98,6 +99,7 @@ mod tests {
         let long = Owner::new(&"a".repeat(1024), "fifteencharacte", &"n".repeat(128));
         assert!(long.to_string().len() <= 253);
         assert!(long.is_container(&"a".repeat(1024)) && !long.is_container("a"));
+        assert!(!long.is_container(long.container_id.trim_start_matches('#')));
         for other in ["", "corten", "corten a", "corten a b c d", "docker a b c"] {
             assert_eq!(Owner::parse(other), None, "{other}");
         }

@@ -287,18 +287,18 @@ fn check_plugin_type(kind: &str, at: &str) -> Result<(), ConfigError> {
 }
 
 /// Checks the name of a network interface as the kernel does (`dev_valid_name`) and the
-/// specification asks.
+/// specification asks. `eth%d` is no name but a wish for one: the kernel would make `eth0` of it.
 pub fn check_ifname(name: &str) -> Result<(), ConfigError> {
     let plain = !name
         .bytes()
-        .any(|b| b == b'/' || b == b':' || b <= b' ' || b == 0x7f);
+        .any(|b| b"/:%".contains(&b) || b <= b' ' || b == 0x7f);
     if plain && !name.is_empty() && name.len() <= 15 && name != "." && name != ".." {
         return Ok(());
     }
     Err(ConfigError::Value {
         at: "the interface name".into(),
         value: name.chars().take(64).collect(),
-        reason: "must have 1 to 15 characters, no slash, colon or space",
+        reason: "must have 1 to 15 characters, no slash, colon, percent sign or space",
     })
 }
 
@@ -386,7 +386,16 @@ mod tests {
         for good in ["eth0", "a", "veth-0.1"] {
             check_ifname(good).unwrap();
         }
-        for bad in ["", ".", "..", "a b", "a/b", "a:b", "sixteencharacter"] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a b",
+            "a/b",
+            "a:b",
+            "eth%d",
+            "sixteencharacter",
+        ] {
             assert!(check_ifname(bad).is_err(), "{bad}");
         }
     }
