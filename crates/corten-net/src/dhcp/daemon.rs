@@ -34,6 +34,8 @@ const MAX_WORK: usize = 32;
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a client may take to say what it wants.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a daemon that begins waits for one that ends.
+const HANDOVER: Duration = Duration::from_secs(2);
 /// How long a daemon that was started for containers stays without a lease.
 const IDLE: Duration = Duration::from_secs(30);
 /// In place of the suffix of the socket's name: the folder of the leases.
@@ -159,6 +161,22 @@ pub fn ensure(executable: &Path, socket: &Path) -> Result<(), Error> {
     is_there().map(drop)
 }
 
+/// DEL where no daemon serves: drops the lease, which then runs out by itself. `false`: a daemon is
+/// just beginning or ending, whose leases are its own.
+pub(crate) fn forget(socket: &Path, ask: &Ask) -> Result<bool, Error> {
+    let folder = Folder {
+        path: socket.with_extension(LEASES),
+    };
+    if !folder.path.is_dir() {
+        return Ok(true);
+    }
+    let Some(_lock) = try_lock(&folder.path)? else {
+        return Ok(false);
+    };
+    folder.remove(&key(&ask.container, &ask.network, &ask.ifname))?;
+    Ok(true)
+}
+
 fn start(executable: &Path, arguments: &[&OsStr]) -> Result<u32, Errno> {
     spawn::spawn(&Program {
         path: executable,
@@ -185,15 +203,12 @@ fn detach(args: &[OsString], socket: &Path) -> Result<(), String> {
     let pid = Pid::from_raw(pid.cast_signed());
     let deadline = Instant::now() + CLIENT_PATIENCE;
     loop {
+        // Looked at before the question: one that ended has said why, or found another one serving.
+        let ended = !matches!(waitpid(pid, WaitOptions::NOHANG), Ok(None));
         match protocol::ask(socket, &Ask::status()) {
             Ok(_) => return Ok(()),
-            Err(e) => {
-                // One that ended has said why, or found another one serving.
-                let ended = !matches!(waitpid(pid, WaitOptions::NOHANG), Ok(None));
-                if ended || Instant::now() > deadline {
-                    return Err(chain(&e));
-                }
-            }
+            Err(e) if ended || Instant::now() > deadline => return Err(chain(&e)),
+            Err(_) => {}
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -206,6 +221,7 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
         if flags.detach {
             return detach(&args, &below(&flags.prefix, &flags.socket));
         }
+        let flags = settle(flags).map_err(|e| format!("cannot leave the folder: {e}"))?;
         Daemon::open(flags)
             .map_err(|e| chain(&e))
             .and_then(|(daemon, listener)| daemon.serve(&listener))
@@ -217,6 +233,23 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Leaves the folder that the daemon was started in, which may be on a file system that is to be
+/// unmounted while it lives.
+fn settle(flags: Flags) -> std::io::Result<Flags> {
+    let absolute = |path: PathBuf| match path.as_os_str().is_empty() {
+        true => Ok(path),
+        false => std::path::absolute(path),
+    };
+    let flags = Flags {
+        pidfile: flags.pidfile.map(std::path::absolute).transpose()?,
+        prefix: absolute(flags.prefix)?,
+        socket: absolute(flags.socket)?,
+        ..flags
+    };
+    std::env::set_current_dir("/")?;
+    Ok(flags)
 }
 
 /// What the daemon has to tell goes where it was started: a terminal or a journal.
@@ -286,7 +319,7 @@ impl Daemon {
         fs::create_dir_all(&folder.path).map_err(file_error("make", &folder.path))?;
         let owned = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&folder.path, owned).map_err(file_error("protect", &folder.path))?;
-        let lock = lock(&folder.path)?;
+        let lock = lock(&folder.path, &socket)?;
         let listener = listen(&socket)?;
         if let Some(path) = &flags.pidfile {
             fs::write(path, std::process::id().to_string()).map_err(file_error("write", path))?;
@@ -684,18 +717,34 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Held as long as the daemon lives: a second one would renew the same leases.
-fn lock(folder: &Path) -> Result<File, Error> {
+/// `None` while another process holds it.
+fn try_lock(folder: &Path) -> Result<Option<File>, Error> {
     use rustix::fs::{FlockOperation, flock};
     let file = File::open(folder).map_err(file_error("open", folder))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::Invalid {
-            what: "folder of DHCP leases",
-            value: folder.display().to_string(),
-            reason: "is another daemon's".into(),
-        }),
+    let locked = || flock(&file, FlockOperation::NonBlockingLockExclusive);
+    match rustix::io::retry_on_intr(locked) {
+        Ok(()) => Ok(Some(file)),
+        Err(Errno::WOULDBLOCK) => Ok(None),
         Err(e) => Err(file_error("lock", folder)(e.into())),
+    }
+}
+
+/// Held as long as the daemon lives: a second one would renew the same leases. One that holds it and
+/// does not answer is just beginning, or ending: that is waited for.
+fn lock(folder: &Path, socket: &Path) -> Result<File, Error> {
+    let deadline = Instant::now() + HANDOVER;
+    loop {
+        if let Some(file) = try_lock(folder)? {
+            return Ok(file);
+        }
+        if protocol::ask(socket, &Ask::status()).is_ok() || Instant::now() > deadline {
+            return Err(Error::Invalid {
+                what: "folder of DHCP leases",
+                value: folder.display().to_string(),
+                reason: "is another daemon's".into(),
+            });
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -121,7 +121,8 @@ impl<'a> Wire<'a> {
         make: impl Fn() -> Vec<u8>,
         mut accept: impl FnMut(&Incoming) -> Option<T>,
     ) -> Result<Option<T>, Error> {
-        let mut delay = FIRST_DELAY;
+        // Once at least, however short that is.
+        let mut delay = FIRST_DELAY.min(self.client.manner.resend_max);
         while delay <= self.client.manner.resend_max {
             self.send(own, &make())?;
             // Clients that were started together do not stay together (section 4.1).

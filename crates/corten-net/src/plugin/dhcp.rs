@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{Request, Verb};
 use crate::Error;
+use crate::dhcp::daemon;
 use crate::dhcp::protocol::{self, Answer, Ask, Lease, SOCKET};
 use crate::dhcp::{Provide, RequestOption, provided, requested};
 
@@ -86,7 +87,19 @@ fn ask(request: &Request<'_>, ipam: &Ipam, verb: protocol::Verb) -> Result<Optio
             .map(|v| (v.container_id, v.ifname))
             .collect(),
     };
-    match protocol::ask(&ipam.daemon_socket_path, &question)? {
+    let socket = &ipam.daemon_socket_path;
+    let answer = match protocol::ask(socket, &question) {
+        // DEL has to come to an end, and a daemon that was started for containers ends without them.
+        Err(error)
+            if verb == protocol::Verb::Release
+                && nobody_serves(&error)
+                && daemon::forget(socket, &question)? =>
+        {
+            return Ok(None);
+        }
+        other => other?,
+    };
+    match answer {
         Answer::Lease(lease) => Ok(Some(lease)),
         Answer::Done(_) => Ok(None),
         Answer::Error(reason) => Err(Error::Dhcp {
@@ -94,6 +107,11 @@ fn ask(request: &Request<'_>, ipam: &Ipam, verb: protocol::Verb) -> Result<Optio
             reason,
         }),
     }
+}
+
+fn nobody_serves(error: &Error) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    matches!(error, Error::File { source, .. } if [ConnectionRefused, NotFound].contains(&source.kind()))
 }
 
 fn result(lease: &Lease, priority: Option<u32>) -> CniResult {

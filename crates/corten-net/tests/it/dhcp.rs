@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use corten_net::dhcp::daemon;
 use serde_json::{Value, json};
 
 use crate::rig::{Host, Namespace, shell};
@@ -457,6 +458,69 @@ fn an_address_that_was_taken_back_is_not_used_any_more() {
     soon("its lease is no more", || lan.files() == 0);
     let log = std::fs::read_to_string(lan.path("daemon.log")).unwrap();
     assert!(log.contains("was taken back by its server"), "{log}");
+}
+
+#[test]
+fn a_del_comes_to_an_end_without_a_daemon_too() {
+    let mut lan = Lan::new();
+    let _server = Scripted::start(Temper::Good, 100);
+    let client = leased(&lan);
+    lan.stop_daemon();
+    assert_eq!(lan.files(), 1);
+    lan.call("DEL", &client, &lan.config(json!({}))).unwrap();
+    assert_eq!(lan.files(), 0);
+    std::fs::remove_dir_all(lan.path("dhcp.leases")).unwrap();
+    lan.call("DEL", &client, &lan.config(json!({}))).unwrap();
+}
+
+#[test]
+fn many_that_need_the_daemon_at_once_get_one() {
+    let host = Host::new();
+    let executable = host.executables().join("dhcp");
+    let socket = host.dir.path().join("own.sock");
+    let serving = || {
+        shell(&format!(
+            "pgrep -f -- '[-]socketpath={}' || true",
+            socket.display()
+        ))
+    };
+    for round in 0..5 {
+        std::thread::scope(|scope| {
+            let all: Vec<_> = (0..8)
+                .map(|_| scope.spawn(|| daemon::ensure(&executable, &socket)))
+                .collect();
+            for one in all {
+                one.join()
+                    .unwrap()
+                    .unwrap_or_else(|e| panic!("round {round}: {}", e.chain()));
+            }
+        });
+        soon("the others end", || serving().lines().count() == 1);
+        let folder = std::fs::read_link(format!("/proc/{}/cwd", serving().trim())).unwrap();
+        assert_eq!(folder, std::path::Path::new("/"));
+        shell(&format!("kill -9 {}", serving().trim()));
+        soon("it ends", || serving().is_empty());
+    }
+}
+
+/// A daemon that ends holds its lock a moment longer than its socket.
+#[test]
+fn a_daemon_that_just_ends_is_waited_for() {
+    let host = Host::new();
+    let executable = host.executables().join("dhcp");
+    let socket = host.dir.path().join("own.sock");
+    let folder = host.dir.path().join("own.leases");
+    std::fs::create_dir(&folder).unwrap();
+    let ending = File::open(&folder).unwrap();
+    ending.lock().unwrap();
+    std::thread::scope(|scope| {
+        let next = scope.spawn(|| daemon::ensure(&executable, &socket));
+        std::thread::sleep(Duration::from_millis(100));
+        drop(ending);
+        next.join().unwrap().unwrap();
+    });
+    let pid = shell(&format!("pgrep -f -- '[-]socketpath={}'", socket.display()));
+    shell(&format!("kill -9 {}", pid.trim()));
 }
 
 #[test]
