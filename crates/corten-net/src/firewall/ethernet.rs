@@ -11,6 +11,7 @@ use corten_sys::netlink::Message;
 use super::element::{Datatype, Set, new_set};
 use super::expression::{Expression, Meta, ethernet_source, from_link, to_link};
 use super::message::{Chain, Family, new_chain, new_rule, new_table};
+use super::plan::Features;
 
 /// As that of the other table.
 pub const REVISION: &str = "corten 2";
@@ -77,7 +78,7 @@ fn rules() -> [(&'static str, Vec<Expression>); 3] {
 }
 
 /// The messages that make the table, and fail if there is one.
-pub fn create(table: &str) -> Vec<Message> {
+pub fn create(table: &str, _: Features) -> Vec<Message> {
     let mut messages = vec![new_table(Family::Bridge, table, REVISION)];
     messages.extend((1..).zip(&SETS).map(|(id, set)| new_set(table, set, id)));
     messages.extend(CHAINS.iter().map(|c| new_chain(Family::Bridge, table, c)));

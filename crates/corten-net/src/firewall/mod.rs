@@ -35,7 +35,7 @@ use crate::owner::Owner;
 use crate::sysctl;
 use element::{Entry, Set};
 pub use foreign::{Obstacle, Reason};
-use plan::Plan;
+use plan::{Features, Plan};
 pub use request::{Admitted, Guarded, Network, Published, Source, Wanted};
 use tables::Tables;
 
@@ -100,6 +100,13 @@ impl Firewall {
     /// Admits a network: its link, its subnets, and accepts its packets where another firewall
     /// would drop them.
     pub fn admit(&mut self, network: &Network<'_>) -> Result<(), Error> {
+        if let Some(link) = network.link.filter(|_| network.host_loopback)
+            && !self
+                .tables
+                .has(table::host_loopback(), &expression::ifname(link))?
+        {
+            needs_socket(self.tables.features()?)?;
+        }
         if let Some(link) = network.link
             && !self.tables.has(table::links(), &expression::ifname(link))?
         {
@@ -331,6 +338,19 @@ impl Firewall {
     }
 }
 
+fn needs_socket(features: Features) -> Result<(), Error> {
+    match features.socket {
+        true => Ok(()),
+        false => Err(Error::Invalid {
+            what: "the way to the host's loopback",
+            value: "cortenHostLoopback".into(),
+            reason: "needs the expression `socket wildcard` of nf_tables, which this kernel lacks \
+                     (CONFIG_NFT_SOCKET, Linux 5.10)"
+                .into(),
+        }),
+    }
+}
+
 /// `LOOPBACK_IFINDEX`: in every network namespace.
 const LOOPBACK: u32 = 1;
 
@@ -367,4 +387,45 @@ fn left_links(there: &[Entry], gone: impl Fn(&Entry) -> bool) -> Vec<Left> {
             .any(|e| *e.set == *table::links() && e.key == name),
     });
     left.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_is_asked_for_an_expression_and_nothing_stays() {
+        #[expect(deprecated)]
+        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+        let mut tables = Tables::open("t").unwrap();
+        let none = expression::Expression::Jump("nowhere");
+        assert!(tables.can(&expression::Expression::Counter).unwrap());
+        assert!(!tables.can(&none).unwrap());
+        assert!(tables.read(&[]).unwrap().conditions == [plan::Condition::Missing; 2]);
+        let rules = std::process::Command::new("nft")
+            .args(["list", "ruleset"])
+            .output()
+            .unwrap();
+        assert!(rules.stdout.is_empty(), "{rules:?}");
+    }
+
+    #[test]
+    fn a_kernel_without_socket_has_the_table_but_no_way_to_the_hosts_loopback() {
+        let holds = |socket| {
+            let all = table::create("t", Features { socket });
+            let word = b"socket\0";
+            let with = all
+                .iter()
+                .filter(|m| m.payload().windows(7).any(|w| w == word));
+            (all.len(), with.count())
+        };
+        let ((all, with), (less, without)) = (holds(true), holds(false));
+        assert_eq!((all - less, with, without), (4, 2, 0));
+        let refused = needs_socket(Features { socket: false }).unwrap_err();
+        assert!(
+            refused.to_string().contains("CONFIG_NFT_SOCKET"),
+            "{refused}"
+        );
+        needs_socket(Features { socket: true }).unwrap();
+    }
 }

@@ -14,7 +14,15 @@ pub struct Schema {
     pub family: Family,
     pub revision: &'static str,
     pub sets: &'static [Set],
-    pub create: fn(&str) -> Vec<Message>,
+    pub create: fn(&str, Features) -> Vec<Message>,
+}
+
+/// What this kernel can that not every one can.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Features {
+    /// `socket wildcard` (CONFIG_NFT_SOCKET, Linux 5.10): without it nobody reaches the host's
+    /// loopback, and all else works.
+    pub socket: bool,
 }
 
 pub static SCHEMAS: [Schema; 2] = [
@@ -46,6 +54,7 @@ pub enum Condition {
 pub struct Contents {
     /// In the order of [`SCHEMAS`].
     pub conditions: [Condition; 2],
+    pub features: Features,
     pub entries: Vec<Entry>,
 }
 
@@ -100,14 +109,14 @@ pub fn plan(table: &str, there: &Contents, wanted: &[Entry]) -> Plan {
                 plan.remakes = true;
                 plan.messages
                     .push(message::delete_table(schema.family, table));
-                plan.messages.extend((schema.create)(table));
+                plan.messages.extend((schema.create)(table, there.features));
                 let kept = there.entries.iter().filter(of_family);
                 let kept = kept.filter(|e| !deletions.iter().any(|d| d.about() == e.about()));
                 plan.messages.extend(kept.map(|e| element::add(table, e)));
             }
             Condition::Missing => {
                 if plan.missing.iter().any(|e| of_family(&e)) {
-                    plan.messages.extend((schema.create)(table));
+                    plan.messages.extend((schema.create)(table, there.features));
                     plan.remakes = true;
                 }
             }
@@ -156,6 +165,7 @@ mod tests {
     fn contents(conditions: [Condition; 2], entries: &[Entry]) -> Contents {
         Contents {
             conditions,
+            features: Features { socket: true },
             entries: entries.to_vec(),
         }
     }

@@ -32,6 +32,7 @@ use super::expression::{
     to_link, to_local, was_dnat,
 };
 use super::message::{Chain, Family, new_chain, new_rule, new_table};
+use super::plan::Features;
 
 /// Written into the table's comment. A table with another number is made anew, with its elements:
 /// raise it with every change below.
@@ -192,7 +193,7 @@ const fn chain(name: &'static str, hook: Option<(&'static str, u32, i32)>) -> Ch
 }
 
 /// The rules in their order, each with its chain.
-fn rules() -> Vec<(&'static str, Vec<Expression>)> {
+fn rules(features: Features) -> Vec<(&'static str, Vec<Expression>)> {
     let mut all = guard().map(|r| ("guard", r)).to_vec();
     for v4 in [true, false] {
         if !v4 {
@@ -201,7 +202,9 @@ fn rules() -> Vec<(&'static str, Vec<Expression>)> {
         all.push(("publish", publish_rule(v4, true)));
         all.push(("publish", publish_rule(v4, false)));
     }
-    all.extend(to_host_loopback().map(|r| ("loopback", r)));
+    if features.socket {
+        all.extend(to_host_loopback().map(|r| ("loopback", r)));
+    }
     for chain in ["prerouting", "output"] {
         all.push((chain, join([&to_local(), &[Expression::Jump("publish")]])));
     }
@@ -381,11 +384,11 @@ fn to_outside(v4: bool) -> Vec<Expression> {
 }
 
 /// The messages that make the table, and fail if there is one.
-pub fn create(table: &str) -> Vec<Message> {
+pub fn create(table: &str, features: Features) -> Vec<Message> {
     let mut messages = vec![new_table(Family::Inet, table, REVISION)];
     messages.extend((1..).zip(&SETS).map(|(id, set)| new_set(table, set, id)));
     messages.extend(CHAINS.iter().map(|c| new_chain(Family::Inet, table, c)));
-    for (chain, expressions) in rules() {
+    for (chain, expressions) in rules(features) {
         messages.push(new_rule(Family::Inet, table, chain, true, &expressions, ""));
     }
     messages

@@ -8,13 +8,19 @@ use corten_sys::netlink::{BatchError, Family as Part, Message, Socket};
 use rustix::io::Errno;
 
 use super::element::{self, Entry, Set};
-use super::message::{self, Family};
-use super::plan::{self, Condition, Contents, Plan, SCHEMAS, Schema};
+use super::expression::Expression;
+use super::message::{self, Chain, Family};
+use super::plan::{self, Condition, Contents, Features, Plan, SCHEMAS, Schema};
 use super::{describe, failed};
 use crate::Error;
 
 /// Others change the ruleset too; each try costs them and us a reading.
 const TRIES: u64 = 50;
+
+const PROBE: Chain = Chain {
+    name: "probe",
+    hook: None,
+};
 
 /// A connection to nf_tables, for the tables of one name.
 #[derive(Debug)]
@@ -23,6 +29,7 @@ pub struct Tables {
     pub name: String,
     /// In the order of [`SCHEMAS`]: whether this connection has seen the table to be there.
     ensured: [bool; 2],
+    features: Option<Features>,
     /// Whether it made one.
     pub made: bool,
     /// What it added: should the tables vanish meanwhile, it is added again.
@@ -35,6 +42,7 @@ impl Tables {
             socket: Socket::open(Part::Netfilter).map_err(failed("open nf_tables"))?,
             name: name.into(),
             ensured: [false; 2],
+            features: None,
             made: false,
             added: Vec::new(),
         })
@@ -103,7 +111,10 @@ impl Tables {
     ) -> Result<Plan, Error> {
         for turn in 0..TRIES {
             let generation = self.generation()?;
-            let there = self.read(sets)?;
+            let mut there = self.read(sets)?;
+            if there.conditions[0] != Condition::Current {
+                there.features = self.features()?;
+            }
             let plan = decide(&self.name, &there)?;
             if plan.messages.is_empty() {
                 return Ok(plan);
@@ -161,7 +172,8 @@ impl Tables {
         self.change("make the sets and rules", &all_sets(), |name, there| {
             let mut plan = plan::plan(name, there, &[]);
             if there.conditions[schema] == Condition::Missing {
-                plan.messages.extend((SCHEMAS[schema].create)(name));
+                plan.messages
+                    .extend((SCHEMAS[schema].create)(name, there.features));
                 plan.remakes = true;
             }
             Ok(plan)
@@ -184,6 +196,7 @@ impl Tables {
     pub fn read(&mut self, sets: &[&'static Set]) -> Result<Contents, Error> {
         let mut there = Contents {
             conditions: [Condition::Missing; 2],
+            features: Features { socket: true },
             entries: Vec::new(),
         };
         for (condition, schema) in there.conditions.iter_mut().zip(&SCHEMAS) {
@@ -196,6 +209,38 @@ impl Tables {
             }
         }
         Ok(there)
+    }
+
+    /// Costs the kernel a grace period (10 to 20 ms on a busy host), so it is asked once, where
+    /// rules are to be made.
+    pub fn features(&mut self) -> Result<Features, Error> {
+        if let Some(known) = self.features {
+            return Ok(known);
+        }
+        let features = Features {
+            socket: self.can(&Expression::SocketWildcard)?,
+        };
+        self.features = Some(features);
+        Ok(features)
+    }
+
+    /// Whether the kernel knows an expression: it is shown a table with it, in a transaction that
+    /// is never closed and so never comes about.
+    pub(super) fn can(&mut self, expression: &Expression) -> Result<bool, Error> {
+        let (name, chain) = (format!("{}-probe", self.name), PROBE);
+        let rule = std::slice::from_ref(expression);
+        let mut all = message::transaction(vec![
+            message::new_table(Family::Inet, &name, ""),
+            message::new_chain(Family::Inet, &name, &chain),
+            message::new_rule(Family::Inet, &name, chain.name, true, rule, ""),
+        ]);
+        all.pop();
+        match self.socket.transact(all) {
+            Ok(()) => Ok(true),
+            // The rule's: what is before it is known to every kernel.
+            Err(refused) if refused.index == 3 => Ok(false),
+            Err(refused) => Err(failed("see what nf_tables can")(refused.source)),
+        }
     }
 
     /// The elements of a set; none if there is no such set (or table).
