@@ -5,11 +5,15 @@
 //!   rule: from 10.1.0.5 lookup 100        table 100: default via 10.1.0.1, 10.1.0.0/24 dev net1
 //! ```
 
+use std::fs::File;
 use std::net::IpAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use corten_spec::Cidr;
 use corten_spec::cni::{CniResult, IpConfig};
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use serde::Deserialize;
 
 use super::container::{need_link, wrong_key};
@@ -18,6 +22,7 @@ use crate::Error;
 use crate::failpoint::failpoint;
 use crate::link::{Link, Links, NewRoute, RT_SCOPE_LINK, RT_TABLE_MAIN, RouteCopy, Rule, netns};
 
+const PATIENCE: Duration = Duration::from_secs(2);
 /// The first table that is given out, as in the reference plugin.
 const FIRST_TABLE: u32 = 100;
 /// `local`, `main`, `default`.
@@ -91,13 +96,7 @@ fn add(request: &Request<'_>, config: &Config) -> Result<CniResult, Error> {
     let ips = addresses(request, &previous);
     let (ifname, path) = (request.ifname, request.netns);
     let inside = netns::open(path)?;
-    // Two at once in a namespace would choose the same table.
-    rustix::io::retry_on_intr(|| flock(&inside, FlockOperation::LockExclusive)).map_err(
-        |source| Error::Netns {
-            path: path.into(),
-            source,
-        },
-    )?;
+    lock(&inside, path)?;
     netns::inside(&inside, path, || {
         let mut links = Links::open()?;
         let link = need_link(&mut links, ifname)?;
@@ -111,6 +110,26 @@ fn add(request: &Request<'_>, config: &Config) -> Result<CniResult, Error> {
         }
     })?;
     Ok(previous)
+}
+
+/// Two at once in a namespace would choose the same table. Whoever is in the namespace can take this
+/// lock too and keep it: that is not waited for longer than another ADD would take.
+fn lock(inside: &File, path: &Path) -> Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(inside, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(Errno::WOULDBLOCK | Errno::INTR) if Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(source) => {
+                return Err(Error::Netns {
+                    path: path.into(),
+                    source,
+                });
+            }
+        }
+    }
 }
 
 /// What is there before anything changes.

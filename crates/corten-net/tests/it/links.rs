@@ -575,3 +575,26 @@ fn a_container_cannot_send_a_link_of_its_own_to_the_host() {
             .contains("alias wan0")
     );
 }
+
+#[test]
+fn a_container_that_locks_its_namespace_keeps_nobody_waiting() {
+    let host = Host::new();
+    let list = list(
+        &host,
+        json!([{ "type": "ptp", "ipam": both() }, { "type": "sbr" }]),
+    );
+    let namespace = Namespace::new();
+    let held = std::fs::File::open(namespace.path()).unwrap();
+    held.lock().unwrap();
+    let a = Attachment::new("c".parse().unwrap(), namespace.path());
+    let start = std::time::Instant::now();
+    let error = host.caller.add(&list, &a).unwrap_err();
+    assert!(
+        error.chain().contains("cannot enter the network namespace"),
+        "{}",
+        error.chain()
+    );
+    assert!(start.elapsed() < std::time::Duration::from_secs(10));
+    drop(held);
+    host.caller.add(&list, &a).unwrap();
+}
