@@ -113,7 +113,7 @@ pub fn read_generation(reply: &Reply<'_>) -> Option<u32> {
     expect(reply, NEW_GENERATION)?.1.be32(GENERATION_ID)
 }
 
-/// nft reads at most 128 bytes of comment; the callers stay below.
+/// Its length is one byte; an owner's text is at most 253 long. (nft lists any, and writes at most 128.)
 pub(super) fn comment(text: &str) -> Vec<u8> {
     let mut bytes = vec![COMMENT, (text.len() + 1) as u8];
     bytes.extend_from_slice(text.as_bytes());

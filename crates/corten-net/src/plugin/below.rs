@@ -226,11 +226,7 @@ impl Plan {
     /// The master is there, as ADD will need it. One in the container cannot be looked for.
     fn status(&self, request: &Request<'_>) -> Result<(), Error> {
         if !self.config.master.is_empty() && !self.config.link_in_container {
-            find_master(&mut Links::open()?, &self.config.master).map_err(|e| {
-                Error::NotAvailable {
-                    source: Box::new(e),
-                }
-            })?;
+            find_master(&mut Links::open()?, &self.config.master)?;
         }
         self.shared.forward(request)
     }

@@ -206,6 +206,28 @@ pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>
         netns: container_netns(request)?,
         ..*request
     };
+    dispatch(name, request).map_err(|error| match request.verb {
+        Verb::Status => unavailable(error),
+        _ => error,
+    })
+}
+
+/// STATUS has a code of its own for "not now" (specification, section 5); what is wrong with the
+/// configuration stays that.
+fn unavailable(error: Error) -> Error {
+    match error {
+        Error::Invalid { .. }
+        | Error::Config(_)
+        | Error::NotAvailable { .. }
+        | Error::Plugin { .. }
+        | Error::Reported { .. } => error,
+        other => Error::NotAvailable {
+            source: Box::new(other),
+        },
+    }
+}
+
+fn dispatch(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     match name {
         "bridge" => bridge::run(request),
         "bandwidth" => bandwidth::run(request),

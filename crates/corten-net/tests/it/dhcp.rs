@@ -471,6 +471,13 @@ fn a_del_comes_to_an_end_without_a_daemon_too() {
     assert_eq!(lan.files(), 0);
     std::fs::remove_dir_all(lan.path("dhcp.leases")).unwrap();
     lan.call("DEL", &client, &lan.config(json!({}))).unwrap();
+    let status = lan
+        .call("STATUS", &client, &lan.config(json!({})))
+        .unwrap_err();
+    assert!(
+        status.contains("\"code\": 50") && status.contains("reach the DHCP daemon"),
+        "{status}"
+    );
 }
 
 #[test]
