@@ -180,6 +180,19 @@ pub(crate) fn chain(error: &Error) -> String {
     text
 }
 
+/// What a failed call about a file is made of: `.map_err(file_error("write", &path))`.
+pub(crate) fn file_error(
+    action: &'static str,
+    path: &std::path::Path,
+) -> impl FnOnce(io::Error) -> Error + use<> {
+    let path = path.to_owned();
+    move |source| Error::File {
+        action,
+        path,
+        source,
+    }
+}
+
 impl Error {
     /// The error and its sources on one line.
     pub fn chain(&self) -> String {

@@ -28,6 +28,7 @@ use rustix::process::{
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::error::file_error;
 use crate::process::started_at;
 
 pub const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 100);
@@ -103,15 +104,6 @@ struct Record {
 pub struct WayOut {
     folder: PathBuf,
     search: Vec<PathBuf>,
-}
-
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
 }
 
 impl WayOut {

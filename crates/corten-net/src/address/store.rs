@@ -16,6 +16,7 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat};
 
 use super::range::{Range, RangeSet};
 use crate::Error;
+use crate::error::file_error;
 
 const LOCK: &str = "lock";
 const LAST: &str = "last_reserved_ip.";
@@ -38,15 +39,6 @@ pub struct Store {
     folder: PathBuf,
     /// Holds the lock until it is closed.
     _lock: File,
-}
-
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
 }
 
 impl Store {

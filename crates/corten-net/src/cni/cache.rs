@@ -13,6 +13,7 @@ use corten_spec::cni::Version;
 
 use super::{Attachment, CniResult, NetworkConfigList};
 use crate::Error;
+use crate::error::file_error;
 
 const KIND: &str = "cniCacheV1";
 /// A result and a configuration, each at most a document, the latter in base64.
@@ -57,15 +58,6 @@ impl Entry {
     }
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
-}
-
 fn folder(cache: &Path) -> PathBuf {
     cache.join("results")
 }
@@ -98,13 +90,13 @@ pub fn write(
     };
     let path = path(cache, &list.name, &entry.container_id, &of.ifname);
     let temporary = folder(cache).join(format!(".{}-{}", of.container_id, of.ifname));
-    fs::create_dir_all(folder(cache)).map_err(failed("make", &folder(cache)))?;
-    let bytes = serde_json::to_vec(&entry).map_err(|e| failed("write", &path)(e.into()))?;
+    fs::create_dir_all(folder(cache)).map_err(file_error("make", &folder(cache)))?;
+    let bytes = serde_json::to_vec(&entry).map_err(|e| file_error("write", &path)(e.into()))?;
     let write = || {
         File::create(&temporary)?.write_all(&bytes)?;
         fs::rename(&temporary, &path)
     };
-    write().map_err(failed("write", &path))
+    write().map_err(file_error("write", &path))
 }
 
 /// The entry of an attachment, if there is one.
@@ -128,11 +120,11 @@ fn entry(
 fn read_file(path: &Path) -> Result<Option<Entry>, Error> {
     match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(failed("read", path)(e)),
+        Err(e) => return Err(file_error("read", path)(e)),
         Ok(m) if m.len() > MAX_FILE => return Ok(None),
         Ok(_) => {}
     }
-    let bytes = fs::read(path).map_err(failed("read", path))?;
+    let bytes = fs::read(path).map_err(file_error("read", path))?;
     // One that cannot be read is as none: DEL must work without it anyway.
     let entry: Option<Entry> = serde_json::from_slice(&bytes).ok();
     Ok(entry.filter(|e| e.kind == KIND))
@@ -143,11 +135,11 @@ pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
     let folder = folder(cache);
     let entries = match fs::read_dir(&folder) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(failed("list", &folder))?,
+        other => other.map_err(file_error("list", &folder))?,
     };
     let mut all = Vec::new();
     for entry in entries {
-        let entry = entry.map_err(failed("list", &folder))?;
+        let entry = entry.map_err(file_error("list", &folder))?;
         if !entry.file_name().to_string_lossy().starts_with(network) {
             continue;
         }
@@ -160,14 +152,14 @@ pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
 /// shared, a reload alone. It ends with the file, so with the process too.
 pub fn lock(cache: &Path, alone: bool) -> Result<File, Error> {
     let folder = folder(cache);
-    fs::create_dir_all(&folder).map_err(failed("make", &folder))?;
-    let file = File::open(&folder).map_err(failed("open", &folder))?;
+    fs::create_dir_all(&folder).map_err(file_error("make", &folder))?;
+    let file = File::open(&folder).map_err(file_error("open", &folder))?;
     let how = match alone {
         true => FlockOperation::LockExclusive,
         false => FlockOperation::LockShared,
     };
     rustix::io::retry_on_intr(|| flock(&file, how))
-        .map_err(|e| failed("lock", &folder)(e.into()))?;
+        .map_err(|e| file_error("lock", &folder)(e.into()))?;
     Ok(file)
 }
 
@@ -180,7 +172,7 @@ pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> 
         return Ok(());
     }
     match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &path)(e)),
         _ => Ok(()),
     }
 }

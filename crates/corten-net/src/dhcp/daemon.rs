@@ -23,7 +23,7 @@ use super::exchange::{self, Client, Manner, Renewed};
 use super::lease::{Due, Folder, Lease, Record, below, key, now};
 use super::protocol::{self, Answer, Ask, SOCKET, Verb};
 use crate::Error;
-use crate::error::chain;
+use crate::error::{chain, file_error};
 use crate::link::netns;
 
 /// Questions that are worked on at the same time.
@@ -299,15 +299,6 @@ struct Daemon {
     state: Mutex<State>,
     changed: Condvar,
     _lock: File,
-}
-
-fn file_error(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
 }
 
 impl Daemon {

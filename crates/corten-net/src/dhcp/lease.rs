@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::message::{Incoming, code, is_host};
 use crate::Error;
+use crate::error::file_error;
 use crate::owner::fnv1a;
 
 /// The longest lease: 0xffffffff means for ever (RFC 2131, section 3.3).
@@ -197,15 +198,6 @@ pub struct Folder {
     pub path: PathBuf,
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
-}
-
 impl Folder {
     fn path_of(&self, key: &str) -> PathBuf {
         let name = format!("{:016x}{SUFFIX}", fnv1a(key.as_bytes()));
@@ -215,18 +207,18 @@ impl Folder {
     pub fn write(&self, record: &Record) -> Result<(), Error> {
         let path = self.path_of(&record.key());
         let new = path.with_extension("new");
-        let text = serde_json::to_vec(record).map_err(|e| failed("write", &path)(e.into()))?;
-        fs::create_dir_all(&self.path).map_err(failed("make", &self.path))?;
+        let text = serde_json::to_vec(record).map_err(|e| file_error("write", &path)(e.into()))?;
+        fs::create_dir_all(&self.path).map_err(file_error("make", &self.path))?;
         File::create(&new)
             .and_then(|mut file| file.write_all(&text))
-            .map_err(failed("write", &new))?;
-        fs::rename(&new, &path).map_err(failed("write", &path))
+            .map_err(file_error("write", &new))?;
+        fs::rename(&new, &path).map_err(file_error("write", &path))
     }
 
     pub fn remove(&self, key: &str) -> Result<(), Error> {
         let path = self.path_of(key);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &path)(e)),
             _ => Ok(()),
         }
     }

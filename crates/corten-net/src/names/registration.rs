@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::packet::Name;
 use crate::Error;
+use crate::error::file_error;
 use crate::owner::fnv1a;
 use crate::process::started_at;
 
@@ -147,17 +148,8 @@ impl Document {
 
 fn namespace_of(path: &Path) -> Result<(u64, u64), Error> {
     let file = crate::link::netns::open(path)?;
-    let metadata = file.metadata().map_err(failed("look at", path))?;
+    let metadata = file.metadata().map_err(file_error("look at", path))?;
     Ok((metadata.dev(), metadata.ino()))
-}
-
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
 }
 
 /// What a file of the folder turns out to be.
@@ -190,7 +182,7 @@ impl Folder {
     pub fn make(&self) -> Result<(), Error> {
         let mut builder = fs::DirBuilder::new();
         let made = builder.recursive(true).mode(0o700).create(&self.path);
-        made.map_err(failed("make", &self.path))
+        made.map_err(file_error("make", &self.path))
     }
 
     fn stem(id: &str) -> String {
@@ -213,9 +205,9 @@ impl Folder {
         let path = self.path.join(WRITE_LOCK);
         let mut options = File::options();
         let options = options.write(true).create(true).truncate(false).mode(0o600);
-        let file = options.open(&path).map_err(failed("open", &path))?;
+        let file = options.open(&path).map_err(file_error("open", &path))?;
         rustix::io::retry_on_intr(|| flock(&file, how))
-            .map_err(|e| failed("lock", &path)(e.into()))?;
+            .map_err(|e| file_error("lock", &path)(e.into()))?;
         Ok(file)
     }
 
@@ -224,15 +216,16 @@ impl Folder {
         let id = document.registration.container.as_str();
         let path = self.path_of(id);
         let new = self.path.join(format!(".{}.new", Self::stem(id)));
-        let text = serde_json::to_vec(document).map_err(|e| failed("write", &path)(e.into()))?;
+        let text =
+            serde_json::to_vec(document).map_err(|e| file_error("write", &path)(e.into()))?;
         let _lock = self.locked()?;
         let mut options = File::options();
         let options = options.write(true).create(true).truncate(true).mode(0o600);
         options
             .open(&new)
             .and_then(|mut file| file.write_all(&text))
-            .map_err(failed("write", &new))?;
-        fs::rename(&new, &path).map_err(failed("write", &path))
+            .map_err(file_error("write", &new))?;
+        fs::rename(&new, &path).map_err(file_error("write", &path))
     }
 
     /// Removes a container's registration; none is a success. Says whether there was one.
@@ -258,11 +251,11 @@ impl Folder {
     pub fn list(&self) -> Result<Vec<(PathBuf, Found)>, Error> {
         let entries = match fs::read_dir(&self.path) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(failed("list", &self.path))?,
+            other => other.map_err(file_error("list", &self.path))?,
         };
         let mut all = Vec::new();
         for entry in entries {
-            let path = entry.map_err(failed("list", &self.path))?.path();
+            let path = entry.map_err(file_error("list", &self.path))?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             let Some(stem) = name.strip_suffix(SUFFIX) else {
                 continue;
@@ -292,7 +285,7 @@ impl Folder {
                 remove(&path)?;
             }
         }
-        let entries = fs::read_dir(&self.path).map_err(failed("list", &self.path))?;
+        let entries = fs::read_dir(&self.path).map_err(file_error("list", &self.path))?;
         for path in entries.flatten().map(|e| e.path()) {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with('.') && name.ends_with(".new") {
@@ -307,7 +300,7 @@ fn remove(path: &Path) -> Result<bool, Error> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(failed("remove", path)(e)),
+        Err(e) => Err(file_error("remove", path)(e)),
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Request;
 use crate::Error;
+use crate::error::file_error;
 
 /// No record of ours comes near.
 const MAX_FILE: u64 = 64 << 10;
@@ -61,15 +62,6 @@ fn inode(netns: &Path) -> u64 {
     fs::metadata(netns).map_or(0, |m| m.ino())
 }
 
-fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
-    let path = path.to_owned();
-    move |source| Error::File {
-        action,
-        path,
-        source,
-    }
-}
-
 impl Records {
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         Self {
@@ -89,13 +81,13 @@ impl Records {
     ) -> Result<(), Error> {
         let path = self.path(container_id, ifname);
         let temporary = self.folder.join(format!(".{container_id}_{ifname}"));
-        fs::create_dir_all(&self.folder).map_err(failed("make", &self.folder))?;
+        fs::create_dir_all(&self.folder).map_err(file_error("make", &self.folder))?;
         let write = || {
             let mut file = fs::File::create(&temporary)?;
             file.write_all(&serde_json::to_vec_pretty(record)?)?;
             fs::rename(&temporary, &path)
         };
-        write().map_err(failed("write", &path))
+        write().map_err(file_error("write", &path))
     }
 
     /// `None` if there is none, or nothing that can be read as one.
@@ -111,13 +103,13 @@ impl Records {
         let file = match fs::File::open(path) {
             Ok(file) => file,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(failed("open", path)(e)),
+            Err(e) => return Err(file_error("open", path)(e)),
         };
         let mut bytes = Vec::new();
         let mut bounded = file.take(MAX_FILE);
         bounded
             .read_to_end(&mut bytes)
-            .map_err(failed("read", path))?;
+            .map_err(file_error("read", path))?;
         Ok(serde_json::from_slice(&bytes).ok())
     }
 
@@ -126,11 +118,11 @@ impl Records {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(failed("list", &self.folder)(e)),
+            Err(e) => return Err(file_error("list", &self.folder)(e)),
         };
         let mut all = Vec::new();
         for entry in entries {
-            let path = entry.map_err(failed("list", &self.folder))?.path();
+            let path = entry.map_err(file_error("list", &self.folder))?.path();
             if path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
@@ -147,7 +139,7 @@ impl Records {
     pub fn remove(&self, container_id: &str, ifname: &str) -> Result<(), Error> {
         let path = self.path(container_id, ifname);
         match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed("remove", &path)(e)),
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &path)(e)),
             _ => Ok(()),
         }
     }
