@@ -4,27 +4,29 @@
 //! Killed at any point, it leaves a file for each lease that a server may have given; the next one
 //! goes on with those whose namespace is still there.
 
+mod flags;
+mod start;
+
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use corten_sys::spawn::{self, Program};
-use rustix::io::Errno;
-use rustix::process::{Pid, WaitOptions, waitpid};
-
 use super::exchange::{self, Client, Manner, Renewed};
 use super::lease::{Due, Folder, Lease, Record, below, key, now};
-use super::protocol::{self, Answer, Ask, SOCKET, Verb};
+use super::protocol::{self, Answer, Ask, Verb};
 use crate::Error;
 use crate::error::{chain, file_error};
 use crate::link::netns;
+use flags::Flags;
+pub use start::ensure;
+pub(crate) use start::forget;
 
 /// Questions that are worked on at the same time.
 const MAX_QUESTIONS: usize = 256;
@@ -34,194 +36,17 @@ const MAX_WORK: usize = 32;
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a client may take to say what it wants.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
-/// How long a daemon that begins waits for one that ends.
-const HANDOVER: Duration = Duration::from_secs(2);
-/// How long a daemon that was started for containers stays without a lease.
-const IDLE: Duration = Duration::from_secs(30);
 /// In place of the suffix of the socket's name: the folder of the leases.
 const LEASES: &str = "leases";
-
-/// The flags of the daemon, those of the reference's.
-#[derive(Debug, PartialEq, Eq)]
-struct Flags {
-    pidfile: Option<PathBuf>,
-    /// Where the host's root is, for a daemon in a container.
-    prefix: PathBuf,
-    socket: PathBuf,
-    timeout: Duration,
-    resend_max: Duration,
-    broadcast: bool,
-    /// Ours: ends after so long without a lease, instead of never.
-    idle: Option<Duration>,
-    /// Ours: starts the daemon as nobody's child, and returns when it serves.
-    detach: bool,
-}
-
-const USAGE: &str = "usage: dhcp daemon [-pidfile PATH] [-hostprefix PATH] [-socketpath PATH] \
-                     [-timeout DURATION] [-resendmax DURATION] [-broadcast] [-idle DURATION] [-detach]";
-
-impl Flags {
-    fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, String> {
-        let mut flags = Self {
-            pidfile: None,
-            prefix: PathBuf::new(),
-            socket: SOCKET.into(),
-            timeout: Duration::from_secs(10),
-            resend_max: Duration::from_secs(62),
-            broadcast: false,
-            idle: None,
-            detach: false,
-        };
-        let mut args = args.map(|a| a.to_string_lossy().into_owned());
-        while let Some(arg) = args.next() {
-            // As Go's: one dash or two, the value after `=` or as the next argument.
-            let name = arg.trim_start_matches('-');
-            if name.len() == arg.len() || arg.len() - name.len() > 2 {
-                return Err(format!("{arg:?} is no flag; {USAGE}"));
-            }
-            let (name, value) = match name.split_once('=') {
-                Some((name, value)) => (name, Some(value.to_owned())),
-                None => (name, None),
-            };
-            let mut value = || {
-                let value = value.clone().or_else(|| args.next());
-                value.ok_or_else(|| format!("flag -{name} wants a value; {USAGE}"))
-            };
-            match name {
-                "pidfile" => flags.pidfile = Some(value()?.into()),
-                "hostprefix" => flags.prefix = value()?.into(),
-                "socketpath" => flags.socket = value()?.into(),
-                "timeout" => flags.timeout = duration(&value()?)?,
-                "resendmax" => flags.resend_max = duration(&value()?)?,
-                "idle" => flags.idle = Some(duration(&value()?)?),
-                "detach" => flags.detach = true,
-                "broadcast" => {
-                    flags.broadcast = match arg.split_once('=').map(|(_, v)| v) {
-                        None | Some("true" | "1") => true,
-                        Some("false" | "0") => false,
-                        Some(other) => {
-                            return Err(format!("-broadcast={other} is neither; {USAGE}"));
-                        }
-                    }
-                }
-                _ => return Err(format!("flag -{name} is not known; {USAGE}")),
-            }
-        }
-        Ok(flags)
-    }
-}
-
-/// `10s`, `1m30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?} is no duration such as 10s or 1m30s; {USAGE}");
-    let mut total = Duration::ZERO;
-    let mut rest = text;
-    while !rest.is_empty() {
-        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let (number, unit) = rest.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let letters = unit.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let (unit, tail) = unit.split_at(letters);
-        let millis = match unit {
-            "ms" => 1,
-            "s" => 1000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return Err(wrong()),
-        };
-        total += Duration::from_millis(number.checked_mul(millis).ok_or_else(wrong)?);
-        rest = tail;
-    }
-    match total.is_zero() {
-        true => Err(wrong()),
-        false => Ok(total),
-    }
-}
-
-/// Sees to it that a daemon serves at `socket`: starts `executable` as one, that ends after [`IDLE`] without a lease.
-pub fn ensure(executable: &Path, socket: &Path) -> Result<(), Error> {
-    let is_there = || protocol::ask(socket, &Ask::status());
-    if is_there().is_ok() {
-        return Ok(());
-    }
-    let failed = |e: Errno| file_error("run the DHCP daemon", executable)(e.into());
-    let mut at = OsString::from("-socketpath=");
-    at.push(socket);
-    let idle = format!("-idle={}s", IDLE.as_secs());
-    let arguments = [
-        "dhcp".as_ref(),
-        "daemon".as_ref(),
-        at.as_os_str(),
-        idle.as_ref(),
-        "-detach".as_ref(),
-    ];
-    let pid = start(executable, &arguments).map_err(failed)?;
-    rustix::io::retry_on_intr(|| waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::empty()))
-        .map_err(failed)?;
-    is_there().map(drop)
-}
-
-/// DEL where no daemon serves: drops the lease, which then runs out by itself. `false`: a daemon is
-/// just beginning or ending, whose leases are its own.
-pub(crate) fn forget(socket: &Path, ask: &Ask) -> Result<bool, Error> {
-    let folder = Folder {
-        path: socket.with_extension(LEASES),
-    };
-    if !folder.path.is_dir() {
-        return Ok(true);
-    }
-    let Some(_lock) = try_lock(&folder.path)? else {
-        return Ok(false);
-    };
-    folder.remove(&key(&ask.container, &ask.network, &ask.ifname))?;
-    Ok(true)
-}
-
-fn start(executable: &Path, arguments: &[&OsStr]) -> Result<u32, Errno> {
-    spawn::spawn(&Program {
-        path: executable,
-        arguments,
-        environment: &[],
-        stdio: [None, None, None],
-        descriptors: &[],
-        session: true,
-    })
-}
-
-/// `-detach`: the daemon as nobody's child, awaited.
-fn detach(args: &[OsString], socket: &Path) -> Result<(), String> {
-    let failed = |e: Errno| format!("cannot start the daemon: {e}");
-    corten_sys::process::cloexec_from(3).map_err(failed)?;
-    let mut arguments: Vec<&OsStr> = vec!["dhcp".as_ref(), "daemon".as_ref()];
-    let is_detach = |a: &&OsString| a.to_string_lossy().trim_start_matches('-') == "detach";
-    arguments.extend(
-        args.iter()
-            .filter(|a| !is_detach(a))
-            .map(OsString::as_os_str),
-    );
-    let pid = start(Path::new("/proc/self/exe"), &arguments).map_err(failed)?;
-    let pid = Pid::from_raw(pid.cast_signed());
-    let deadline = Instant::now() + CLIENT_PATIENCE;
-    loop {
-        // Looked at before the question: one that ended has said why, or found another one serving.
-        let ended = !matches!(waitpid(pid, WaitOptions::NOHANG), Ok(None));
-        match protocol::ask(socket, &Ask::status()) {
-            Ok(_) => return Ok(()),
-            Err(e) if ended || Instant::now() > deadline => return Err(chain(&e)),
-            Err(_) => {}
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
 
 /// The command line after `dhcp daemon`. Returns when it cannot serve.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.collect();
     let served = Flags::parse(args.iter().cloned()).and_then(|flags| {
         if flags.detach {
-            return detach(&args, &below(&flags.prefix, &flags.socket));
+            return start::detach(&args, &below(&flags.prefix, &flags.socket));
         }
-        let flags = settle(flags).map_err(|e| format!("cannot leave the folder: {e}"))?;
+        let flags = start::settle(flags).map_err(|e| format!("cannot leave the folder: {e}"))?;
         Daemon::open(flags)
             .map_err(|e| chain(&e))
             .and_then(|(daemon, listener)| daemon.serve(&listener))
@@ -233,23 +58,6 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// Leaves the folder that the daemon was started in, which may be on a file system that is to be
-/// unmounted while it lives.
-fn settle(flags: Flags) -> std::io::Result<Flags> {
-    let absolute = |path: PathBuf| match path.as_os_str().is_empty() {
-        true => Ok(path),
-        false => std::path::absolute(path),
-    };
-    let flags = Flags {
-        pidfile: flags.pidfile.map(std::path::absolute).transpose()?,
-        prefix: absolute(flags.prefix)?,
-        socket: absolute(flags.socket)?,
-        ..flags
-    };
-    std::env::set_current_dir("/")?;
-    Ok(flags)
 }
 
 /// What the daemon has to tell goes where it was started: a terminal or a journal.
@@ -310,8 +118,8 @@ impl Daemon {
         fs::create_dir_all(&folder.path).map_err(file_error("make", &folder.path))?;
         let owned = fs::Permissions::from_mode(0o700);
         fs::set_permissions(&folder.path, owned).map_err(file_error("protect", &folder.path))?;
-        let lock = lock(&folder.path, &socket)?;
-        let listener = listen(&socket)?;
+        let lock = start::lock(&folder.path, &socket)?;
+        let listener = start::listen(&socket)?;
         if let Some(path) = &flags.pidfile {
             fs::write(path, std::process::id().to_string()).map_err(file_error("write", path))?;
         }
@@ -705,102 +513,5 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.daemon.state().asked.remove(&self.key);
         self.daemon.changed.notify_all();
-    }
-}
-
-/// `None` while another process holds it.
-fn try_lock(folder: &Path) -> Result<Option<File>, Error> {
-    use rustix::fs::{FlockOperation, flock};
-    let file = File::open(folder).map_err(file_error("open", folder))?;
-    let locked = || flock(&file, FlockOperation::NonBlockingLockExclusive);
-    match rustix::io::retry_on_intr(locked) {
-        Ok(()) => Ok(Some(file)),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(e) => Err(file_error("lock", folder)(e.into())),
-    }
-}
-
-/// Held as long as the daemon lives: a second one would renew the same leases. One that holds it and
-/// does not answer is just beginning, or ending: that is waited for.
-fn lock(folder: &Path, socket: &Path) -> Result<File, Error> {
-    let deadline = Instant::now() + HANDOVER;
-    loop {
-        if let Some(file) = try_lock(folder)? {
-            return Ok(file);
-        }
-        if protocol::ask(socket, &Ask::status()).is_ok() || Instant::now() > deadline {
-            return Err(Error::Invalid {
-                what: "folder of DHCP leases",
-                value: folder.display().to_string(),
-                reason: "is another daemon's".into(),
-            });
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// The socket that systemd hands over (sd_listen_fds(3)), or one of our own.
-fn listen(path: &Path) -> Result<UnixListener, Error> {
-    let variable = |name| std::env::var(name).unwrap_or_default();
-    if variable("LISTEN_FDS") == "1" && variable("LISTEN_PID") == std::process::id().to_string() {
-        let given = corten_sys::spawn::inherited(1);
-        let given = given.map_err(|e| file_error("take over", path)(e.into()))?;
-        if let Some(fd) = given.into_iter().next() {
-            return Ok(UnixListener::from(fd));
-        }
-    }
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(file_error("replace", path)(e));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).map_err(file_error("listen on", path))?;
-    // Who may ask may enter any namespace by its path: root alone.
-    let owned = fs::Permissions::from_mode(0o600);
-    fs::set_permissions(path, owned).map_err(file_error("protect", path))?;
-    Ok(listener)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn flags(args: &[&str]) -> Result<Flags, String> {
-        Flags::parse(args.iter().map(Into::into))
-    }
-
-    #[test]
-    fn flags_are_read_as_the_references() {
-        let read = flags(&[
-            "-pidfile=/run/x.pid",
-            "--hostprefix",
-            "/host",
-            "-socketpath=/run/d.sock",
-            "-timeout",
-            "1m30s",
-            "-resendmax=500ms",
-            "-broadcast=true",
-            "-idle=3s",
-            "-detach",
-        ])
-        .unwrap();
-        assert_eq!(read.pidfile, Some("/run/x.pid".into()));
-        assert_eq!(read.timeout, Duration::from_secs(90));
-        assert_eq!(read.resend_max, Duration::from_millis(500));
-        assert!(read.broadcast && read.detach);
-        assert_eq!(read.idle, Some(Duration::from_secs(3)));
-        let socket = below(&read.prefix, &read.socket);
-        assert_eq!(socket, Path::new("/host/run/d.sock"));
-        for bad in [
-            "daemon",
-            "-timeout=5",
-            "-timeout=0s",
-            "-timeout",
-            "-x",
-            "-broadcast=maybe",
-        ] {
-            assert!(flags(&[bad]).is_err(), "{bad}");
-        }
     }
 }
