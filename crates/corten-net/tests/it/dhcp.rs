@@ -429,7 +429,7 @@ fn a_lease_is_renewed_with_its_server_in_time() {
 #[test]
 fn a_server_that_does_not_answer_is_asked_through_everybody() {
     let lan = Lan::new();
-    let server = Scripted::start(Temper::Deaf, 16);
+    let server = Scripted::start(Temper::Deaf, 10);
     let _client = leased(&lan);
     let mut renewals = 0;
     soon("it is asked three times", || {

@@ -58,7 +58,9 @@ fn again(tests: &[&str]) {
 
 #[test]
 fn attaching_works_where_root_is_nobody() {
-    again(&["attach::", "parallel::", "peers::"]);
+    // What many processes do at once, and killed ones leave, is no other without privilege.
+    let skipped = ["--skip", "a_thousand", "--skip", "that_are_killed"];
+    again(&[&["attach::", "parallel::", "peers::"], &skipped[..]].concat());
 }
 
 #[test]
