@@ -11,10 +11,12 @@
 //! whatever ends it, and no daemon is needed for that.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use corten_sys::socket::path_of;
+use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::say;
@@ -105,7 +107,11 @@ impl Watch {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let kind = SocketType::STREAM;
         let stream = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).ok()?;
-        let address = SocketAddrUnix::new(&self.socket).ok()?;
+        // By its folder's descriptor: a socket's address has but 107 bytes.
+        let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let folder = rustix::fs::open(self.socket.parent()?, folder, Mode::empty()).ok()?;
+        let path = Path::new(&path_of(&folder)).join(self.socket.file_name()?);
+        let address = SocketAddrUnix::new(&path).ok()?;
         rustix::net::connect(&stream, &address).ok()?;
         Some(stream)
     }
@@ -164,6 +170,18 @@ mod tests {
         // Twice at most: the second before the socket was there again.
         let times = std::fs::read_to_string(&ran).unwrap().lines().count();
         assert!(times <= 8, "{times}");
+    }
+
+    #[test]
+    fn a_socket_in_a_deep_folder_is_reached() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("x".repeat(120));
+        std::fs::create_dir(&folder).unwrap();
+        let near = dir.path().join("s");
+        let _listener = UnixListener::bind(&near).unwrap();
+        std::fs::rename(near, folder.join("s")).unwrap();
+        let watch = Watch::new(folder.join("s"), vec!["/bin/false".into()]);
+        assert!(watch.as_fd().is_some());
     }
 
     #[test]
