@@ -144,6 +144,9 @@ pub enum Error {
     /// What the daemon that holds leases says.
     #[error("network {network} has no DHCP lease for the container: {reason}")]
     Dhcp { network: String, reason: String },
+    /// An unprivileged namespace cannot be connected to the outside.
+    #[error("the namespace has no way out: {reason}")]
+    NoWayOut { reason: String },
     /// Several things were to be freed, and some could not be.
     #[error("{count} of the things to free could not be, the first of them as follows", count = all.len())]
     Several {
@@ -206,7 +209,7 @@ impl Error {
                 Kind::Unavailable
             }
             Error::Address { .. } => Kind::Internal,
-            Error::Dhcp { .. } => Kind::Unavailable,
+            Error::Dhcp { .. } | Error::NoWayOut { .. } => Kind::Unavailable,
             Error::PluginMissing { .. } => Kind::NotFound,
             Error::Reported { object } => object.kind(),
             Error::Plugin { source, .. }
@@ -245,6 +248,7 @@ impl Error {
             Error::PluginMissing { .. }
             | Error::Silent { .. }
             | Error::InUse { .. }
+            | Error::NoWayOut { .. }
             | Error::Unserved { .. } => code::INTERNAL,
         };
         let text = chain(self);

@@ -26,12 +26,16 @@ pub mod dhcp;
 pub mod error;
 mod failpoint;
 pub mod firewall;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod link;
 pub mod names;
 pub mod network;
 pub mod owner;
 pub mod plugin;
+mod process;
 pub mod recover;
 mod sysctl;
+pub mod wayout;
 
 pub use error::Error;

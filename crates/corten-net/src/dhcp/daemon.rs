@@ -283,15 +283,17 @@ impl Daemon {
     }
 
     fn answer(&self, ask: &Ask) -> Result<Answer, Error> {
-        if ask.verb == Verb::Status {
-            return Ok(Answer::Done(true));
+        match ask.verb {
+            Verb::Status => return Ok(Answer::Done(true)),
+            Verb::Collect => return self.collect(ask).map(|()| Answer::Done(true)),
+            Verb::Allocate | Verb::Release | Verb::Check => {}
         }
         let key = key(&ask.container, &ask.network, &ask.ifname);
         let _turn = Turn::take(self, &key);
         match ask.verb {
             Verb::Allocate => self.allocate(ask, &key).map(Answer::Lease),
             Verb::Release => self.release(&key).map(|()| Answer::Done(true)),
-            Verb::Check | Verb::Status => match self.record(&key) {
+            Verb::Check | Verb::Collect | Verb::Status => match self.record(&key) {
                 Some(record) if record.is_there(&self.prefix) => Ok(Answer::Lease(record.lease)),
                 _ => Err(Error::Mismatch {
                     what: format!("the DHCP lease of {key}"),
@@ -363,6 +365,25 @@ impl Daemon {
         };
         self.state().leases.insert(held.record.key(), held);
         self.changed.notify_all();
+    }
+
+    fn collect(&self, ask: &Ask) -> Result<(), Error> {
+        let is_valid = |r: &Record| {
+            let mut all = ask.valid.iter();
+            all.any(|(container, ifname)| (container, ifname) == (&r.container, &r.ifname))
+        };
+        let stale: Vec<String> = {
+            let state = self.state();
+            let all = state.leases.values().map(|h| &h.record);
+            all.filter(|r| r.network == ask.network && !is_valid(r))
+                .map(Record::key)
+                .collect()
+        };
+        let failures = stale.iter().filter_map(|key| {
+            let _turn = Turn::take(self, key);
+            self.release(key).err()
+        });
+        Error::several(failures.collect())
     }
 
     fn release(&self, key: &str) -> Result<(), Error> {

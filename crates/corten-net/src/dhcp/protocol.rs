@@ -7,7 +7,7 @@
 //! ```
 //!
 //! `allocate` for what has a lease already gives that lease; `release` of none succeeds; `check` of
-//! none fails; `status` says whether anybody is there.
+//! none fails; `collect` releases all of a network's that are not `valid`; `status` says whether anybody is there.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -21,7 +21,7 @@ use crate::Error;
 
 pub const SOCKET: &str = "/run/cni/dhcp.sock";
 /// The longest line that is read.
-pub const MAX_LINE: u64 = 64 << 10;
+pub const MAX_LINE: u64 = 1 << 20;
 /// Longer than any server is waited for: the daemon gives up first.
 const PATIENCE: Duration = Duration::from_secs(180);
 
@@ -31,6 +31,8 @@ pub enum Verb {
     Allocate,
     Release,
     Check,
+    /// Releases what the network's valid attachments do not hold.
+    Collect,
     Status,
 }
 
@@ -49,6 +51,9 @@ pub struct Ask {
     pub provide: Vec<(u8, Vec<u8>)>,
     #[serde(default)]
     pub request: Vec<u8>,
+    /// For `collect`: containers and their links.
+    #[serde(default)]
+    pub valid: Vec<(String, String)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -2,7 +2,10 @@
 //! is the engine's business.
 
 use std::fmt::Write as _;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+
+use super::{PORT, SERVER};
+use crate::Error;
 
 /// The text of `/etc/hosts`: the loopback names, `addresses` of the container under
 /// `hostname` and `aliases`, then `extra` lines (`--add-host`) as given.
@@ -92,6 +95,46 @@ pub fn resolv_conf(host: &str, overrides: &ResolverOverrides) -> String {
     text
 }
 
+/// The text of `/etc/resolv.conf` of a container whose lookups the resolver answers: that is its only
+/// server; `overrides.nameservers` are whom the resolver asks ([`upstream`]). Search list and options
+/// are the user's, or the host's.
+///
+/// `ndots:0`, unless somebody chose otherwise: a name of one label is asked as it is before the search
+/// list is tried, so that a container's name costs one lookup and the search list's owner does
+/// not hear of it.
+pub fn resolv_conf_of_served(host: &str, overrides: &ResolverOverrides) -> String {
+    let asked = ResolverOverrides {
+        nameservers: vec![SERVER.to_string()],
+        ..overrides.clone()
+    };
+    let text = resolv_conf(host, &asked);
+    let chosen = |line: &str| {
+        let options = line.strip_prefix("options ");
+        options.is_some_and(|o| o.split(' ').any(|o| o.starts_with("ndots:")))
+    };
+    if text.lines().any(chosen) {
+        return text;
+    }
+    match text.split_once("options ") {
+        Some((before, options)) => format!("{before}options ndots:0 {options}"),
+        None => text + "options ndots:0\n",
+    }
+}
+
+/// The servers that the user set (`--dns`), as [`super::Registration::upstream`] wants them.
+/// Empty if there are none: then the resolver asks the host's, whatever they are at the time.
+pub fn upstream(overrides: &ResolverOverrides) -> Result<Vec<SocketAddr>, Error> {
+    let parse = |text: &String| {
+        let address: IpAddr = text.parse().map_err(|_| Error::Invalid {
+            what: "name server",
+            value: text.chars().take(64).collect(),
+            reason: "is no address".into(),
+        })?;
+        Ok((address, PORT).into())
+    };
+    overrides.nameservers.iter().map(parse).collect()
+}
+
 /// Whether a container in its own namespace can reach this server of the host.
 fn reachable(server: &str) -> bool {
     // A link-local server is bound to a link (`fe80::1%eth0`) that the container lacks.
@@ -125,6 +168,39 @@ mod tests {
             resolv_conf(host, &ResolverOverrides::default()),
             "nameserver 9.9.9.9\nsearch a.example b.example\noptions edns0 trust-ad\n"
         );
+    }
+
+    #[test]
+    fn a_container_that_is_served_asks_the_resolver_alone() {
+        let host = "nameserver 9.9.9.9\nsearch a.example\noptions edns0\n";
+        assert_eq!(
+            resolv_conf_of_served(host, &ResolverOverrides::default()),
+            "nameserver 127.0.0.11\nsearch a.example\noptions ndots:0 edns0\n"
+        );
+        let o = ResolverOverrides {
+            nameservers: vec!["192.0.2.53".into(), "::1".into()],
+            search: vec!["b.example".into()],
+            options: vec!["ndots:2".into()],
+        };
+        assert_eq!(
+            resolv_conf_of_served(host, &o),
+            "nameserver 127.0.0.11\nsearch b.example\noptions ndots:2\n"
+        );
+        let servers: Vec<String> = upstream(&o)
+            .unwrap()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(servers, ["192.0.2.53:53", "[::1]:53"]);
+        assert_eq!(
+            resolv_conf_of_served("", &ResolverOverrides::default()),
+            "nameserver 127.0.0.11\noptions ndots:0\n"
+        );
+        let wrong = ResolverOverrides {
+            nameservers: vec!["dns.example".into()],
+            ..ResolverOverrides::default()
+        };
+        assert!(upstream(&wrong).is_err());
     }
 
     #[test]

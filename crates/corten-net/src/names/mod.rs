@@ -15,13 +15,15 @@
 //! [`Resolver::ensure`] starts another that reads the same folder. Why so: docs/design/0013-names.md.
 
 mod files;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod packet;
 mod registration;
 mod resolver;
 pub mod server;
 mod zone;
 
-pub use files::{ResolverOverrides, hosts, resolv_conf};
+pub use files::{ResolverOverrides, hosts, resolv_conf, resolv_conf_of_served, upstream};
 pub use registration::{Entry, Membership, Registration};
 pub use resolver::Resolver;
 

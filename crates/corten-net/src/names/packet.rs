@@ -403,13 +403,14 @@ pub fn reply(asked: &[u8], end: usize, bytes: &[u8]) -> Reply {
 
 /// Gives an answer of another server the client's id; cut down to its question if it is longer than
 /// the client takes.
-pub fn relay(id: [u8; 2], end: usize, limit: usize, answer: &mut Vec<u8>) {
-    if answer.len() > limit {
-        answer.truncate(end);
-        answer[2] |= TRUNCATED;
-        answer[6..HEADER].fill(0);
-    }
+pub fn relay(id: [u8; 2], end: usize, limit: usize, answer: &mut [u8]) -> &[u8] {
     answer[..2].copy_from_slice(&id);
+    if answer.len() <= limit {
+        return answer;
+    }
+    answer[2] |= TRUNCATED;
+    answer[6..HEADER].fill(0);
+    &answer[..end]
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use super::packet::Name;
 use crate::Error;
 use crate::owner::fnv1a;
+use crate::process::started_at;
 
 /// The longest file that is read.
 const MAX_FILE: u64 = 1 << 20;
@@ -107,7 +108,7 @@ impl Document {
     pub fn new(registration: &Registration) -> Result<Self, Error> {
         registration.check()?;
         let pid = registration.pid;
-        let Some(started) = start_of(pid) else {
+        let Some(started) = started_at(pid) else {
             return Err(Error::Invalid {
                 what: "process",
                 value: pid.to_string(),
@@ -124,7 +125,7 @@ impl Document {
 
     /// Whether its process lives still.
     pub fn is_alive(&self) -> bool {
-        start_of(self.registration.pid) == Some(self.started)
+        started_at(self.registration.pid) == Some(self.started)
     }
 
     /// Whether this file is the namespace that was registered.
@@ -138,15 +139,6 @@ impl Document {
         let place = |d: &Self| (d.registration.pid, d.started, d.namespace);
         place(self) == place(other)
     }
-}
-
-/// When a process started; `None` if it has ended, reaped or not.
-fn start_of(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name, in brackets, may hold anything.
-    let mut words = text.rsplit_once(')')?.1.split_ascii_whitespace();
-    let ended = matches!(words.next()?, "Z" | "X");
-    words.nth(18).filter(|_| !ended)?.parse().ok()
 }
 
 fn namespace_of(path: &Path) -> Result<(u64, u64), Error> {

@@ -34,7 +34,6 @@ fn default_socket() -> PathBuf {
     SOCKET.into()
 }
 
-/// Such as `K8S_POD_NAME` for the host name, or no one at all.
 pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     let config: Config = request.read("dhcp")?;
     let ipam = &config.ipam;
@@ -51,8 +50,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
                 .map_or(Ok(()), |lease| check(&previous, &lease))
                 .map(|()| None)
         }
-        // Leases whose namespace has gone are dropped by the daemon itself.
-        Verb::Gc => Ok(None),
+        Verb::Gc => ask(request, ipam, protocol::Verb::Collect).map(|_| None),
         Verb::Status => {
             options(request, ipam)?;
             ask(request, ipam, protocol::Verb::Status).map(|_| None)
@@ -71,6 +69,10 @@ fn options(request: &Request<'_>, ipam: &Ipam) -> Result<Options, Error> {
 
 fn ask(request: &Request<'_>, ipam: &Ipam, verb: protocol::Verb) -> Result<Option<Lease>, Error> {
     let (provide, wanted) = options(request, ipam)?;
+    let valid = match verb {
+        protocol::Verb::Collect => request.valid_attachments()?,
+        _ => Vec::new(),
+    };
     let question = Ask {
         verb,
         container: request.container_id.into(),
@@ -79,6 +81,10 @@ fn ask(request: &Request<'_>, ipam: &Ipam, verb: protocol::Verb) -> Result<Optio
         netns: request.netns.into(),
         provide,
         request: wanted,
+        valid: valid
+            .into_iter()
+            .map(|v| (v.container_id, v.ifname))
+            .collect(),
     };
     match protocol::ask(&ipam.daemon_socket_path, &question)? {
         Answer::Lease(lease) => Ok(Some(lease)),

@@ -458,3 +458,26 @@ fn an_address_that_was_taken_back_is_not_used_any_more() {
     let log = std::fs::read_to_string(lan.path("daemon.log")).unwrap();
     assert!(log.contains("was taken back by its server"), "{log}");
 }
+
+#[test]
+fn gc_gives_back_what_no_valid_attachment_holds() {
+    let lan = Lan::new();
+    let server = Scripted::start(Temper::Good, 100);
+    let client = leased(&lan);
+    let mut config = lan.config(json!({}));
+    let refused = lan.call("GC", &client, &config).unwrap_err();
+    assert!(
+        refused.contains("has no cni.dev/valid-attachments"),
+        "{refused}"
+    );
+    let key = "cni.dev/valid-attachments";
+    config[key] = json!([{"containerID": "cafe", "ifname": "eth0"}]);
+    lan.call("GC", &client, &config).unwrap();
+    assert_eq!(lan.files(), 1);
+    config[key] = json!([{"containerID": "cafe", "ifname": "eth1"}]);
+    lan.call("GC", &client, &config).unwrap();
+    assert_eq!(lan.files(), 0);
+    soon("the server hears of it", || {
+        server.heard.try_iter().any(|(kind, _, _)| kind == 7)
+    });
+}

@@ -20,3 +20,4 @@ mod protocol;
 mod reload;
 mod rig;
 mod traffic;
+mod userns;

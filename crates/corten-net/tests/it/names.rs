@@ -443,6 +443,11 @@ fn the_next_server_is_asked_when_one_fails_or_is_silent() {
         web.addresses("a.example", RecordType::A).unwrap(),
         ["192.0.2.7"]
     );
+    // The one that answered is asked first from now on.
+    let start = Instant::now();
+    assert!(web.addresses("b.example", RecordType::A).is_ok());
+    assert!(start.elapsed() < Duration::from_millis(500));
+    assert_eq!(good.asked().len(), 2);
 }
 
 #[test]

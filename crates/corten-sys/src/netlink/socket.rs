@@ -171,10 +171,18 @@ impl Socket {
             action: "enlarge the buffers of",
             source,
         };
-        // Beyond net.core.wmem_max: CAP_NET_ADMIN, which the requests need anyway.
-        sockopt::set_socket_send_buffer_size_force(&self.fd, bytes + BUFFER).map_err(failed)?;
+        // Beyond net.core.wmem_max: CAP_NET_ADMIN, which the requests need anyway; but in the host's
+        // user namespace. In another one that limit stays, twice over as the kernel counts, and what
+        // does not fit is refused as too long.
+        let room = bytes + BUFFER;
         let answers = (messages * REFUSAL).max(BUFFER);
-        sockopt::set_socket_recv_buffer_size_force(&self.fd, answers).map_err(failed)?;
+        match sockopt::set_socket_send_buffer_size_force(&self.fd, room) {
+            Ok(()) => sockopt::set_socket_recv_buffer_size_force(&self.fd, answers),
+            Err(Errno::PERM) => sockopt::set_socket_send_buffer_size(&self.fd, room)
+                .and_then(|()| sockopt::set_socket_recv_buffer_size(&self.fd, answers)),
+            Err(e) => Err(e),
+        }
+        .map_err(failed)?;
         self.room = bytes;
         Ok(())
     }

@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6, TcpStream, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -35,14 +36,27 @@ const MAX_RESOLV_CONF: u64 = 64 << 10;
 /// How often the file is looked at, at most.
 const FRESH: Duration = Duration::from_secs(1);
 const ENTROPY: usize = 512;
+const MAX_ANSWER: usize = u16::MAX as usize;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Forwarder {
     pending: HashMap<u64, Pending>,
     next: u64,
     host: Host,
     random: Vec<u8>,
-    input: Vec<u8>,
+    input: Box<[u8]>,
+}
+
+impl Default for Forwarder {
+    fn default() -> Self {
+        Self {
+            pending: HashMap::new(),
+            next: 0,
+            host: Host::default(),
+            random: Vec::new(),
+            input: vec![0; MAX_ANSWER].into(),
+        }
+    }
 }
 
 /// A question that is out.
@@ -164,26 +178,26 @@ fn server(text: &str) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(address, PORT, 0, scope).into())
 }
 
+fn socket(to: SocketAddr, kind: SocketType) -> io::Result<OwnedFd> {
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::INET,
+        SocketAddr::V6(_) => AddressFamily::INET6,
+    };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(family, kind, flags, None)?)
+}
+
 impl Transport {
+    /// Not bound first: connecting picks a random port as well.
     fn udp(to: SocketAddr, bytes: &[u8]) -> io::Result<Self> {
-        let any: IpAddr = match to {
-            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-        };
-        let socket = UdpSocket::bind((any, 0))?;
-        socket.set_nonblocking(true)?;
-        socket.connect(to)?;
+        let socket = UdpSocket::from(socket(to, SocketType::DGRAM)?);
+        connect(&socket, &to)?;
         socket.send(bytes)?;
         Ok(Self::Udp(socket))
     }
 
     fn tcp(to: SocketAddr, bytes: &[u8]) -> io::Result<Self> {
-        let family = match to {
-            SocketAddr::V4(_) => AddressFamily::INET,
-            SocketAddr::V6(_) => AddressFamily::INET6,
-        };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+        let socket = socket(to, SocketType::STREAM)?;
         match connect(&socket, &to) {
             Ok(()) | Err(rustix::io::Errno::INPROGRESS) => {}
             Err(e) => return Err(e.into()),
@@ -205,15 +219,10 @@ impl Transport {
         }
     }
 
-    /// Reads one message into `out`. `Ok(false)`: it is not there yet.
-    fn receive(&mut self, poll: &Poll, number: u64, out: &mut Vec<u8>) -> io::Result<bool> {
+    /// Reads one message into `out`; its length. `None`: it is not there yet.
+    fn receive(&mut self, poll: &Poll, number: u64, out: &mut [u8]) -> io::Result<Option<usize>> {
         match self {
-            Self::Udp(socket) => {
-                out.resize(usize::from(u16::MAX), 0);
-                let length = socket.recv(out)?;
-                out.truncate(length);
-                Ok(true)
-            }
+            Self::Udp(socket) => socket.recv(out).map(Some),
             Self::Tcp {
                 socket,
                 output,
@@ -232,14 +241,13 @@ impl Transport {
                     length => input.extend_from_slice(&bytes[..length]),
                 }
                 let Some((length, rest)) = input.split_first_chunk::<2>() else {
-                    return Ok(false);
+                    return Ok(None);
                 };
                 let message = rest.get(..usize::from(u16::from_be_bytes(*length)));
-                message.into_iter().for_each(|m| {
-                    out.clear();
-                    out.extend_from_slice(m);
-                });
-                Ok(message.is_some())
+                Ok(message.map(|m| {
+                    out[..m.len()].copy_from_slice(m);
+                    m.len()
+                }))
             }
         }
     }
@@ -283,10 +291,9 @@ impl Server {
         if full || sandbox.outstanding >= MAX_OF_ONE {
             return false;
         }
-        let upstream = &sandbox.document.registration.upstream;
-        let servers = match upstream.is_empty() {
-            true => self.forwarder.host.servers(now),
-            false => Rc::new(Servers::new(upstream.clone())),
+        let servers = match &sandbox.servers {
+            Some(servers) => Rc::clone(servers),
+            None => self.forwarder.host.servers(now),
         };
         let Some(id) = self.forwarder.id() else {
             return false;
@@ -331,21 +338,20 @@ impl Server {
             return;
         };
         let mut bytes = std::mem::take(&mut self.forwarder.input);
-        let received = pending.transport.receive(&self.poll, number, &mut bytes);
-        match received {
-            Ok(false) => {}
+        match pending.transport.receive(&self.poll, number, &mut bytes) {
+            Ok(None) => {}
             Err(e)
                 if matches!(
                     e.kind(),
                     io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
                 ) => {}
             Err(_) => self.retry(number),
-            Ok(true) => match reply(&pending.asked, pending.end, &bytes) {
+            Ok(Some(length)) => match reply(&pending.asked, pending.end, &bytes[..length]) {
                 Reply::Other => {}
                 Reply::Failed => self.retry(number),
                 Reply::Answer { truncated } => {
                     if !(truncated && self.by_tcp(number)) {
-                        self.finish(number, Some(&mut bytes));
+                        self.finish(number, Some(&mut bytes[..length]));
                     }
                 }
             },
@@ -395,7 +401,7 @@ impl Server {
     }
 
     /// Hands the answer on; without one, says so.
-    fn finish(&mut self, number: u64, bytes: Option<&mut Vec<u8>>) {
+    fn finish(&mut self, number: u64, bytes: Option<&mut [u8]>) {
         let Some(pending) = self.forwarder.pending.remove(&number) else {
             return;
         };
@@ -403,7 +409,7 @@ impl Server {
         if let Some(bytes) = bytes {
             let answered = pending.servers.index(pending.tries);
             pending.servers.first.set(answered);
-            relay(pending.id, pending.end, pending.limit, bytes);
+            let bytes = relay(pending.id, pending.end, pending.limit, bytes);
             return self.deliver(pending.sandbox, pending.client, bytes);
         }
         let mut asked = pending.asked;

@@ -57,7 +57,15 @@ pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
             Ok(()) => ExitCode::SUCCESS,
             Err(_) => ExitCode::FAILURE,
         },
-        [_, folder, serve] if serve == SERVE => serve_folder(folder.into()),
+        [name, folder, serve] if serve == SERVE => {
+            // Else it would be called as the path that it was started by: `exe`.
+            let name = std::path::Path::new(name).file_name().unwrap_or_default();
+            if let Ok(name) = std::ffi::CString::new(name.as_encoded_bytes()) {
+                // Only for people's eyes.
+                let _ = rustix::thread::set_name(&name);
+            }
+            serve_folder(folder.into())
+        }
         _ => ExitCode::from(2),
     }
 }
@@ -84,7 +92,14 @@ fn serve_folder(path: PathBuf) -> ExitCode {
     let Ok(served) = spawn::inherited(1) else {
         return ExitCode::FAILURE;
     };
+    let Ok(path) = std::path::absolute(path) else {
+        return ExitCode::FAILURE;
+    };
     let folder = Folder { path };
+    // Where the engine was called from may be unmounted while this process lives.
+    if std::env::set_current_dir("/").is_err() {
+        return ExitCode::FAILURE;
+    }
     let Some(_lock) = take_over(&folder) else {
         return ExitCode::SUCCESS;
     };

@@ -2,6 +2,7 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::thread::JoinHandle;
 
 use rustix::event::epoll::EventFlags;
@@ -10,6 +11,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::super::registration::Document;
 use super::super::{PORT, SERVER};
+use super::forward::Servers;
 use super::{Poll, Source};
 use crate::Error;
 use crate::firewall::redirect;
@@ -23,6 +25,8 @@ pub struct Sandbox {
     pub document: Document,
     pub udp: UdpSocket,
     pub tcp: TcpListener,
+    /// Whom it asks for other names; `None`: the host's servers.
+    pub servers: Option<Rc<Servers>>,
     /// Queries that others are asked about.
     pub outstanding: usize,
     /// Held for the loop, which hears of the end.
@@ -70,6 +74,7 @@ impl Sandbox {
             .and_then(|()| poll.add(&life, Source::Life(number), EventFlags::IN));
         watched.map_err(|e| invalid("process", pid, &format!("cannot be watched: {e}")))?;
         Ok(Self {
+            servers: servers(&document),
             document,
             udp,
             tcp,
@@ -79,6 +84,9 @@ impl Sandbox {
     }
 
     pub(super) fn update(&mut self, document: Document) {
+        if self.document.registration.upstream != document.registration.upstream {
+            self.servers = servers(&document);
+        }
         self.document = document;
     }
 
@@ -95,6 +103,11 @@ impl Sandbox {
         let work = move || drop(netns::inside(&namespace, &path, redirect::unset));
         std::thread::Builder::new().spawn(work).ok()
     }
+}
+
+fn servers(document: &Document) -> Option<Rc<Servers>> {
+    let upstream = &document.registration.upstream;
+    (!upstream.is_empty()).then(|| Rc::new(Servers::new(upstream.clone())))
 }
 
 /// Both sockets on one port, with the redirection to it.
