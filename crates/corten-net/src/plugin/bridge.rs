@@ -23,6 +23,7 @@ use corten_spec::cni::CniResult;
 use super::container::{Shared, check_inside, need_link, or_undo, same, same_detail};
 use super::{Request, Verb};
 use crate::Error;
+use crate::failpoint::failpoint;
 use crate::link::{Link, Links, mac_text, netns};
 use crate::owner::Owner;
 pub use attach::clear_leftover;
@@ -51,7 +52,9 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
 fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> {
     // The address first: a failure below must not keep it.
     shared.forward(request)?;
+    failpoint!("bridge.del.address");
     wall::release(request)?;
+    failpoint!("bridge.del.unguarded");
     let owner = request.owner();
     let mut links = Links::open()?;
     let inside = netns::open_if_there(request.netns)?;

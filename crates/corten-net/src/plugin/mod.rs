@@ -19,6 +19,8 @@ mod dhcp;
 mod dummy;
 mod firewall;
 mod fixed;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod host_device;
 mod host_local;
 mod loopback;
