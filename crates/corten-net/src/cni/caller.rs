@@ -209,7 +209,10 @@ impl Caller {
         if list.version.has_gc_and_status() {
             let none = Map::new();
             let call = Call {
-                extra: vec![("cni.dev/valid-attachments", json!(valid))],
+                // The second is what the specification said at first, and the reference library sends too.
+                extra: ["cni.dev/valid-attachments", "cni.dev/attachments"]
+                    .map(|key| (key, json!(valid)))
+                    .into(),
                 ..Call::about_nobody(Verb::Gc, &none)
             };
             let errors = list.plugins.iter().map(|p| self.call(list, p, &call));

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::rig::{Host, Namespace, shell};
 
 /// A plugin of ours, as an executable, with its host.
-struct Rig {
+pub struct Rig {
     host: Host,
     namespace: Namespace,
     bin: PathBuf,
@@ -19,7 +19,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(setup: &str, config: &Value) -> Self {
+    pub fn new(setup: &str, config: &Value) -> Self {
         let host = Host::new();
         shell(setup);
         let bin = host.executables();
@@ -34,7 +34,7 @@ impl Rig {
     }
 
     /// What the plugin prints, and whether it succeeded.
-    fn call(&self, plugin: usize, verb: &str, extra: &Value, failpoint: &str) -> (Value, bool) {
+    pub fn call(&self, plugin: usize, verb: &str, extra: &Value, failpoint: &str) -> (Value, bool) {
         let mut config = self.config[plugin].clone();
         config["cniVersion"] = json!("1.1.0");
         config["name"] = json!("n");
@@ -61,7 +61,7 @@ impl Rig {
     }
 
     /// ADD of all, the last of them with a failpoint; the last result.
-    fn add(&self, failpoint: &str) -> (Value, bool) {
+    pub fn add(&self, failpoint: &str) -> (Value, bool) {
         let mut result = Value::Null;
         let last = self.config.as_array().unwrap().len() - 1;
         for plugin in 0..=last {
@@ -79,7 +79,7 @@ impl Rig {
         (result, true)
     }
 
-    fn all(&self, verb: &str, extra: &Value) {
+    pub fn all(&self, verb: &str, extra: &Value) {
         for plugin in (0..self.config.as_array().unwrap().len()).rev() {
             let (printed, success) = self.call(plugin, verb, extra, "");
             assert!(success, "{verb} {printed}");
@@ -87,7 +87,7 @@ impl Rig {
     }
 
     /// Names of links here and inside, addresses held, records.
-    fn left(&self) -> String {
+    pub fn left(&self) -> String {
         let links = "ip -o link show | cut -d: -f2 | cut -d@ -f1 | sort | tr -d '\\n'";
         let inside = self.namespace.run(|| shell(links));
         let dir = self.host.dir.path();

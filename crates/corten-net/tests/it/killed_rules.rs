@@ -7,7 +7,7 @@ use corten_net::cni::NetworkConfigList;
 use corten_net::{network, recover};
 use serde_json::{Value, json};
 
-use crate::killed::{at_each, at_each_of_del, files, files_of, local};
+use crate::killed::{Rig, at_each, at_each_of_del, files, files_of, local};
 use crate::rig::{Host, Namespace, shell};
 
 fn bridge(keys: &Value) -> Value {
@@ -74,6 +74,31 @@ fn a_range_that_a_killed_add_has_filled_is_not_full_for_the_same_container() {
         "true",
         json!([bridge(&json!({"ipam": one}))]),
     );
+}
+
+#[test]
+fn gc_reads_what_the_reference_library_writes_and_no_less() {
+    let list = json!([bridge(&json!({"macspoofchk": true})), ports(), {"type": "firewall"}]);
+    for none in [
+        json!({"cni.dev/valid-attachments": null, "cni.dev/attachments": null}),
+        json!({"cni.dev/attachments": []}),
+    ] {
+        let rig = Rig::new("true", &list);
+        let before = rig.left();
+        let (result, success) = rig.add("");
+        assert!(success, "{result}");
+        let there = rig.left();
+        for plugin in 0..3 {
+            // Nobody has said that there are none.
+            let (error, success) = rig.call(plugin, "GC", &json!({}), "");
+            assert!(!success && error["code"] == 7, "{error}");
+        }
+        let own = json!({"cni.dev/attachments": [{"containerID": "c", "ifname": "eth0"}]});
+        rig.all("GC", &own);
+        assert_eq!(rig.left(), there);
+        rig.all("GC", &none);
+        assert_eq!(rig.left().replace(" br9", "").replace("br9", ""), before);
+    }
 }
 
 /// The caller as a process, on a host.
