@@ -50,8 +50,10 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
 
 /// `undo`: what an ADD of ours made, not another implementation's link of the same name.
 fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> {
-    // The address first: a failure below must not keep it.
-    shared.forward(request)?;
+    shared.release(request, || delete_pair(request, undo))
+}
+
+fn delete_pair(request: &Request<'_>, undo: bool) -> Result<(), Error> {
     failpoint!("bridge.del.address");
     wall::release(request)?;
     failpoint!("bridge.del.unguarded");

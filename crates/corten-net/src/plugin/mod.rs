@@ -70,6 +70,9 @@ pub const NAMES: &[&str] = &[
     "vrf",
 ];
 
+/// Those of them that give addresses.
+const IPAM: [&str; 3] = ["dhcp", "host-local", "static"];
+
 /// The verbs of the specification, but for VERSION, which needs no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verb {

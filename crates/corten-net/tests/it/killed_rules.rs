@@ -101,6 +101,39 @@ fn gc_reads_what_the_reference_library_writes_and_no_less() {
     }
 }
 
+/// Found by the fuzzer: the stack was full.
+#[test]
+fn a_plugin_that_is_its_own_ipam_is_refused() {
+    for kind in ["bridge", "ptp", "macvlan", "dummy", "tap"] {
+        let own = json!([{"type": kind, "master": "lo", "ipam": {"type": kind}}]);
+        let rig = Rig::new("true", &own);
+        let before = rig.left();
+        for verb in ["ADD", "DEL", "CHECK", "STATUS"] {
+            let (error, success) = rig.call(0, verb, &json!({}), "");
+            let said = error["msg"].as_str().unwrap_or_default();
+            assert!(!success && error["code"] == 7, "{verb}: {error}");
+            assert!(
+                said.contains("is no plugin that gives addresses"),
+                "{verb}: {error}"
+            );
+        }
+        assert_eq!(rig.left(), before);
+    }
+}
+
+#[test]
+fn an_ipam_plugin_that_is_missing_leaves_no_link() {
+    for kind in ["bridge", "ptp", "macvlan", "tap"] {
+        let own =
+            json!([{"type": kind, "bridge": "br9", "master": "dev9", "ipam": {"type": "absent"}}]);
+        let rig = Rig::new("ip link add dev9 type veth peer name far", &own);
+        let before = rig.left();
+        let (error, success) = rig.call(0, "ADD", &json!({}), "");
+        assert!(!success, "{error}");
+        assert_eq!(rig.left().replace(" br9", ""), before, "{kind}");
+    }
+}
+
 /// The caller as a process, on a host.
 struct Caller {
     host: Host,
