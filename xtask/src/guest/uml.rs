@@ -158,7 +158,7 @@ fn cpus() -> Result<Vec<usize>> {
 }
 
 /// What the tests need of the kernel that is no part of it, each after what it needs itself: overlayfs,
-/// and the kinds of link.
+/// the kinds of link, nf_tables.
 const NEEDED: &[&str] = &[
     "fs/overlayfs/overlay",
     "lib/crc-ccitt",
@@ -169,6 +169,8 @@ const NEEDED: &[&str] = &[
     "net/802/garp",
     "net/bridge/bridge",
     "net/8021q/8021q",
+    "net/netfilter/nfnetlink",
+    "net/netfilter/nf_tables",
     "drivers/net/veth",
     "drivers/net/dummy",
     "drivers/net/macvlan",

@@ -135,6 +135,7 @@ impl Engine {
         ports: &[PortMapping],
     ) -> Result<Attached, Error> {
         let list = network.list(&self.place(), endpoint.ordinal)?;
+        self.ensure_leases(network)?;
         let to = attachment(id, &format!("/proc/{pid}/ns/net"), endpoint, ports);
         let result = self.caller().add(&list, &to)?;
         Ok(Attached {
@@ -176,6 +177,7 @@ impl Engine {
             Err(e) => return Err(e),
         };
         let list = network.list(&self.place(), endpoint.ordinal)?;
+        self.ensure_leases(&network)?;
         let from = attachment(id, netns, endpoint, &[]);
         Ok(self.caller().del(&list, &from)?)
     }

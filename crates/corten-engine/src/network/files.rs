@@ -148,14 +148,13 @@ fn resolv_conf(options: &NetworkOptions, names: bool) -> Result<String, Error> {
         // In the host's network its loopback resolver answers.
         return Ok(of_host);
     }
-    let nameservers = match names {
-        true => vec![names::SERVER.to_string()],
-        false => options.dns.iter().map(IpAddr::to_string).collect(),
-    };
     let overrides = ResolverOverrides {
-        nameservers,
+        nameservers: options.dns.iter().map(IpAddr::to_string).collect(),
         search: options.dns_search.clone(),
         options: options.dns_options.clone(),
     };
-    Ok(names::resolv_conf(&of_host, &overrides))
+    Ok(match names {
+        true => names::resolv_conf_of_served(&of_host, &overrides),
+        false => names::resolv_conf(&of_host, &overrides),
+    })
 }

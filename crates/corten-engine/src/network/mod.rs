@@ -18,6 +18,7 @@ mod create;
 mod error;
 mod files;
 pub(crate) mod inspect;
+mod leases;
 mod names;
 mod options;
 mod ports;
@@ -231,7 +232,7 @@ impl Engine {
         Place {
             state_dir: self.paths.ipam(),
             table: self.config.network.table.clone(),
-            dhcp_socket: self.paths.run().join("dhcp.sock"),
+            dhcp_socket: self.paths.run().join(leases::SOCKET),
         }
     }
 

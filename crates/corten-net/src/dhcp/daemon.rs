@@ -5,7 +5,7 @@
 //! goes on with those whose namespace is still there.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -13,7 +13,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use corten_sys::spawn::{self, Program};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::exchange::{self, Client, Manner, Renewed};
 use super::lease::{Due, Folder, Lease, Record, below, key, now};
@@ -30,6 +34,8 @@ const MAX_WORK: usize = 32;
 const LOOK: Duration = Duration::from_secs(5);
 /// How long a client may take to say what it wants.
 const CLIENT_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a daemon that was started for containers stays without a lease.
+const IDLE: Duration = Duration::from_secs(30);
 /// In place of the suffix of the socket's name: the folder of the leases.
 const LEASES: &str = "leases";
 
@@ -43,10 +49,14 @@ struct Flags {
     timeout: Duration,
     resend_max: Duration,
     broadcast: bool,
+    /// Ours: ends after so long without a lease, instead of never.
+    idle: Option<Duration>,
+    /// Ours: starts the daemon as nobody's child, and returns when it serves.
+    detach: bool,
 }
 
 const USAGE: &str = "usage: dhcp daemon [-pidfile PATH] [-hostprefix PATH] [-socketpath PATH] \
-                     [-timeout DURATION] [-resendmax DURATION] [-broadcast]";
+                     [-timeout DURATION] [-resendmax DURATION] [-broadcast] [-idle DURATION] [-detach]";
 
 impl Flags {
     fn parse(args: impl Iterator<Item = OsString>) -> Result<Self, String> {
@@ -57,6 +67,8 @@ impl Flags {
             timeout: Duration::from_secs(10),
             resend_max: Duration::from_secs(62),
             broadcast: false,
+            idle: None,
+            detach: false,
         };
         let mut args = args.map(|a| a.to_string_lossy().into_owned());
         while let Some(arg) = args.next() {
@@ -79,6 +91,8 @@ impl Flags {
                 "socketpath" => flags.socket = value()?.into(),
                 "timeout" => flags.timeout = duration(&value()?)?,
                 "resendmax" => flags.resend_max = duration(&value()?)?,
+                "idle" => flags.idle = Some(duration(&value()?)?),
+                "detach" => flags.detach = true,
                 "broadcast" => {
                     flags.broadcast = match arg.split_once('=').map(|(_, v)| v) {
                         None | Some("true" | "1") => true,
@@ -122,9 +136,76 @@ fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// Sees to it that a daemon serves at `socket`: starts `executable` as one, that ends after [`IDLE`] without a lease.
+pub fn ensure(executable: &Path, socket: &Path) -> Result<(), Error> {
+    let is_there = || protocol::ask(socket, &Ask::status());
+    if is_there().is_ok() {
+        return Ok(());
+    }
+    let failed = |e: Errno| file_error("run the DHCP daemon", executable)(e.into());
+    let mut at = OsString::from("-socketpath=");
+    at.push(socket);
+    let idle = format!("-idle={}s", IDLE.as_secs());
+    let arguments = [
+        "dhcp".as_ref(),
+        "daemon".as_ref(),
+        at.as_os_str(),
+        idle.as_ref(),
+        "-detach".as_ref(),
+    ];
+    let pid = start(executable, &arguments).map_err(failed)?;
+    rustix::io::retry_on_intr(|| waitpid(Pid::from_raw(pid.cast_signed()), WaitOptions::empty()))
+        .map_err(failed)?;
+    is_there().map(drop)
+}
+
+fn start(executable: &Path, arguments: &[&OsStr]) -> Result<u32, Errno> {
+    spawn::spawn(&Program {
+        path: executable,
+        arguments,
+        environment: &[],
+        stdio: [None, None, None],
+        descriptors: &[],
+        session: true,
+    })
+}
+
+/// `-detach`: the daemon as nobody's child, awaited.
+fn detach(args: &[OsString], socket: &Path) -> Result<(), String> {
+    let failed = |e: Errno| format!("cannot start the daemon: {e}");
+    corten_sys::process::cloexec_from(3).map_err(failed)?;
+    let mut arguments: Vec<&OsStr> = vec!["dhcp".as_ref(), "daemon".as_ref()];
+    let is_detach = |a: &&OsString| a.to_string_lossy().trim_start_matches('-') == "detach";
+    arguments.extend(
+        args.iter()
+            .filter(|a| !is_detach(a))
+            .map(OsString::as_os_str),
+    );
+    let pid = start(Path::new("/proc/self/exe"), &arguments).map_err(failed)?;
+    let pid = Pid::from_raw(pid.cast_signed());
+    let deadline = Instant::now() + CLIENT_PATIENCE;
+    loop {
+        match protocol::ask(socket, &Ask::status()) {
+            Ok(_) => return Ok(()),
+            Err(e) => {
+                // One that ended has said why, or found another one serving.
+                let ended = !matches!(waitpid(pid, WaitOptions::NOHANG), Ok(None));
+                if ended || Instant::now() > deadline {
+                    return Err(chain(&e));
+                }
+            }
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
 /// The command line after `dhcp daemon`. Returns when it cannot serve.
 pub fn main(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let served = Flags::parse(args).and_then(|flags| {
+    let args: Vec<OsString> = args.collect();
+    let served = Flags::parse(args.iter().cloned()).and_then(|flags| {
+        if flags.detach {
+            return detach(&args, &below(&flags.prefix, &flags.socket));
+        }
         Daemon::open(flags)
             .map_err(|e| chain(&e))
             .and_then(|(daemon, listener)| daemon.serve(&listener))
@@ -154,16 +235,31 @@ struct Held {
     busy: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// When something was last asked, or a lease was last there.
+    used: Instant,
     leases: HashMap<String, Held>,
     /// Those that a plugin is being answered about.
     asked: HashSet<String>,
     questions: usize,
 }
 
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            used: Instant::now(),
+            leases: HashMap::new(),
+            asked: HashSet::new(),
+            questions: 0,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Daemon {
+    socket: PathBuf,
+    idle: Option<Duration>,
     prefix: PathBuf,
     manner: Manner,
     folder: Folder,
@@ -196,6 +292,8 @@ impl Daemon {
             fs::write(path, std::process::id().to_string()).map_err(file_error("write", path))?;
         }
         let daemon = Self {
+            socket,
+            idle: flags.idle,
             prefix: flags.prefix,
             manner: Manner {
                 timeout: flags.timeout,
@@ -256,7 +354,9 @@ impl Daemon {
             let worker = Arc::clone(&daemon);
             let started = std::thread::Builder::new().spawn(move || {
                 worker.question(&stream);
-                worker.state().questions -= 1;
+                let mut state = worker.state();
+                state.questions -= 1;
+                state.used = Instant::now();
             });
             if started.is_err() {
                 daemon.state().questions -= 1;
@@ -435,6 +535,7 @@ impl Daemon {
                 }
             }
             let state = self.state();
+            let state = self.end_if_idle(state);
             let next = state
                 .leases
                 .values()
@@ -446,6 +547,19 @@ impl Daemon {
             let wait = wait.clamp(Duration::from_millis(500), LOOK);
             drop(self.changed.wait_timeout(state, wait));
         }
+    }
+
+    /// Ends the process if it was started to end. Who asks just now is refused, and starts another.
+    fn end_if_idle<'s>(&self, mut state: MutexGuard<'s, State>) -> MutexGuard<'s, State> {
+        if !state.leases.is_empty() || state.questions > 0 {
+            state.used = Instant::now();
+        }
+        if self.idle.is_some_and(|idle| state.used.elapsed() >= idle) {
+            // A socket that stays is replaced by the next daemon.
+            let _ = fs::remove_file(&self.socket);
+            std::process::exit(0);
+        }
+        state
     }
 
     /// The leases to be seen to now, marked as such; those whose namespace has gone are dropped.
@@ -627,12 +741,15 @@ mod tests {
             "1m30s",
             "-resendmax=500ms",
             "-broadcast=true",
+            "-idle=3s",
+            "-detach",
         ])
         .unwrap();
         assert_eq!(read.pidfile, Some("/run/x.pid".into()));
         assert_eq!(read.timeout, Duration::from_secs(90));
         assert_eq!(read.resend_max, Duration::from_millis(500));
-        assert!(read.broadcast);
+        assert!(read.broadcast && read.detach);
+        assert_eq!(read.idle, Some(Duration::from_secs(3)));
         let socket = below(&read.prefix, &read.socket);
         assert_eq!(socket, Path::new("/host/run/d.sock"));
         for bad in [

@@ -56,6 +56,22 @@ pub struct Ask {
     pub valid: Vec<(String, String)>,
 }
 
+impl Ask {
+    /// Whether anybody is there.
+    pub fn status() -> Self {
+        Self {
+            verb: Verb::Status,
+            container: String::new(),
+            ifname: String::new(),
+            network: String::new(),
+            netns: PathBuf::new(),
+            provide: Vec::new(),
+            request: Vec::new(),
+            valid: Vec::new(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {

@@ -134,6 +134,10 @@ impl Document {
             .is_ok_and(|m| (m.dev(), m.ino()) == self.namespace)
     }
 
+    pub fn same_namespace(&self, other: &Self) -> bool {
+        self.namespace == other.namespace
+    }
+
     /// Whether the two are about the same process in the same namespace.
     pub fn same_place(&self, other: &Self) -> bool {
         let place = |d: &Self| (d.registration.pid, d.started, d.namespace);

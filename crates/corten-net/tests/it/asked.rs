@@ -140,6 +140,12 @@ fn ptp_masquerades_and_remove_takes_that_back() {
         assert_eq!(seen, wanted);
     }
     assert!(network::remove(&with).is_err());
+    shell("nft flush ruleset");
+    let cache = host.dir.path().join("cni");
+    recover::reload(&with, &cache).unwrap();
+    assert!(recover::intact(&with, &cache).unwrap().is_empty());
+    let seen = c.namespace.run(|| ask(Protocol::Tcp, "192.0.2.2:80"));
+    assert_eq!(seen.unwrap(), "192.0.2.1");
     host.caller.del(&with, &c.attachment).unwrap();
     network::remove(&with).unwrap();
     assert_eq!(shell("nft list ruleset"), "");

@@ -25,7 +25,7 @@ use rustix::event::epoll;
 use rustix::fs::{FlockOperation, flock};
 
 use super::packet::{Code, MAX_QUERY, Query, Refusal, answer, refuse};
-use super::registration::Folder;
+use super::registration::{Document, Folder};
 use super::zone::Zone;
 use crate::error::chain;
 use control::Control;
@@ -243,8 +243,8 @@ struct Server {
     /// Until when, without a container, the first client is waited for: it is to hear why its
     /// container cannot be served.
     linger: Option<Instant>,
-    /// Threads that take tables out of namespaces.
-    clearing: Vec<JoinHandle<()>>,
+    /// Threads that take tables out of namespaces, with whose those were.
+    clearing: Vec<(Document, JoinHandle<()>)>,
     /// Counts answers, so that several addresses of a name take turns.
     turn: usize,
     input: Box<[u8]>,
@@ -351,10 +351,7 @@ impl Server {
         self.control.close(&self.folder);
         self.load();
         if self.sandboxes.is_empty() {
-            for thread in self.clearing.drain(..) {
-                // One that panicked has left a table that does no harm.
-                let _ = thread.join();
-            }
+            self.wait_for_clearing(|_| true);
             return true;
         }
         match Control::open(&self.folder, &self.poll) {
@@ -413,11 +410,13 @@ impl Server {
             .map(|(n, _)| *n)
     }
 
-    fn admit(&mut self, document: super::registration::Document) -> Result<(), String> {
+    fn admit(&mut self, document: Document) -> Result<(), String> {
         let container = document.registration.container.as_str();
         if self.number_of(container).is_some() {
             return Ok(());
         }
+        // A table that is being taken out must not be the new one.
+        self.wait_for_clearing(|old| old.same_namespace(&document));
         let number = self.next;
         let sandbox = Sandbox::open(document, number, &self.poll).map_err(|e| chain(&e))?;
         self.next += 1;
@@ -437,8 +436,15 @@ impl Server {
 
     fn withdraw(&mut self, number: u64) {
         let clearing = self.forget(number).and_then(Sandbox::clear);
-        self.clearing.retain(|t| !t.is_finished());
+        self.clearing.retain(|(_, thread)| !thread.is_finished());
         self.clearing.extend(clearing);
+    }
+
+    fn wait_for_clearing(&mut self, which: impl Fn(&Document) -> bool) {
+        for (_, thread) in self.clearing.extract_if(.., |(old, _)| which(old)) {
+            // One that panicked has left a table that does no harm.
+            let _ = thread.join();
+        }
     }
 
     fn died(&mut self, number: u64) {

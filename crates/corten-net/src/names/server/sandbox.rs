@@ -94,14 +94,15 @@ impl Sandbox {
     /// closing the socket waits until the kernel has freed what was removed, some 10 ms in which
     /// nobody's lookups would be answered. What it cannot remove is a rule to a port where nobody
     /// listens, replaced by the next registration.
-    pub(super) fn clear(self) -> Option<JoinHandle<()>> {
+    pub(super) fn clear(self) -> Option<(Document, JoinHandle<()>)> {
         let path = self.document.registration.netns.clone();
         let namespace = netns::open_if_there(&path).ok()??;
         if !self.document.is_namespace(&namespace) {
             return None;
         }
         let work = move || drop(netns::inside(&namespace, &path, redirect::unset));
-        std::thread::Builder::new().spawn(work).ok()
+        let thread = std::thread::Builder::new().spawn(work).ok()?;
+        Some((self.document, thread))
     }
 }
 
