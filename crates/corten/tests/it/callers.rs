@@ -45,6 +45,8 @@ const LOOK: &str = r#"
         cat /var/lib/cni/results/$2-* >"$out/result"
     }
     left() {
+        # The kernel takes a pair away some milliseconds after its namespace's last process.
+        for try in $(seq 40); do ip -o link | grep -q ' veth' || break; sleep 0.05; done
         ip -o link | grep -c ' veth' || true
         ls /var/lib/cni/results | wc -l
         ls /var/lib/cni/networks/$1 | grep -c '^[0-9]*[.]' || true
