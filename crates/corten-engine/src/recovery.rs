@@ -55,6 +55,7 @@ impl Engine {
         self.check_bundles(repair, &mut found)?;
         self.check_runtime_state(repair, &mut found)?;
         self.check_cgroups(repair, &mut found)?;
+        self.check_connections(repair, &mut found)?;
         self.check_networks(repair, &mut found)?;
         self.check_folders(repair, &mut found)?;
         self.check_mounted(repair, &mut found)?;
@@ -158,7 +159,7 @@ impl Engine {
 
     /// Its init was made and waits, and the process that was to start it does not live: that one
     /// held the lock, which is ours.
-    fn waits_for_nobody(&self, container: &Container) -> Result<bool, Error> {
+    pub(crate) fn waits_for_nobody(&self, container: &Container) -> Result<bool, Error> {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Ok(false);
         };

@@ -1,15 +1,17 @@
 //! Entrances for the fuzzer, and the same entrances tried with its corpus by an ordinary test: what strangers put
-//! on the wire. None may panic, whatever it is given. Compiled with `--cfg fuzzing` and for the tests only.
+//! on the wire, into configurations, and into our plugins. None may panic, whatever it is given. Compiled with `--cfg fuzzing` and for the tests only.
 
-use crate::{dhcp, names};
+use crate::{cni, dhcp, names, plugin};
 
 /// An entrance, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 3] = [
+pub const TARGETS: [Target; 5] = [
     ("dns_query", dns_query),
     ("dns_answer", dns_answer),
     ("dhcp", dhcp_message),
+    ("conflist", conflist),
+    ("cni_stdin", cni_stdin),
 ];
 
 /// What a container sends to the resolver.
@@ -26,6 +28,16 @@ pub fn dns_answer(bytes: &[u8]) {
 pub fn dhcp_message(bytes: &[u8]) {
     dhcp::fuzz::packet_from_wire(bytes);
     dhcp::fuzz::own_message(bytes);
+}
+
+/// Network configurations, whole and in files dropped in; definitions of networks; entries of the cache.
+pub fn conflist(bytes: &[u8]) {
+    cni::fuzz::documents(bytes);
+}
+
+/// A call of one of the plugins. Needs root, for a network namespace of its own.
+pub fn cni_stdin(bytes: &[u8]) {
+    plugin::fuzz::executable(bytes);
 }
 
 #[cfg(test)]

@@ -188,6 +188,10 @@ fn free_links(parts: &Parts, network: &str, container_id: &str) -> Result<(), Er
             .is_some_and(|o| o.network == network && o.is_container(container_id));
         if held {
             links.delete(&link)?;
+            // What `portmap` let it do; a port of a bridge has nothing there.
+            if parts.link_kind == Some("veth") {
+                Firewall::open(&parts.table)?.dismiss_link(&link.name)?;
+            }
         }
     }
     Ok(())

@@ -79,6 +79,15 @@ impl Engine {
         argv
     }
 
+    /// `run --rm IMAGE true` with these options.
+    pub fn run_with(&self, options: &[&str]) -> Vec<String> {
+        let mut argv = self.words(&["run", "--rm"]);
+        self.options(&mut argv, Network::Default);
+        argv.extend(options.iter().map(|&word| word.to_owned()));
+        argv.extend([IMAGE.to_owned(), "true".to_owned()]);
+        argv
+    }
+
     /// Removes them, running or not.
     pub fn remove(&self, names: &[String]) -> Vec<Vec<String>> {
         if self.kind == Kind::Containerd {

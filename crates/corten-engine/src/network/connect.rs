@@ -1,5 +1,12 @@
 //! Connect and disconnect: changes of a container's networks, while it runs or not. The record comes first and goes
 //! last, so that whatever a crash leaves has an owner that says so.
+//!
+//! ```text
+//!              wanted (options)   had (run)
+//!   on it            x               x
+//!   in between       x                        begun by connect, or not ended by disconnect: a repair takes it off
+//!   off it
+//! ```
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
@@ -15,6 +22,7 @@ use crate::container::options::{Endpoint, NetworkMode, NetworkOptions};
 use crate::container::record::Run;
 use crate::container::{Container, Status, hostname, row};
 use crate::error::Error;
+use crate::recovery::Finding;
 
 /// What a container wants on a network that it is connected to.
 #[derive(Clone, Debug, Default)]
@@ -86,7 +94,12 @@ impl Engine {
         force: bool,
     ) -> Result<(), Error> {
         let (_lock, mut container) = self.hold(&container.id)?;
-        let mut endpoints = own_endpoints(&container)?;
+        self.take_off(network, &mut container, force)
+    }
+
+    /// Of a container that is held.
+    fn take_off(&self, network: &str, container: &mut Container, force: bool) -> Result<(), Error> {
+        let mut endpoints = own_endpoints(container)?;
         // By the name that the network has, or had.
         let name = self.network(network).map_or(network.to_owned(), |n| n.name);
         let Some(at) = endpoints.iter().position(|e| e.network == name) else {
@@ -97,29 +110,73 @@ impl Engine {
             .into());
         };
         let endpoint = endpoints.remove(at);
-        let running = self.running(&container)?;
-        if let Some((pid, run)) = &running {
+        if let Some((pid, run)) = self.running(container)? {
+            let mut now = run.clone();
+            now.detached(&name);
+            // Whoever finds it so knows what was under way.
+            self.set_run(container, &now)?;
             // The others must not be told an address that is nobody's; it is entered again without this network below.
-            self.withdraw_names(&container)?;
+            self.withdraw_names(container)?;
             match self.detach_from(&container.id, &format!("/proc/{pid}/ns/net"), &endpoint) {
                 Err(_) if force => {
                     let list = self.network(&name)?.list(&self.place(), endpoint.ordinal)?;
                     recover::free(&list, container.id.as_str())?;
                 }
-                done => done?,
+                Err(e) => {
+                    self.renew_run(container, &now, run)?;
+                    return Err(e);
+                }
+                Ok(()) => {}
             }
-            let mut now = run.clone();
-            let published = now
-                .networks
-                .iter()
-                .any(|n| n.network == name && n.publishes);
-            now.detached(&name);
-            if published {
-                self.publish_elsewhere(&container, *pid, &endpoints, &mut now)?;
+            if !now.ports.is_empty() && now.networks.iter().all(|n| !n.publishes) {
+                self.publish_elsewhere(container, pid, &endpoints, &mut now)?;
             }
-            self.renew_run(&mut container, run, now)?;
+            self.renew_run(container, &run, now)?;
         }
-        self.change_endpoints(&mut container, endpoints)
+        self.change_endpoints(container, endpoints)
+    }
+
+    /// Networks that a running container is neither on nor off, after a kill: it is taken off them.
+    pub(crate) fn check_connections(
+        &self,
+        repair: bool,
+        found: &mut Vec<Finding>,
+    ) -> Result<(), Error> {
+        for container in self.containers()? {
+            let (_lock, mut container) = match self.try_hold(&container.id) {
+                // Another process is at it; or it has nothing but its row.
+                Ok(None) | Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => {
+                    continue;
+                }
+                Ok(Some(held)) => held,
+                Err(e) => return Err(e),
+            };
+            let Some((_, run)) = self.running(&container)? else {
+                continue;
+            };
+            let NetworkMode::Bridge = container.record.options.network.mode else {
+                continue;
+            };
+            // One that has not started yet has its networks to come, or is a finding of its own.
+            if self.waits_for_nobody(&container)? {
+                continue;
+            }
+            for endpoint in own_endpoints(&container)? {
+                let name = &endpoint.network;
+                if run.networks.iter().any(|n| n.network == *name) {
+                    continue;
+                }
+                if repair {
+                    self.take_off(name, &mut container, true)?;
+                }
+                found.push(Finding {
+                    what: format!("connection to network {name} that is neither made nor undone"),
+                    place: container.name.to_string(),
+                    repaired: repair,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The published ports go on through the next of the networks that can.
@@ -160,8 +217,7 @@ impl Engine {
 
     /// After a change: the record, the names, the files that the container reads, the sockets that pass on.
     fn renew_run(&self, container: &mut Container, before: &Run, now: Run) -> Result<(), Error> {
-        container.record.run = Some(now.clone());
-        self.update(container)?;
+        self.set_run(container, &now)?;
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Ok(());
         };
@@ -183,6 +239,11 @@ impl Engine {
             shim.forward(forwards(&now.ports, &now.published_to()))?;
         }
         Ok(())
+    }
+
+    fn set_run(&self, container: &mut Container, run: &Run) -> Result<(), Error> {
+        container.record.run = Some(run.clone());
+        self.update(container)
     }
 
     fn change_endpoints(

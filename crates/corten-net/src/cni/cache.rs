@@ -3,9 +3,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -14,6 +15,7 @@ use corten_spec::cni::Version;
 use super::{Attachment, CniResult, NetworkConfigList};
 use crate::Error;
 use crate::error::file_error;
+use crate::failpoint::failpoint;
 
 const KIND: &str = "cniCacheV1";
 /// A result and a configuration, each at most a document, the latter in base64.
@@ -68,6 +70,10 @@ fn path(cache: &Path, network: &str, container_id: &str, ifname: &str) -> PathBu
     folder(cache).join(format!("{network}-{container_id}-{ifname}"))
 }
 
+fn temporary(cache: &Path, container_id: &str, ifname: &str) -> PathBuf {
+    folder(cache).join(format!(".{container_id}-{ifname}"))
+}
+
 /// Writes the result of an ADD, whole or not at all.
 pub fn write(
     cache: &Path,
@@ -89,14 +95,37 @@ pub fn write(
         result: result.to_document(list.version),
     };
     let path = path(cache, &list.name, &entry.container_id, &of.ifname);
-    let temporary = folder(cache).join(format!(".{}-{}", of.container_id, of.ifname));
+    let temporary = temporary(cache, of.container_id.as_str(), &of.ifname);
     fs::create_dir_all(folder(cache)).map_err(file_error("make", &folder(cache)))?;
     let bytes = serde_json::to_vec(&entry).map_err(|e| file_error("write", &path)(e.into()))?;
-    let write = || {
-        File::create(&temporary)?.write_all(&bytes)?;
-        fs::rename(&temporary, &path)
-    };
-    write().map_err(file_error("write", &path))
+    replace(&path, &temporary, &bytes).map_err(file_error("write", &path))
+}
+
+/// An unnamed file gets its content first and its name last, so that a killed write leaves nothing. A name that is
+/// there already can be taken only by another name; what a kill leaves of that goes with the entry.
+fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(folder, flags, Mode::from(0o600))?);
+    file.write_all(bytes)?;
+    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let link = |to: &Path| linkat(CWD, unnamed.as_str(), CWD, to, AtFlags::SYMLINK_FOLLOW);
+    match link(path) {
+        Err(rustix::io::Errno::EXIST) => {}
+        other => return Ok(other?),
+    }
+    remove_file(temporary)?;
+    link(temporary)?;
+    failpoint!("cache.write.temporary");
+    fs::rename(temporary, path)
+}
+
+/// One that is not there is a success.
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// The entry of an attachment, if there is one.
@@ -165,16 +194,18 @@ pub fn lock(cache: &Path, alone: bool) -> Result<File, Error> {
 
 /// Forgets an attachment; not known is no error.
 pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> Result<(), Error> {
-    let path = path(cache, network, container_id, ifname);
-    let another =
-        read_file(&path)?.is_some() && entry(cache, network, container_id, ifname)?.is_none();
+    let another = read_file(&path(cache, network, container_id, ifname))?.is_some()
+        && entry(cache, network, container_id, ifname)?.is_none();
     if another {
         return Ok(());
     }
-    match fs::remove_file(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file_error("remove", &path)(e)),
-        _ => Ok(()),
+    for path in [
+        temporary(cache, container_id, ifname),
+        path(cache, network, container_id, ifname),
+    ] {
+        remove_file(&path).map_err(file_error("remove", &path))?;
     }
+    Ok(())
 }
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";

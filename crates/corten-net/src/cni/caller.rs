@@ -11,6 +11,7 @@ use super::cache::{self, Entry};
 use super::exec::{exec, insert, version};
 use super::{Attachment, CniResult, NetworkConfigList, ValidAttachment};
 use crate::Error;
+use crate::failpoint::failpoint;
 use crate::plugin::{self, Request, Session, Verb};
 
 /// Calls plugins. Cheap to make: it opens nothing until a call.
@@ -54,9 +55,11 @@ impl Caller {
     /// Attaches: runs ADD of each plugin in order. After a failure the DEL of all has run.
     pub fn add(&self, list: &NetworkConfigList, to: &Attachment) -> Result<CniResult, Error> {
         validate(to)?;
-        let attached = self
-            .add_all(list, to)
-            .and_then(|result| cache::write(&self.cache_dir, list, to, &result).map(|()| result));
+        let attached = self.add_all(list, to).and_then(|result| {
+            failpoint!("caller.add.all");
+            cache::write(&self.cache_dir, list, to, &result).map(|()| result)
+        });
+        failpoint!("caller.add.remembered");
         attached.map_err(|error| Error::Attach {
             container: to.container_id.to_string(),
             network: list.name.clone(),
@@ -77,6 +80,7 @@ impl Caller {
                 result = next;
                 call.extra = vec![("prevResult", result.to_document(list.version))];
             }
+            failpoint!("caller.add.one");
         }
         crate::recover::reload_others(&call.session, list, &self.cache_dir, to)?;
         Ok(result)
@@ -89,6 +93,7 @@ impl Caller {
         let _lock = cache::lock(&self.cache_dir, false)?;
         let cached = cache::read(&self.cache_dir, &list.name, from)?;
         self.del_all(list, from, cached)?;
+        failpoint!("caller.del.all");
         let (id, ifname) = (from.container_id.as_str(), &from.ifname);
         cache::remove(&self.cache_dir, &list.name, id, ifname)
     }
@@ -123,6 +128,7 @@ impl Caller {
         for plugin in list.plugins.iter().filter(|p| p.kind == kind) {
             self.call(list, plugin, &call)?;
         }
+        failpoint!("caller.renew.called");
         cache::write(&self.cache_dir, list, to, &result)
     }
 
@@ -151,7 +157,11 @@ impl Caller {
             .plugins
             .iter()
             .rev()
-            .filter_map(|plugin| self.call(list, plugin, &call).err())
+            .filter_map(|plugin| {
+                let failure = self.call(list, plugin, &call).err();
+                failpoint!("caller.del.one");
+                failure
+            })
             .collect();
         Error::several(failures)
     }
@@ -199,7 +209,10 @@ impl Caller {
         if list.version.has_gc_and_status() {
             let none = Map::new();
             let call = Call {
-                extra: vec![("cni.dev/valid-attachments", json!(valid))],
+                // The second is what the specification said at first, and the reference library sends too.
+                extra: ["cni.dev/valid-attachments", "cni.dev/attachments"]
+                    .map(|key| (key, json!(valid)))
+                    .into(),
                 ..Call::about_nobody(Verb::Gc, &none)
             };
             let errors = list.plugins.iter().map(|p| self.call(list, p, &call));

@@ -41,7 +41,10 @@ pub fn version(kind: &str, request: &Request<'_>) -> Result<VersionInfo, Error> 
 }
 
 fn find(kind: &str, path: &[PathBuf]) -> Result<PathBuf, Error> {
+    // A name, not a path: what is run is in one of the folders. (`ipam.type` of a plugin's configuration comes here as it is.)
+    let plain = !kind.contains(['/', '\0']) && !matches!(kind, "" | "." | "..");
     path.iter()
+        .filter(|_| plain)
         .map(|folder| folder.join(kind))
         .find(|file| file.is_file() && access(file, Access::EXEC_OK).is_ok())
         .ok_or_else(|| Error::PluginMissing {

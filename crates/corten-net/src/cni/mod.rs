@@ -4,6 +4,8 @@ pub(crate) mod cache;
 mod caller;
 mod exec;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 
 use std::path::PathBuf;
 

@@ -30,6 +30,7 @@ use corten_spec::cni::Protocol;
 use corten_sys::netlink::Error as NetlinkError;
 
 use crate::Error;
+use crate::failpoint::failpoint;
 use crate::link::Links;
 use crate::owner::Owner;
 use crate::sysctl;
@@ -147,11 +148,27 @@ impl Firewall {
             .map(drop)
     }
 
+    /// Takes back what [`Firewall::admit`] did for a link that is one container's, and ends with it. Subnets stay: they
+    /// are those of other containers too. A link that is not known costs one question.
+    pub fn dismiss_link(&mut self, link: &str) -> Result<(), Error> {
+        match self.tables.has(table::links(), &expression::ifname(link))? {
+            true => self.dismiss(link, &[]),
+            false => Ok(()),
+        }
+    }
+
+    /// The links that are admitted, whether they are there or not.
+    pub fn links(&mut self) -> Result<Vec<String>, Error> {
+        let there = self.tables.read(&[table::links()])?.entries;
+        Ok(there.iter().map(|e| describe::link_name(&e.key)).collect())
+    }
+
     /// Publishes ports: all of them, or none. A port that another container has is refused with
     /// its name. UDP clients that asked the host before are let begin anew.
     pub fn publish(&mut self, ports: &[Published]) -> Result<(), Error> {
         let entries: Vec<Entry> = ports.iter().flat_map(port::entries).collect();
         self.tables.add(&entries)?;
+        failpoint!("portmap.add.unforgotten");
         let mut links = Links::open()?;
         let mut own: HashMap<IpAddr, bool> = HashMap::new();
         self.forget(ports, &mut |flow, port| {
@@ -215,6 +232,7 @@ impl Firewall {
     /// Admits a container's addresses as the plugin `firewall` does.
     pub fn admit_addresses(&mut self, admitted: &Admitted) -> Result<(), Error> {
         self.tables.add(&wish::admitted(admitted))?;
+        failpoint!("firewall.add.unvouched");
         self.vouch(&admitted.link)
     }
 

@@ -196,9 +196,8 @@ impl Plan {
     }
 
     fn del(&self, request: &Request<'_>, undo: bool) -> Result<(), Error> {
-        // The address first: a failure below must not keep it.
-        self.shared.forward(request)?;
-        delete_inside(request, self.kind.name(), undo)
+        self.shared
+            .release(request, || delete_inside(request, self.kind.name(), undo))
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), Error> {

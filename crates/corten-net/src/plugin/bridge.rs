@@ -25,6 +25,7 @@ use super::container::{
 };
 use super::{Request, Verb};
 use crate::Error;
+use crate::failpoint::failpoint;
 use crate::link::{Link, Links, mac_text, netns};
 use crate::owner::Owner;
 pub use attach::clear_leftover;
@@ -51,9 +52,13 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
 
 /// `undo`: what an ADD of ours made, not another implementation's link of the same name.
 fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> {
-    // The address first: a failure below must not keep it.
-    shared.forward(request)?;
+    shared.release(request, || delete_pair(request, undo))
+}
+
+fn delete_pair(request: &Request<'_>, undo: bool) -> Result<(), Error> {
+    failpoint!("bridge.del.address");
     wall::release(request)?;
+    failpoint!("bridge.del.unguarded");
     let owner = request.owner();
     let mut links = Links::open()?;
     let inside = netns::open_if_there(request.netns)?;

@@ -13,8 +13,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     let shared = Shared::read(request, "dummy")?;
     shared.need_ipam("dummy")?;
     let delete = |request: &Request<'_>, undo| {
-        shared.forward(request)?;
-        delete_inside(request, "dummy", undo)
+        shared.release(request, || delete_inside(request, "dummy", undo))
     };
     match request.verb {
         Verb::Add => or_undo(request, || add(request, &shared), |r| delete(r, true)).map(Some),

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use super::{Request, Verb, portmap};
 use crate::Error;
+use crate::failpoint::failpoint;
 use crate::firewall::{Admitted, Wanted};
 use crate::link::Links;
 
@@ -44,12 +45,14 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
             let previous = request.need_previous("firewall")?;
             for admitted in plan(request, policy, &previous)? {
                 firewall.admit_addresses(&admitted)?;
+                failpoint!("firewall.add.admitted");
             }
             return Ok(Some(previous));
         }
         Verb::Del => {
             let owner = request.owner();
             firewall.expel(|o| *o == owner)?;
+            failpoint!("firewall.del.expelled");
         }
         Verb::Gc => {
             let valid = request.valid_attachments()?;

@@ -131,7 +131,10 @@ fn add(
 
 /// `undo`: what an ADD of ours moved, as its record says.
 fn del(request: &Request<'_>, shared: &Shared, records: &Records, undo: bool) -> Result<(), Error> {
-    shared.forward(request)?;
+    shared.release(request, || give_back(request, records, undo))
+}
+
+fn give_back(request: &Request<'_>, records: &Records, undo: bool) -> Result<(), Error> {
     let (id, ifname) = (request.container_id, request.ifname);
     if let Some(record) = records.read::<Record>(id, ifname)? {
         return bring_home(request.netns, ifname, &record, records);

@@ -213,7 +213,7 @@ fn reserve(
                 store.reserve(address, id, ifname)?;
                 (address, range)
             }
-            None => store.reserve_next(number, set, id, ifname)?,
+            None => next(store, (number, set), id, ifname)?,
         };
         failpoint!("host-local.add.reserved");
         ips.extend(
@@ -228,6 +228,23 @@ fn reserve(
         Some(left) => Err(not_free(*left, "is the second one asked for of its ranges")),
         None => Ok(()),
     }
+}
+
+/// The next free address. Where there is none, what an ADD that was killed has left us is as good; it is not
+/// looked for before that, since finding it takes reading every reservation.
+fn next<'s>(
+    store: &Store,
+    (number, set): (usize, &'s RangeSet),
+    id: &str,
+    ifname: &str,
+) -> Result<(IpAddr, &'s Range), Error> {
+    let full = match store.reserve_next(number, set, id, ifname) {
+        Err(full @ Error::RangeFull { .. }) => full,
+        other => return other,
+    };
+    let held = store.held(id, ifname)?;
+    let own = |a: IpAddr| Some((a, set.range_of(a)?));
+    held.into_iter().find_map(own).ok_or(full)
 }
 
 fn not_free(address: IpAddr, reason: &str) -> Error {

@@ -19,6 +19,8 @@ mod dhcp;
 mod dummy;
 mod firewall;
 mod fixed;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod host_device;
 mod host_local;
 mod loopback;
@@ -68,6 +70,9 @@ pub const NAMES: &[&str] = &[
     "vlan",
     "vrf",
 ];
+
+/// Those of them that give addresses.
+const IPAM: [&str; 3] = ["dhcp", "host-local", "static"];
 
 /// The verbs of the specification, but for VERSION, which needs no request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,21 +182,25 @@ impl Request<'_> {
                 .any(|v| Owner::new(&v.container_id, &v.ifname, self.network()) == *owner)
     }
 
-    /// For GC: the attachments to be kept. Without the key nothing may be collected.
+    /// For GC: the attachments to be kept. Without the key nothing may be collected; `null` is how the reference library
+    /// writes that there are none. The second key is what the specification said at first.
     fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Error> {
         let key = "cni.dev/valid-attachments";
-        let Some(value) = self.config.get(key) else {
+        let either = [key, "cni.dev/attachments"].map(|key| self.config.get(key));
+        let Some(value) = either.into_iter().flatten().next() else {
             return Err(Error::Invalid {
                 what: "the configuration of GC",
                 value: self.network().into(),
                 reason: format!("has no {key}"),
             });
         };
-        serde_json::from_value(value.clone()).map_err(|e| Error::Invalid {
-            what: "the configuration of GC",
-            value: self.network().into(),
-            reason: format!("has a wrong {key}: {e}"),
-        })
+        let all: Result<Option<_>, _> = serde_json::from_value(value.clone());
+        all.map(Option::unwrap_or_default)
+            .map_err(|e| Error::Invalid {
+                what: "the configuration of GC",
+                value: self.network().into(),
+                reason: format!("has a wrong {key}: {e}"),
+            })
     }
 }
 

@@ -17,6 +17,7 @@ use serde::Deserialize;
 
 use super::{Request, Verb};
 use crate::Error;
+use crate::failpoint::failpoint;
 use crate::firewall::{Firewall, Network, Published, Source, Wanted};
 use crate::link::Links;
 use crate::network::TABLE;
@@ -60,10 +61,13 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
         Verb::Del => {
             let owner = request.owner();
             firewall.withdraw(|p| p.owner == owner)?;
+            failpoint!("portmap.del.withdrawn");
+            close_own_way(request, &mut firewall)?;
         }
         Verb::Gc => {
             let valid = request.valid_attachments()?;
             firewall.withdraw(|p| !request.is_valid(&valid, &p.owner))?;
+            close_dead_ways(&mut firewall)?;
         }
         Verb::Check => check(request, &Config::read(request)?, &mut firewall)?,
         Verb::Status => {
@@ -202,7 +206,9 @@ fn add(
         return Ok(previous);
     }
     open_the_way(firewall, config, &previous)?;
+    failpoint!("portmap.add.way");
     firewall.publish(&ports)?;
+    failpoint!("portmap.add.published");
     Ok(previous)
 }
 
@@ -244,11 +250,45 @@ fn open_the_way(
     for (link, subnets) in ways(previous)? {
         // The guard comes before what it guards against.
         firewall.admit(&way(&link, &subnets))?;
+        failpoint!("portmap.add.admitted");
         for subnet in subnets {
             sysctl::forward(subnet.is_ipv4())?;
             if subnet.is_ipv4() && config.source() != Source::Kept {
                 sysctl::set(&format!("ipv4/conf/{link}/route_localnet"), "1")?;
             }
+        }
+    }
+    Ok(())
+}
+
+/// A link that is the container's alone, as `ptp` makes one, is forgotten with it; a bridge stays. By the result of
+/// ADD, if DEL is told, and by the name that a link of ours has.
+fn close_own_way(request: &Request<'_>, firewall: &mut Firewall) -> Result<(), Error> {
+    let previous = request.previous().ok().flatten().unwrap_or_default();
+    let on_host = previous.interfaces.into_iter();
+    let mut names: Vec<String> = on_host
+        .filter(|i| i.sandbox.is_empty())
+        .map(|i| i.name)
+        .collect();
+    names.push(request.owner().veth_name());
+    let mut links = Links::open()?;
+    for name in names.iter().filter(|n| cni::check_ifname(n).is_ok()) {
+        if links
+            .by_name(name)?
+            .is_none_or(|l| l.kind == "veth" && l.master.is_none())
+        {
+            firewall.dismiss_link(name)?;
+        }
+    }
+    Ok(())
+}
+
+/// Links of containers that are gone, which nobody has told us of. What a bridge that is gone had is made again with it.
+fn close_dead_ways(firewall: &mut Firewall) -> Result<(), Error> {
+    let mut links = Links::open()?;
+    for name in firewall.links()? {
+        if links.by_name(&name)?.is_none() {
+            firewall.dismiss_link(&name)?;
         }
     }
     Ok(())

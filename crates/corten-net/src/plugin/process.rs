@@ -1,6 +1,7 @@
 //! A plugin as an executable: the protocol of section 2 of the specification.
 
 use std::env;
+use std::ffi::OsString;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,8 +19,12 @@ use crate::Error;
 /// What is printed: a result, a version, nothing.
 type Output = Option<Value>;
 
+/// A variable of the environment; one that is not set is as one that is empty.
+type Variable<'a> = &'a dyn Fn(&str) -> OsString;
+
 pub fn main(name: &str) -> ExitCode {
-    let (document, exit) = match answer(name) {
+    let variable = |name: &str| env::var_os(name).unwrap_or_default();
+    let (document, exit) = match answer(name, &variable, &mut io::stdin()) {
         Ok(None) => return ExitCode::SUCCESS,
         Ok(Some(document)) => (document, ExitCode::SUCCESS),
         Err(object) => (
@@ -34,7 +39,12 @@ pub fn main(name: &str) -> ExitCode {
     }
 }
 
-fn answer(name: &str) -> Result<Output, ErrorObject> {
+/// From the environment and stdin to what is printed.
+pub(super) fn answer(
+    name: &str,
+    variable: Variable<'_>,
+    stdin: &mut dyn Read,
+) -> Result<Output, ErrorObject> {
     let fail = |version: &str, code, msg: String| ErrorObject {
         cni_version: version.into(),
         code,
@@ -42,7 +52,7 @@ fn answer(name: &str) -> Result<Output, ErrorObject> {
         details: String::new(),
     };
     let newest = Version::V1_1_0.as_str();
-    let command = variable("CNI_COMMAND");
+    let command = text(variable, "CNI_COMMAND");
     let config = match command.as_str() {
         "" => {
             return Err(fail(
@@ -57,13 +67,13 @@ fn answer(name: &str) -> Result<Output, ErrorObject> {
                 serde_json::to_value(VersionInfo::ours()).unwrap_or(Value::Null),
             ));
         }
-        _ => read_config().map_err(|msg| fail(newest, code::DECODING, msg))?,
+        _ => read_config(stdin).map_err(|msg| fail(newest, code::DECODING, msg))?,
     };
-    let text = config
+    let named = config
         .get("cniVersion")
         .and_then(Value::as_str)
         .unwrap_or("0.3.0");
-    let version: Version = text.parse().map_err(|v| {
+    let version: Version = named.parse().map_err(|v| {
         fail(
             newest,
             code::INCOMPATIBLE_VERSION,
@@ -89,7 +99,7 @@ fn answer(name: &str) -> Result<Output, ErrorObject> {
     // It becomes part of paths, aliases and comments.
     let network = config.get("name").and_then(Value::as_str).unwrap_or("");
     check_network_name(network).map_err(|e| Error::from(e).to_object(version.as_str()))?;
-    let call = Call::from_environment(verb).map_err(environment)?;
+    let call = Call::from_environment(verb, variable).map_err(environment)?;
     let session = Session::default();
     let request = call.request(verb, version, &config, &session);
     run(name, &request)
@@ -97,15 +107,13 @@ fn answer(name: &str) -> Result<Output, ErrorObject> {
         .map_err(|e: Error| e.to_object(version.as_str()))
 }
 
-fn variable(name: &str) -> String {
-    env::var_os(name)
-        .map(|v| v.to_string_lossy().into_owned())
-        .unwrap_or_default()
+fn text(variable: Variable<'_>, name: &str) -> String {
+    variable(name).to_string_lossy().into_owned()
 }
 
-fn read_config() -> Result<Map<String, Value>, String> {
+fn read_config(stdin: &mut dyn Read) -> Result<Map<String, Value>, String> {
     let mut bytes = Vec::new();
-    io::stdin()
+    stdin
         .take(MAX_DOCUMENT as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| format!("cannot read the configuration: {e}"))?;
@@ -127,13 +135,13 @@ struct Call {
 }
 
 impl Call {
-    fn from_environment(verb: Verb) -> Result<Self, String> {
+    fn from_environment(verb: Verb, variable: Variable<'_>) -> Result<Self, String> {
         let call = Self {
-            container_id: variable("CNI_CONTAINERID"),
-            netns: env::var_os("CNI_NETNS").unwrap_or_default().into(),
-            ifname: variable("CNI_IFNAME"),
-            args: parse_args(&variable("CNI_ARGS"))?,
-            path: env::split_paths(&env::var_os("CNI_PATH").unwrap_or_default())
+            container_id: text(variable, "CNI_CONTAINERID"),
+            netns: variable("CNI_NETNS").into(),
+            ifname: text(variable, "CNI_IFNAME"),
+            args: parse_args(&text(variable, "CNI_ARGS"))?,
+            path: env::split_paths(&variable("CNI_PATH"))
                 .filter(|p| !p.as_os_str().is_empty())
                 .collect(),
         };

@@ -233,7 +233,10 @@ fn configure_outer(
 
 /// `undo`: what an ADD of ours made, not another implementation's link of the same name.
 fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> {
-    shared.forward(request)?;
+    shared.release(request, || delete_pair(request, undo))
+}
+
+fn delete_pair(request: &Request<'_>, undo: bool) -> Result<(), Error> {
     let owner = request.owner();
     let mut links = Links::open()?;
     clear_leftover(&mut links, &owner.veth_name(), &owner)?;

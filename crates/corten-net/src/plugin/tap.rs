@@ -40,8 +40,7 @@ pub fn run(request: &Request<'_>) -> Result<Option<CniResult>, Error> {
         corten_spec::cni::check_ifname(&config.bridge)?;
     }
     let delete = |request: &Request<'_>, undo| {
-        shared.forward(request)?;
-        delete_inside(request, "tun", undo)
+        shared.release(request, || delete_inside(request, "tun", undo))
     };
     match request.verb {
         Verb::Add => or_undo(

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::rig::{Host, Namespace, shell};
 
 /// A plugin of ours, as an executable, with its host.
-struct Rig {
+pub struct Rig {
     host: Host,
     namespace: Namespace,
     bin: PathBuf,
@@ -19,7 +19,7 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(setup: &str, config: &Value) -> Self {
+    pub fn new(setup: &str, config: &Value) -> Self {
         let host = Host::new();
         shell(setup);
         let bin = host.executables();
@@ -34,7 +34,7 @@ impl Rig {
     }
 
     /// What the plugin prints, and whether it succeeded.
-    fn call(&self, plugin: usize, verb: &str, extra: &Value, failpoint: &str) -> (Value, bool) {
+    pub fn call(&self, plugin: usize, verb: &str, extra: &Value, failpoint: &str) -> (Value, bool) {
         let mut config = self.config[plugin].clone();
         config["cniVersion"] = json!("1.1.0");
         config["name"] = json!("n");
@@ -61,7 +61,7 @@ impl Rig {
     }
 
     /// ADD of all, the last of them with a failpoint; the last result.
-    fn add(&self, failpoint: &str) -> (Value, bool) {
+    pub fn add(&self, failpoint: &str) -> (Value, bool) {
         let mut result = Value::Null;
         let last = self.config.as_array().unwrap().len() - 1;
         for plugin in 0..=last {
@@ -79,7 +79,7 @@ impl Rig {
         (result, true)
     }
 
-    fn all(&self, verb: &str, extra: &Value) {
+    pub fn all(&self, verb: &str, extra: &Value) {
         for plugin in (0..self.config.as_array().unwrap().len()).rev() {
             let (printed, success) = self.call(plugin, verb, extra, "");
             assert!(success, "{verb} {printed}");
@@ -87,24 +87,28 @@ impl Rig {
     }
 
     /// Names of links here and inside, addresses held, records.
-    fn left(&self) -> String {
+    pub fn left(&self) -> String {
         let links = "ip -o link show | cut -d: -f2 | cut -d@ -f1 | sort | tr -d '\\n'";
         let inside = self.namespace.run(|| shell(links));
         let dir = self.host.dir.path();
         let files = files(&dir.join("ipam/n"));
         let records = [files_of(&dir.join("hd")), files_of(&dir.join("tuning"))].concat();
-        format!("{} | {inside} | {files:?} {records:?}", shell(links))
+        let elements = shell("nft list ruleset | grep -o '\"corten c [^\"]*\"' || true");
+        format!(
+            "{} | {inside} | {files:?} {records:?} | {elements}",
+            shell(links)
+        )
     }
 }
 
 /// Addresses that host-local holds.
-fn files(folder: &Path) -> Vec<String> {
+pub fn files(folder: &Path) -> Vec<String> {
     let mut all = files_of(folder);
     all.retain(|name| name.parse::<std::net::IpAddr>().is_ok());
     all
 }
 
-fn files_of(folder: &Path) -> Vec<String> {
+pub fn files_of(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut all: Vec<String> = entries
         .map(|e| e.file_name().to_string_lossy().into_owned())
@@ -133,13 +137,11 @@ fn all_owned(before: &str) {
 }
 
 /// Kills ADD at each place, and goes on in three ways.
-fn at_each(failpoints: &[&str], setup: &str, config: Value) {
+pub fn at_each(failpoints: &[&str], setup: &str, config: Value) {
     for failpoint in failpoints {
-        for way in ["DEL", "GC", "ADD"] {
+        for way in WAYS {
             let rig = Rig::new(setup, &config);
             let what = format!("{failpoint}, then {way}");
-            // The bridge stays, as it should.
-            let bridges = |text: String| text.replace(" br9", "");
             let before = rig.left();
             let (printed, success) = rig.add(failpoint);
             assert!(
@@ -147,33 +149,68 @@ fn at_each(failpoints: &[&str], setup: &str, config: Value) {
                 "{what}: not killed: {printed}"
             );
             all_owned(&before);
-            match way {
-                "DEL" => {
-                    rig.all("DEL", &json!({}));
-                    rig.all("DEL", &json!({}));
-                }
-                "GC" => {
-                    rig.all("GC", &json!({"cni.dev/valid-attachments": []}));
-                    // What is inside the container goes with it, or with its DEL.
-                    rig.all("DEL", &json!({}));
-                }
-                _ => {
-                    let (result, success) = rig.add("");
-                    assert!(success, "{what}: {result}");
-                    for plugin in 0..rig.config.as_array().unwrap().len() {
-                        let extra = json!({"prevResult": result});
-                        let (printed, success) = rig.call(plugin, "CHECK", &extra, "");
-                        assert!(success, "{what}: CHECK {printed}");
-                    }
-                    rig.all("DEL", &json!({"prevResult": result}));
-                }
-            }
+            go_on(&rig, way, &what);
             assert_eq!(bridges(rig.left()), bridges(before), "{what}");
         }
     }
 }
 
-fn local() -> Value {
+const WAYS: [&str; 3] = ["DEL", "GC", "ADD"];
+
+/// Without the bridge, which stays, as it should.
+fn bridges(text: String) -> String {
+    text.replace(" br9", "")
+}
+
+/// Kills DEL of the last plugin at each place, and goes on in three ways.
+pub fn at_each_of_del(failpoints: &[&str], setup: &str, config: &Value) {
+    for failpoint in failpoints {
+        for way in WAYS {
+            let rig = Rig::new(setup, config);
+            let what = format!("{failpoint}, then {way}");
+            let before = rig.left();
+            let (result, success) = rig.add("");
+            assert!(success, "{result}");
+            let last = rig.config.as_array().unwrap().len() - 1;
+            let (printed, success) =
+                rig.call(last, "DEL", &json!({"prevResult": result}), failpoint);
+            assert!(
+                !success && printed.is_null(),
+                "{what}: not killed: {printed}"
+            );
+            all_owned(&before);
+            go_on(&rig, way, &what);
+            assert_eq!(bridges(rig.left()), bridges(before), "{what}");
+        }
+    }
+}
+
+/// What is done after a kill, until nothing should be left.
+fn go_on(rig: &Rig, way: &str, what: &str) {
+    match way {
+        "DEL" => {
+            rig.all("DEL", &json!({}));
+            rig.all("DEL", &json!({}));
+        }
+        "GC" => {
+            rig.all("GC", &json!({"cni.dev/valid-attachments": []}));
+            // What is inside the container goes with it, or with its DEL.
+            rig.all("DEL", &json!({}));
+        }
+        _ => {
+            let (result, success) = rig.add("");
+            assert!(success, "{what}: {result}");
+            for plugin in 0..rig.config.as_array().unwrap().len() {
+                let extra = json!({"prevResult": result});
+                let (printed, success) = rig.call(plugin, "CHECK", &extra, "");
+                assert!(success, "{what}: CHECK {printed}");
+            }
+            rig.all("DEL", &json!({"prevResult": result}));
+        }
+    }
+}
+
+pub fn local() -> Value {
     json!({ "type": "host-local", "dataDir": "DIR/ipam",
             "ranges": [[{"subnet": "10.90.0.0/24"}], [{"subnet": "fd00:90::/64"}]] })
 }

@@ -3,10 +3,12 @@
 mod asked;
 mod attach;
 mod chained;
+mod chains;
 mod dhcp;
 mod firewall;
 mod firewall_plugin;
 mod killed;
+mod killed_rules;
 mod kinds;
 mod links;
 mod names;

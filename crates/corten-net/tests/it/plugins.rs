@@ -1,10 +1,11 @@
 //! Each plugin three times: ours in process, ours as an executable, the reference's. The results
 //! and what `ip` and `tc` show afterwards, on the host and in the container, are the same.
 
-use corten_net::cni::{Attachment, Caller, NetworkConfigList};
+use corten_net::cni::{Attachment, Caller, CniResult, NetworkConfigList};
 use corten_testkit::need;
 use serde_json::{Map, Value, json};
 
+use crate::reload::ruleset;
 use crate::rig::{Host, Namespace, reference, shell};
 
 /// A list, and what the host has before it is used.
@@ -13,7 +14,9 @@ pub struct Case {
     pub host: &'static str,
     plugins: Value,
     args: &'static [(&'static str, &'static str)],
-    capabilities: Value,
+    pub capabilities: Value,
+    /// What is tried before DEL.
+    pub traffic: fn(&CniResult, &Namespace),
     /// Whether CHECK of Debian's version of the reference can succeed.
     pub their_check: bool,
     /// Whether Debian's version passes on what IPAM says of resolvers.
@@ -28,17 +31,22 @@ impl Case {
             plugins,
             args: &[],
             capabilities: json!({}),
+            traffic: |_, _| {},
             their_check: true,
             their_dns: true,
         }
     }
 
     fn list(&self, host: &Host) -> NetworkConfigList {
+        self.list_of("1.0.0", host)
+    }
+
+    pub fn list_of(&self, version: &str, host: &Host) -> NetworkConfigList {
         let text = self.plugins.to_string();
         let text = text.replace("DIR", &host.dir.path().display().to_string());
         let plugins: Value = serde_json::from_str(&text).unwrap();
         NetworkConfigList::from_document(
-            json!({"cniVersion": "1.0.0", "name": "n", "plugins": plugins}),
+            json!({"cniVersion": version, "name": "n", "plugins": plugins}),
         )
         .unwrap()
     }
@@ -50,6 +58,8 @@ struct Seen {
     result: Value,
     host: Value,
     container: Value,
+    /// The rules of nf_tables. The reference's are iptables', and nothing that could be compared.
+    rules: Vec<String>,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -91,7 +101,12 @@ fn round(case: &Case, whose: Whose, theirs: &std::path::Path) -> Seen {
         result: plain_result(result.to_document(list.version), whose),
         host: state(),
         container: namespace.run(state),
+        rules: match whose {
+            Whose::Reference => Vec::new(),
+            _ => ruleset(),
+        },
     };
+    (case.traffic)(&result, &namespace);
     if case.their_check || whose != Whose::Reference {
         caller.check(&list, &a).unwrap_or_else(|e| failed(e));
     }
@@ -146,6 +161,7 @@ fn as_reference(seen: &Seen) -> Seen {
         ),
         host: seen.host.clone(),
         container: seen.container.clone(),
+        rules: Vec::new(),
     }
 }
 

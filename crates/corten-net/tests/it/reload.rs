@@ -15,7 +15,7 @@ fn cache(host: &Host) -> PathBuf {
 }
 
 /// The ruleset without counters, handles and the order of elements.
-fn ruleset() -> Vec<String> {
+pub fn ruleset() -> Vec<String> {
     let listed = shell("nft -j list ruleset");
     let document: serde_json::Value = serde_json::from_str(&listed).unwrap();
     let mut all: Vec<String> = document["nftables"]

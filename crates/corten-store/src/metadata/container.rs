@@ -5,6 +5,7 @@ use corten_spec::{ContainerId, Name};
 use rusqlite::{Connection, OptionalExtension as _, Row, params};
 
 use crate::error::{Error, Result};
+use crate::metadata::lookup::Rows;
 use crate::metadata::parsed;
 use crate::store::Store;
 
@@ -26,7 +27,13 @@ pub struct Containers<'a> {
     store: &'a Store,
 }
 
-const COLUMNS: &str = "SELECT id, name, image, created_at, record FROM container";
+const ROWS: Rows<ContainerRow> = Rows {
+    what: "container",
+    columns: "SELECT id, name, image, created_at, record FROM container",
+    read,
+    id: |r| &r.id,
+};
+const OLDEST_FIRST: &str = "ORDER BY created_at, id";
 
 impl<'a> Containers<'a> {
     pub(crate) fn new(store: &'a Store) -> Self {
@@ -79,33 +86,17 @@ impl<'a> Containers<'a> {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Ambiguous`].
     pub fn get(&self, key: &str) -> Result<ContainerRow> {
-        let mut found = self
-            .store
-            .db()
-            .read("look up a container", |c| find(c, key))?;
-        match (found.pop(), found.is_empty()) {
-            (Some(row), true) => Ok(row),
-            (Some(last), false) => Err(Error::Ambiguous {
-                what: "container",
-                name: key.into(),
-                candidates: found
-                    .iter()
-                    .chain([&last])
-                    .map(|r| r.id.short().to_owned())
-                    .collect(),
-            }),
-            (None, _) => Err(Error::NotFound {
-                what: "container",
-                name: key.into(),
-            }),
-        }
+        let op = "look up a container";
+        let found = self.store.db().read(op, |c| ROWS.find(c, key))?;
+        ROWS.only(key, found)
     }
 
     /// All rows, oldest first.
     pub fn list(&self) -> Result<Vec<ContainerRow>> {
-        self.store.db().read("list the containers", |c| {
-            select(c, &format!("{COLUMNS} ORDER BY created_at, id"), [])
-        })
+        let op = "list the containers";
+        self.store
+            .db()
+            .read(op, |c| ROWS.select(c, OLDEST_FIRST, []))
     }
 
     /// Replaces the record, and only that.
@@ -162,25 +153,6 @@ impl<'a> Containers<'a> {
             _ => Ok(()),
         }
     }
-}
-
-fn find(c: &Connection, key: &str) -> rusqlite::Result<Vec<ContainerRow>> {
-    for by in ["id = ?1", "name = ?1", "substr(id, 1, length(?1)) = ?1"] {
-        let rows = select(c, &format!("{COLUMNS} WHERE {by} LIMIT 10"), [key])?;
-        if !rows.is_empty() || key.is_empty() {
-            return Ok(rows);
-        }
-    }
-    Ok(Vec::new())
-}
-
-fn select(
-    c: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-) -> rusqlite::Result<Vec<ContainerRow>> {
-    let mut q = c.prepare(sql)?;
-    q.query_map(params, read)?.collect()
 }
 
 fn read(r: &Row<'_>) -> rusqlite::Result<ContainerRow> {

@@ -10,6 +10,7 @@ mod container;
 mod image;
 pub(crate) mod layer;
 mod lease;
+mod lookup;
 mod mounted;
 mod network;
 pub(crate) mod owner;

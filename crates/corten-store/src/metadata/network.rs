@@ -2,9 +2,10 @@
 //! store sees to it that a name has one network, and that none goes while a container is on it.
 
 use corten_spec::{ContainerId, Name};
-use rusqlite::{Connection, Row, Transaction, params};
+use rusqlite::{Row, Transaction, params};
 
 use crate::error::{Error, Result};
+use crate::metadata::lookup::Rows;
 use crate::metadata::parsed;
 use crate::store::Store;
 
@@ -25,7 +26,13 @@ pub struct Networks<'a> {
     store: &'a Store,
 }
 
-const COLUMNS: &str = "SELECT id, name, created_at, record FROM network";
+const ROWS: Rows<NetworkRow> = Rows {
+    what: "network",
+    columns: "SELECT id, name, created_at, record FROM network",
+    read,
+    id: |r| &r.id,
+};
+const OLDEST_FIRST: &str = "ORDER BY created_at, id";
 
 impl<'a> Networks<'a> {
     pub(crate) fn new(store: &'a Store) -> Self {
@@ -43,8 +50,7 @@ impl<'a> Networks<'a> {
     ) -> Result<NetworkRow, E> {
         let op = "insert a network";
         self.store.db().write(op, |t| {
-            let all = select(t, &format!("{COLUMNS} ORDER BY created_at, id"), []);
-            let all = all.map_err(Error::db(op))?;
+            let all = ROWS.select(t, OLDEST_FIRST, []).map_err(Error::db(op))?;
             let row = match make(&all) {
                 Ok(row) => row,
                 Err(e) => return Ok(Err(e)),
@@ -76,27 +82,16 @@ impl<'a> Networks<'a> {
     /// [`Error::NotFound`], [`Error::Ambiguous`].
     pub fn get(&self, key: &str) -> Result<NetworkRow> {
         let op = "look up a network";
-        let mut found = self.store.db().read(op, |c| find(c, key))?;
-        match (found.pop(), found.is_empty()) {
-            (Some(row), true) => Ok(row),
-            (Some(last), false) => Err(Error::Ambiguous {
-                what: "network",
-                name: key.into(),
-                candidates: found
-                    .iter()
-                    .chain([&last])
-                    .map(|r| r.id.short().to_owned())
-                    .collect(),
-            }),
-            (None, _) => Err(missing(key)),
-        }
+        let found = self.store.db().read(op, |c| ROWS.find(c, key))?;
+        ROWS.only(key, found)
     }
 
     /// All rows, oldest first.
     pub fn list(&self) -> Result<Vec<NetworkRow>> {
-        self.store.db().read("list the networks", |c| {
-            select(c, &format!("{COLUMNS} ORDER BY created_at, id"), [])
-        })
+        let op = "list the networks";
+        self.store
+            .db()
+            .read(op, |c| ROWS.select(c, OLDEST_FIRST, []))
     }
 
     /// The containers that are on a network, whether they run or not.
@@ -204,25 +199,6 @@ fn missing(name: &str) -> Error {
         what: "network",
         name: name.into(),
     }
-}
-
-fn find(c: &Connection, key: &str) -> rusqlite::Result<Vec<NetworkRow>> {
-    for by in ["id = ?1", "name = ?1", "substr(id, 1, length(?1)) = ?1"] {
-        let rows = select(c, &format!("{COLUMNS} WHERE {by} LIMIT 10"), [key])?;
-        if !rows.is_empty() || key.is_empty() {
-            return Ok(rows);
-        }
-    }
-    Ok(Vec::new())
-}
-
-fn select(
-    c: &Connection,
-    sql: &str,
-    params: impl rusqlite::Params,
-) -> rusqlite::Result<Vec<NetworkRow>> {
-    let mut q = c.prepare(sql)?;
-    q.query_map(params, read)?.collect()
 }
 
 fn read(r: &Row<'_>) -> rusqlite::Result<NetworkRow> {

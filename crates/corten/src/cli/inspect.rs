@@ -25,10 +25,21 @@ pub struct Args {
 
 pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let engine = global.engine()?;
+    documents(args.format.as_deref(), &args.names, |name| {
+        look_up(&engine, name, args.sort.as_deref())
+    })
+}
+
+/// Prints the documents of all names that there are; fails with the last of those that there are not.
+pub(super) fn documents(
+    format: Option<&str>,
+    names: &[String],
+    mut look_up: impl FnMut(&str) -> Result<Value, Error>,
+) -> Result<(), Failure> {
     let mut documents = Vec::new();
     let mut failed: Option<Failure> = None;
-    for name in &args.names {
-        match look_up(&engine, name, args.sort.as_deref()) {
+    for name in names {
+        match look_up(name) {
             Ok(document) => documents.push(document),
             Err(e) => {
                 if let Some(earlier) = failed.replace(e.into()) {
@@ -38,7 +49,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         }
     }
     if !(documents.is_empty() && failed.is_some()) {
-        template::inspect(args.format.as_deref(), &documents)?;
+        template::inspect(format, &documents)?;
     }
     failed.map_or(Ok(()), Err)
 }

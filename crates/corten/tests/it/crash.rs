@@ -13,10 +13,10 @@ use super::{SOON, with_busybox};
 const MOMENTS: u32 = 20;
 
 /// Random moments, the same ones for one seed (`CORTEN_SEED`), which a failure names.
-struct Moments(u64);
+pub struct Moments(u64);
 
 impl Moments {
-    fn new() -> Moments {
+    pub fn new() -> Moments {
         let asked = std::env::var("CORTEN_SEED")
             .ok()
             .and_then(|text| text.parse().ok());
@@ -26,7 +26,7 @@ impl Moments {
     }
 
     /// Somewhere within this time.
-    fn within(&mut self, whole: Duration) -> Duration {
+    pub fn within(&mut self, whole: Duration) -> Duration {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -34,7 +34,7 @@ impl Moments {
     }
 }
 
-fn start(sandbox: &Sandbox, args: &[&str]) -> Child {
+pub fn start(sandbox: &Sandbox, args: &[&str]) -> Child {
     let child = sandbox
         .command()
         .args(args)
@@ -46,7 +46,7 @@ fn start(sandbox: &Sandbox, args: &[&str]) -> Child {
 
 /// The end of a command that nobody killed: it comes, whatever happened to others.
 #[track_caller]
-fn ends(mut child: Child) {
+pub fn ends(mut child: Child) {
     let ended = wait::until("the command line to end", SOON, || {
         child.try_wait().ok().flatten()
     });
@@ -59,19 +59,19 @@ fn ends(mut child: Child) {
 }
 
 /// How long a command takes when nobody kills it.
-fn whole(sandbox: &Sandbox, args: &[&str]) -> Duration {
+pub fn whole(sandbox: &Sandbox, args: &[&str]) -> Duration {
     let since = Instant::now();
     sandbox.corten(args).ok();
     since.elapsed()
 }
 
-fn kill(pid: u32) {
+pub fn kill(pid: u32) {
     // It may have ended just before.
     let _ = tool::call("kill", &["-KILL", &pid.to_string()]);
 }
 
 /// The supervisors of this sandbox, if any has come up.
-fn supervisors(sandbox: &Sandbox) -> Vec<u32> {
+pub fn supervisors(sandbox: &Sandbox) -> Vec<u32> {
     let named = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains("containerd-shim-corten-v2")
@@ -81,18 +81,23 @@ fn supervisors(sandbox: &Sandbox) -> Vec<u32> {
 
 /// What a person does after a crash; then the engine finds nothing, and nothing of it runs.
 #[track_caller]
-fn repaired(sandbox: &Sandbox) {
+pub fn repaired(sandbox: &Sandbox) {
     sandbox.corten(&["system", "check", "--repair"]).ok();
     for id in sandbox.containers() {
         sandbox.corten(&["rm", "-f", &id]).ok();
     }
     assert_eq!(sandbox.corten(&["system", "check"]).ok(), "");
-    let left = sandbox.processes();
+    // The resolver ends by itself once it sees that nobody needs it.
+    let mut left = Vec::new();
+    let gone = wait::until("everything to end", SOON, || {
+        left = sandbox.processes();
+        left.is_empty().then_some(())
+    });
     let lines: Vec<String> = left
         .iter()
         .filter_map(|pid| std::fs::read_to_string(format!("/proc/{pid}/cmdline")).ok())
         .collect();
-    assert!(left.is_empty(), "still there: {lines:?}");
+    assert!(gone.is_ok(), "still there: {lines:?}");
     assert_eq!(sandbox.bridge_ports(), "", "links are left on the bridge");
 }
 

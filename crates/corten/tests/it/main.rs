@@ -7,7 +7,8 @@
 //! | `server`, `limits` | Python: published ports on both families, memory, processor, processes |
 //! | `database` | PostgreSQL on a bind mount through a `kill -9` of everything |
 //! | `peers` | podman on corten-oci, containerd on our shim |
-//! | `crash` | `kill -9` at random moments, then repair |
+//! | `callers` | our CNI plugins under podman and containerd, beside the reference plugins |
+//! | `crash`, `crash_networks` | `kill -9` at random moments, then repair |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
 //! | `mounts` | layers and images mounted on the host, and what stays of them |
@@ -20,7 +21,9 @@
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
 #![allow(clippy::zombie_processes)]
 
+mod callers;
 mod crash;
+mod crash_networks;
 mod database;
 mod exit;
 mod flags;

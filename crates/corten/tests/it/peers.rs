@@ -15,9 +15,12 @@ use super::sandbox;
 /// A folder with our binary under its other names, first in the peer's PATH.
 fn names(sandbox: &Sandbox) -> PathBuf {
     let folder = sandbox.files().join("bin");
-    fs::create_dir(&folder).expect("folder");
+    fs::create_dir_all(&folder).expect("folder");
     for name in ["corten-oci", "containerd-shim-corten-v2"] {
-        symlink(sandbox.binary(), folder.join(name)).expect("link");
+        let link = folder.join(name);
+        if !link.exists() {
+            symlink(sandbox.binary(), link).expect("link");
+        }
     }
     folder
 }

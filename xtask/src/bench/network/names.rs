@@ -3,6 +3,7 @@
 
 use std::fs;
 
+use super::super::peer::Engine;
 use super::super::report::{Series, skipped};
 use super::super::{Bench, call};
 use super::{Guest, engines};
@@ -11,6 +12,11 @@ use crate::failure::{Context, Result, failure};
 const SECONDS: &str = "3";
 /// Name servers as engines put them into resolv.conf.
 const RESOLV: &str = "/etc/resolv.conf";
+
+const NETWORK: &str = "bench-names";
+
+/// An engine, a container with a name, one that asks for it, and whom that asks.
+type Asked<'b> = (&'b Engine, (Guest<'b>, Guest<'b>, String));
 
 pub fn measure(bench: &Bench) -> Result<()> {
     if call("which", &["dnsperf"]).is_err() {
@@ -21,10 +27,10 @@ pub fn measure(bench: &Bench) -> Result<()> {
     fs::write(&queries, "bench-named A\n").context(queries.display())?;
     let queries = queries.display().to_string();
     let (mut many, mut one) = (Series::default(), Series::default());
-    let mut asked = Vec::new();
+    let mut asked: Vec<Asked<'_>> = Vec::new();
     for engine in engines(bench) {
-        let create = engine.words(&["network", "create", "bench-names"]);
-        let network = ["--network", "bench-names"];
+        let create = engine.words(&["network", "create", NETWORK]);
+        let network = ["--network", NETWORK];
         let made = engine.place.run(&create).and_then(|_| {
             let named = Guest::start(engine, "named", &network)?;
             let client = Guest::start(engine, "asks", &network)?;
@@ -46,17 +52,37 @@ pub fn measure(bench: &Bench) -> Result<()> {
             }
         }
     }
+    runs(&asked);
     let against = ["podman + crun", "docker"];
     many.print("lookups a second, as many as can be", "1/s", &against);
     one.print("lookups a second, one after the other", "1/s", &against);
     for (engine, guests) in asked {
         drop(guests);
-        let remove = engine.words(&["network", "rm", "bench-names"]);
+        let remove = engine.words(&["network", "rm", NETWORK]);
         if let Err(why) = engine.place.run(&remove) {
             eprintln!("bench: {why}");
         }
     }
     Ok(())
+}
+
+/// A container that comes and goes on a network with names, where others are.
+fn runs(asked: &[Asked<'_>]) {
+    let mut series = Series::default();
+    for _ in 0..super::super::run::rounds() {
+        for (engine, _) in asked {
+            let argv = engine.run_with(&["--network", NETWORK]);
+            match engine.place.run(&argv) {
+                Ok(timing) => series.add(engine.name, timing.millis),
+                Err(why) => skipped(engine.name, why),
+            }
+        }
+    }
+    series.print(
+        "run --rm busybox true, on a network with names",
+        "ms",
+        &["podman + crun", "docker"],
+    );
 }
 
 /// Whom the container asks.

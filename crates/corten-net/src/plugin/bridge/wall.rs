@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::config::{default_bridge, gateway_link};
 use crate::Error;
 use crate::cni::ValidAttachment;
+use crate::failpoint::failpoint;
 use crate::firewall::{Guarded, Network, Wanted};
 use crate::link::parse_mac;
 use crate::plugin::Request;
@@ -85,6 +86,7 @@ pub fn admit(request: &Request<'_>, result: &CniResult) -> Result<(), Error> {
     let mut firewall = request.session.firewall(&request.table()?)?;
     if let Some(network) = network {
         firewall.admit(&network)?;
+        failpoint!("bridge.add.admitted");
     }
     if config.macspoofchk {
         let guarded = guarded(request, result).ok_or_else(|| Error::Mismatch {
@@ -93,6 +95,7 @@ pub fn admit(request: &Request<'_>, result: &CniResult) -> Result<(), Error> {
             wanted: "there, for macspoofchk".into(),
         })?;
         firewall.guard(&guarded)?;
+        failpoint!("bridge.add.guarded");
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use corten_spec::cni::{CniResult, Dns};
 use serde::Deserialize;
 
-use super::super::{Request, delegate};
+use super::super::{IPAM, Request, delegate, is_bundled};
 use crate::Error;
 use crate::link::Mac;
 
@@ -27,7 +27,15 @@ impl Shared {
         let mut shared: Self = request.read(plugin)?;
         // A network with nothing but layer 2 has `"ipam": {}`.
         shared.ipam = shared.ipam.filter(|i| !i.kind.is_empty());
-        Ok(shared)
+        match &shared.ipam {
+            // One that delegates itself would do so without end: it gets the same configuration.
+            Some(ipam) if is_bundled(&ipam.kind) && !IPAM.contains(&&*ipam.kind) => Err(wrong_key(
+                "the key ipam.type",
+                &ipam.kind,
+                "is no plugin that gives addresses",
+            )),
+            _ => Ok(shared),
+        }
     }
 
     pub fn has_ipam(&self) -> bool {
@@ -68,6 +76,16 @@ impl Shared {
             });
         }
         Ok(result)
+    }
+
+    /// DEL: the address first, then the rest, whether the address could be given back or not.
+    pub fn release(
+        &self,
+        request: &Request<'_>,
+        rest: impl FnOnce() -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let address = self.forward(request).err();
+        Error::several(address.into_iter().chain(rest().err()).collect())
     }
 
     /// Any other verb of the IPAM plugin.

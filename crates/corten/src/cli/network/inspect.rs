@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use crate::cli::Global;
+use crate::cli::inspect::documents;
 use crate::failure::Failure;
-use crate::output::{self, template};
+use crate::output;
 
 /// Show everything about networks, as JSON
 #[derive(clap::Args)]
@@ -21,25 +22,9 @@ pub struct Args {
 
 pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let engine = global.engine()?;
-    let mut documents = Vec::new();
-    let mut failed: Option<Failure> = None;
-    for name in &args.networks {
-        let document = engine
-            .network(name)
-            .and_then(|n| engine.inspect_network(&n));
-        match document {
-            Ok(document) => documents.push(document),
-            Err(e) => {
-                if let Some(earlier) = failed.replace(e.into()) {
-                    earlier.report();
-                }
-            }
-        }
-    }
-    if !(documents.is_empty() && failed.is_some()) {
-        template::inspect(args.format.as_deref(), &documents)?;
-    }
-    failed.map_or(Ok(()), Err)
+    documents(args.format.as_deref(), &args.networks, |name| {
+        engine.inspect_network(&engine.network(name)?)
+    })
 }
 
 /// Say by the exit code whether a network is there: 0 or 1
