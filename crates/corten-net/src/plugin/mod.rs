@@ -182,11 +182,15 @@ impl Request<'_> {
                 .any(|v| Owner::new(&v.container_id, &v.ifname, self.network()) == *owner)
     }
 
-    /// For GC: the attachments to be kept. Without the key nothing may be collected; `null` is how the reference library
-    /// writes that there are none. The second key is what the specification said at first.
+    /// Whether this is a GC that does not say what is to be kept, as `cnitool gc` has it: nothing may be collected.
+    fn is_gc_of_unknown(&self) -> bool {
+        self.verb == Verb::Gc && !VALID.iter().any(|key| self.config.contains_key(*key))
+    }
+
+    /// For GC: the attachments to be kept. `null` is how the reference library writes that there are none.
     fn valid_attachments(&self) -> Result<Vec<ValidAttachment>, Error> {
-        let key = "cni.dev/valid-attachments";
-        let either = [key, "cni.dev/attachments"].map(|key| self.config.get(key));
+        let key = VALID[0];
+        let either = VALID.map(|key| self.config.get(key));
         let Some(value) = either.into_iter().flatten().next() else {
             return Err(Error::Invalid {
                 what: "the configuration of GC",
@@ -204,6 +208,9 @@ impl Request<'_> {
     }
 }
 
+/// Where GC finds the attachments to be kept; the second key is what the specification said at first.
+const VALID: [&str; 2] = ["cni.dev/valid-attachments", "cni.dev/attachments"];
+
 /// Whether we have a plugin of this name.
 pub fn is_bundled(name: &str) -> bool {
     NAMES.contains(&name)
@@ -211,6 +218,9 @@ pub fn is_bundled(name: &str) -> bool {
 
 /// Runs a bundled plugin in this process. ADD gives a result, other verbs none.
 pub(crate) fn run(name: &str, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
+    if request.is_gc_of_unknown() {
+        return Ok(None);
+    }
     let request = &Request {
         netns: container_netns(request)?,
         ..*request
