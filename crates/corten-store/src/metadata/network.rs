@@ -92,6 +92,17 @@ impl<'a> Networks<'a> {
         }
     }
 
+    /// The network of this very name, which a record holds: no id, and no part of one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn named(&self, name: &str) -> Result<NetworkRow> {
+        let sql = format!("{COLUMNS} WHERE name = ?1");
+        let op = "look up a network";
+        let mut found = self.store.db().read(op, |c| select(c, &sql, [name]))?;
+        found.pop().ok_or_else(|| missing(name))
+    }
+
     /// All rows, oldest first.
     pub fn list(&self) -> Result<Vec<NetworkRow>> {
         self.store.db().read("list the networks", |c| {
