@@ -120,7 +120,9 @@ impl Engine {
         for e in options.endpoints() {
             let attached = run.networks.iter().find(|n| n.network == e.network);
             // A configuration may have been taken out of its folder since.
-            let id = self.network(&e.network).map_or(String::new(), |n| n.id);
+            let id = self
+                .network_named(&e.network)?
+                .map_or(String::new(), |n| n.id);
             networks.insert(e.network.clone(), endpoint(attached, &e.aliases, &id));
         }
         if let NetworkMode::Host | NetworkMode::None = options.mode {

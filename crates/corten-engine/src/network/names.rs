@@ -29,7 +29,7 @@ impl Engine {
         networks: impl IntoIterator<Item = &'n str>,
     ) -> Result<bool, Error> {
         for name in networks {
-            if self.network(name)?.dns {
+            if self.network_named(name)?.is_some_and(|n| n.dns) {
                 return Ok(true);
             }
         }
@@ -68,8 +68,9 @@ impl Engine {
         for endpoint in container.record.options.network.endpoints() {
             let attached = run.networks.iter().find(|n| n.network == endpoint.network);
             let Some(attached) = attached else { continue };
-            let network = self.network(&endpoint.network)?;
-            all.push(membership(container, &endpoint, &network, attached));
+            if let Some(network) = self.network_named(&endpoint.network)? {
+                all.push(membership(container, &endpoint, &network, attached));
+            }
         }
         Ok(all)
     }
