@@ -47,6 +47,7 @@ pub use create::CreateNetwork;
 pub use error::NetworkError;
 pub(crate) use files::Files;
 pub use names::RESOLVER;
+pub(crate) use names::names_on;
 pub(crate) use ports::{HeldPort, forwards, hold_ports};
 
 /// The record's format; a newer one is refused.

@@ -123,23 +123,33 @@ impl Engine {
     }
 }
 
+/// What the network's other containers find it by.
+pub(crate) fn names_on(
+    network: &Network,
+    container: &Container,
+    endpoint: &Endpoint,
+) -> Vec<String> {
+    if !network.dns {
+        return Vec::new();
+    }
+    let mut names = vec![container.name.to_string(), container.id.short().to_owned()];
+    names.extend(endpoint.aliases.clone());
+    names
+}
+
 fn membership(
     container: &Container,
     endpoint: &Endpoint,
     network: &Network,
     attached: &Attached,
 ) -> Membership {
-    let mut names = Vec::new();
     let mut addresses = Vec::new();
     if network.dns {
-        names.push(container.name.to_string());
-        names.push(container.id.short().to_owned());
-        names.extend(endpoint.aliases.clone());
         addresses.extend(attached.addresses.iter().map(|a| a.address()));
     }
     Membership {
         network: network.name.clone(),
-        names,
+        names: names_on(network, container, endpoint),
         addresses,
         internal: network.is_internal(),
     }

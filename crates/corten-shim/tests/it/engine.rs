@@ -485,7 +485,9 @@ fn visitors_who_come_first_and_go_do_not_end_it() {
     let folder = std::sync::Mutex::new(None::<std::path::PathBuf>);
     std::thread::scope(|s| {
         s.spawn(|| {
-            while !done.load(Ordering::SeqCst) {
+            // The time ends it where the test fails.
+            let begun = Instant::now();
+            while !done.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_secs(20) {
                 let at = folder.lock().unwrap().clone();
                 if let Some(at) = at {
                     drop(UnixStream::connect(at.join("shim.sock")));

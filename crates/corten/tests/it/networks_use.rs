@@ -30,6 +30,10 @@ fn a_network_by_its_id_is_that_network() -> Result<()> {
     );
     assert!(look_up(&sandbox, "c", "www").is_some());
     assert_ne!(inspect(&sandbox, "c", "Networks.web.IPAddress"), "");
+    let names = inspect(&sandbox, "c", "Networks.web.DNSNames");
+    assert!(names.contains("www") && names.contains('c'), "{names}");
+    let none = inspect(&sandbox, "c", "Networks.web.GlobalIPv6Address");
+    assert_eq!(none, "");
     let members = sandbox
         .corten(&["network", "inspect", "-f", "{{json .Containers}}", "web"])
         .ok();
