@@ -279,8 +279,12 @@ impl Engine {
             // A row of this minute without a folder: another process is making it.
             let in_the_making = !whole && age < 60_000_000_000;
             if !in_the_making && !self.status(&container)?.is_running() {
-                self.remove(&container, false, true)?;
-                pruned.containers.push(container.id.to_string());
+                match self.remove(&container, false, true) {
+                    Ok(()) => pruned.containers.push(container.id.to_string()),
+                    // It was started meanwhile.
+                    Err(e) if self.status(&container)?.is_running() => drop(e),
+                    Err(e) => return Err(e),
+                }
             }
         }
         self.prune_volumes()?;

@@ -184,7 +184,17 @@ impl Subnet {
             true => Ok(()),
             false => Err(invalid(what, address, format!("is not in {subnet}"))),
         };
-        self.gateway.map_or(Ok(()), |g| inside("gateway", g))?;
+        if let Some(gateway) = self.gateway {
+            inside("gateway", gateway)?;
+            let reason = match gateway {
+                g if g == subnet.first() => "is the subnet's own address",
+                g if g == subnet.last() && subnet.is_ipv4() => "is the broadcast address",
+                _ => "",
+            };
+            if !reason.is_empty() {
+                return Err(invalid("gateway", gateway, reason));
+            }
+        }
         for address in &self.reserved {
             inside("reserved address", *address)?;
         }

@@ -65,6 +65,9 @@ pub fn spawn(request: &SpawnRequest<'_>) -> Result<Client, Error> {
         source,
     };
     let listener = listen::bind_in(request.bundle, SOCKET).map_err(socket)?;
+    // Waits in the queue before there is anybody to accept: the shim ends when its last visitor goes, and a visitor who
+    // only looked in (`ps`) must not be the last one before us.
+    let mut client = connect(request.bundle, request.id)?;
     let count = request.inherit.len().to_string();
     let arguments: [&OsStr; 13] = [
         NAME.as_ref(),
@@ -101,7 +104,6 @@ pub fn spawn(request: &SpawnRequest<'_>) -> Result<Client, Error> {
         path: pid_file,
         source,
     })?;
-    let mut client = connect(request.bundle, request.id)?;
     client.child = Some(pid);
     Ok(client)
 }

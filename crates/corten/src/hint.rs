@@ -113,6 +113,9 @@ fn by_kind(error: &Error) -> Option<String> {
     }
     match error.kind() {
         Kind::Denied => Some("corten needs root".into()),
+        Kind::AlreadyExists if find::<corten_net::Error>(error).is_some() => {
+            Some("stop the container that has it, or ask for another".into())
+        }
         Kind::AlreadyExists => {
             Some("choose another name, or remove what has it ('corten rm')".into())
         }
@@ -125,7 +128,9 @@ fn by_kind(error: &Error) -> Option<String> {
 fn network(error: &NetworkError) -> String {
     match error {
         NetworkError::Missing { .. } => "'corten network ls' lists what is here".into(),
-        NetworkError::Reserved { .. } | NetworkError::Exists { .. } => "choose another name".into(),
+        NetworkError::Name { .. } | NetworkError::Reserved { .. } | NetworkError::Exists { .. } => {
+            "choose another name".into()
+        }
         NetworkError::NotOurs { .. } => {
             "it is set in corten's configuration folder; change it there".into()
         }
@@ -142,6 +147,9 @@ fn network(error: &NetworkError) -> String {
         NetworkError::SubnetTaken { .. } => {
             "choose another, or leave --subnet out: then a free one is found".into()
         }
+        NetworkError::LinkTaken { .. } => {
+            "name another, or give both a VLAN of their own with --opt vlan".into()
+        }
         NetworkError::PoolsFull { .. } => {
             "name one with --subnet, or give [network] more pools in config.toml".into()
         }
@@ -153,12 +161,29 @@ fn network(error: &NetworkError) -> String {
         }
         NetworkError::Address { .. } => "'corten network inspect NETWORK' tells its subnets".into(),
         NetworkError::Interface { .. } => "give each network an interface_name of its own".into(),
+        NetworkError::Exposed { .. } => {
+            "publish the others one by one with --publish, instead of --publish-all".into()
+        }
+        NetworkError::Twice { .. } => "name each network once".into(),
         NetworkError::Ports => {
             "leave --publish out, or add a bridge network that is not internal".into()
         }
+        NetworkError::Join {
+            source: Is("removed"),
+            ..
+        } => "make the container anew, with a network that is there".into(),
         NetworkError::Join { .. } => "start it first".into(),
         NetworkError::Namespace { .. } => {
             "such files are /proc/PID/ns/net and those below /run/netns".into()
+        }
+        NetworkError::Together {
+            what: "published ports",
+            mode,
+        } if mode == "host" => {
+            "leave --publish out: what it serves is on the host's ports already".into()
+        }
+        NetworkError::Together { what, mode } if mode == "none" => {
+            format!("leave out what sets the {what}, or leave out --network none")
         }
         NetworkError::Together { what, .. } => {
             format!("leave out what sets the {what}: they come with that network")

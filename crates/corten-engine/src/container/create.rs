@@ -6,11 +6,14 @@ use std::os::unix::fs::DirBuilderExt;
 use corten_spec::Kind;
 use corten_store::ImageRecord;
 
-use super::options::{MountRequest, MountSource, NetworkMode, Options, Seccomp};
+use super::options::{
+    MountRequest, MountSource, NetworkMode, Options, PortMapping, Protocol, Seccomp,
+};
 use super::record::{Container, Record, VERSION};
 use super::{anonymous_volume, name, random_id, row, seccomp, spec};
 use crate::error::Error;
 use crate::image::ImageConfig;
+use crate::network::NetworkError;
 use crate::{Engine, clock, volume};
 
 /// Tries to find a name that is free before giving up.
@@ -33,6 +36,8 @@ impl Engine {
             // By id from here on: a name may be another's tomorrow.
             options.network.mode = NetworkMode::Container(self.container(name)?.id.to_string());
         }
+        publish_exposed(&mut options, &config)?;
+        self.name_networks(&mut options.network)?;
         self.check_network_options(&options.network)?;
         add_image_volumes(&mut options, &config)?;
         let container = self.enter(options, &image)?;
@@ -124,6 +129,41 @@ fn check_sources(options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
+/// With `publish_all`, each EXPOSE of the image that is not published already goes to a port that is free then.
+fn publish_exposed(options: &mut Options, config: &ImageConfig) -> Result<(), Error> {
+    if !options.network.publish_all {
+        return Ok(());
+    }
+    for text in &config.exposed {
+        let (port, protocol) =
+            exposed(text).ok_or_else(|| NetworkError::Exposed { port: text.clone() })?;
+        let ports = &mut options.network.ports;
+        if !ports
+            .iter()
+            .any(|p| (p.container_port, p.protocol) == (port, protocol))
+        {
+            ports.push(PortMapping {
+                host_ip: None,
+                host_port: 0,
+                container_port: port,
+                protocol,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// `PORT[/PROTOCOL]`
+fn exposed(text: &str) -> Option<(u16, Protocol)> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = match protocol {
+        "tcp" => Protocol::Tcp,
+        "udp" => Protocol::Udp,
+        _ => return None,
+    };
+    Some((port.parse().ok().filter(|p| *p > 0)?, protocol))
+}
+
 /// Each VOLUME of the image that nothing is mounted on gets a volume of its own.
 fn add_image_volumes(options: &mut Options, config: &ImageConfig) -> Result<(), Error> {
     for target in &config.volumes {
@@ -139,4 +179,44 @@ fn add_image_volumes(options: &mut Options, config: &ImageConfig) -> Result<(), 
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exposed_ports_are_published_once() {
+        let mut options = Options::default();
+        let config = ImageConfig {
+            exposed: vec!["53/udp".into(), "80".into(), "443/tcp".into()],
+            ..ImageConfig::default()
+        };
+        publish_exposed(&mut options, &config).unwrap();
+        assert_eq!(options.network.ports, []);
+        let asked = PortMapping {
+            host_ip: None,
+            host_port: 8443,
+            container_port: 443,
+            protocol: Protocol::Tcp,
+        };
+        options.network.publish_all = true;
+        options.network.ports = vec![asked];
+        publish_exposed(&mut options, &config).unwrap();
+        let ports = options.network.ports.iter();
+        let ports: Vec<_> = ports
+            .map(|p| (p.host_port, p.container_port, p.protocol))
+            .collect();
+        assert_eq!(
+            ports,
+            [
+                (8443, 443, Protocol::Tcp),
+                (0, 53, Protocol::Udp),
+                (0, 80, Protocol::Tcp)
+            ]
+        );
+        for bad in ["0/tcp", "80/sctp", "http", "70000", ""] {
+            assert_eq!(exposed(bad), None, "{bad}");
+        }
+    }
 }

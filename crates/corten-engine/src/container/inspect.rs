@@ -9,7 +9,8 @@ use super::spec;
 use super::status::Status;
 use crate::Engine;
 use crate::error::Error;
-use crate::network::inspect::endpoint;
+use crate::network::inspect::{asked, endpoint};
+use crate::network::names_on;
 
 const NEVER: &str = "0001-01-01T00:00:00Z";
 
@@ -120,13 +121,19 @@ impl Engine {
         for e in options.endpoints() {
             let attached = run.networks.iter().find(|n| n.network == e.network);
             // A configuration may have been taken out of its folder since.
-            let id = self.network(&e.network).map_or(String::new(), |n| n.id);
-            networks.insert(e.network.clone(), endpoint(attached, &e.aliases, &id));
+            let network = self.network_named(&e.network)?;
+            let id = network.as_ref().map_or("", |n| n.id.as_str());
+            let mut document = endpoint(attached, id);
+            document["Aliases"] = json!(e.aliases);
+            document["IPAMConfig"] = asked(&e);
+            let names = network.as_ref().map(|n| names_on(n, container, &e));
+            document["DNSNames"] = json!(names.unwrap_or_default());
+            networks.insert(e.network.clone(), document);
         }
         if let NetworkMode::Host | NetworkMode::None = options.mode {
             networks.insert(options.mode.text(), json!({}));
         }
-        let mut settings = endpoint(run.networks.first(), &[], "");
+        let mut settings = endpoint(run.networks.first(), "");
         settings["Ports"] = ports(&run.ports);
         settings["Networks"] = Value::Object(networks);
         Ok(settings)

@@ -104,6 +104,9 @@ pub struct NetworkOptions {
     #[serde(default)]
     pub gateway_hosts: Vec<String>,
     pub ports: Vec<PortMapping>,
+    /// And every port that the image exposes, on ports of the host that are free.
+    #[serde(default)]
+    pub publish_all: bool,
 }
 
 impl NetworkOptions {
@@ -238,4 +241,23 @@ pub enum MountSource {
     Bind(PathBuf),
     Volume(String),
     Tmpfs,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_asked_of_networks_before_there_were_several() {
+        let text = r#"{"mode": "bridge", "dns": [], "add_host": [], "ports": [
+            {"host_ip": null, "host_port": 0, "container_port": 80, "protocol": "tcp"}]}"#;
+        let options: NetworkOptions = serde_json::from_str(text).unwrap();
+        assert_eq!(options.endpoints(), [Endpoint::new("bridge")]);
+        assert!(!options.publish_all);
+        for (text, mode) in [("host", NetworkMode::Host), ("none", NetworkMode::None)] {
+            let text = format!(r#"{{"mode": "{text}", "dns": [], "add_host": [], "ports": []}}"#);
+            let options: NetworkOptions = serde_json::from_str(&text).unwrap();
+            assert_eq!((options.endpoints(), options.mode), (Vec::new(), mode));
+        }
+    }
 }

@@ -56,6 +56,8 @@ pub struct ImageConfig {
     pub user: String,
     pub stop_signal: Option<String>,
     pub volumes: Vec<String>,
+    /// `PORT[/PROTOCOL]`.
+    pub exposed: Vec<String>,
     pub labels: BTreeMap<String, String>,
 }
 
@@ -79,6 +81,7 @@ impl ImageConfig {
             user: c.user().clone().unwrap_or_default(),
             stop_signal: c.stop_signal().clone(),
             volumes: c.volumes().clone().unwrap_or_default(),
+            exposed: c.exposed_ports().clone().unwrap_or_default(),
             labels: c.labels().clone().unwrap_or_default().into_iter().collect(),
         })
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
 use corten_net::cni::{Attachment, Capabilities};
-use corten_spec::{ContainerId, Kind};
+use corten_spec::ContainerId;
 
 use super::ports::port_argument;
 use super::{Network, NetworkError, Plan};
@@ -14,6 +14,9 @@ use crate::container::options::{Endpoint, NetworkMode, NetworkOptions, PortMappi
 use crate::container::record::{Attached, Run};
 use crate::container::{Container, Status};
 use crate::error::{Error, Is};
+
+/// What has become of a container whose network another one was to share.
+const REMOVED: Is = Is("removed");
 
 /// A network namespace that is there already, held open while a container joins it.
 pub(crate) struct Joined {
@@ -28,6 +31,21 @@ impl Joined {
 }
 
 impl Engine {
+    /// From here on networks are known by their names: what was given may be an id.
+    pub(crate) fn name_networks(&self, options: &mut NetworkOptions) -> Result<(), Error> {
+        for endpoint in options.endpoints.iter_mut().flatten() {
+            endpoint.network = self.network(&endpoint.network)?.name;
+        }
+        Ok(())
+    }
+
+    /// The network of an endpoint that is on record.
+    pub(super) fn network_of(&self, endpoint: &Endpoint) -> Result<Network, Error> {
+        let name = &endpoint.network;
+        let missing = || NetworkError::Missing { name: name.clone() };
+        Ok(self.network_named(name)?.ok_or_else(missing)?)
+    }
+
     /// Says what is wrong with what a container asks of networks, before anything is made.
     pub(crate) fn check_network_options(&self, options: &NetworkOptions) -> Result<(), Error> {
         if !matches!(options.mode, NetworkMode::Bridge) {
@@ -36,10 +54,14 @@ impl Engine {
         let endpoints = options.endpoints();
         let mut publishes = false;
         for (i, endpoint) in endpoints.iter().enumerate() {
-            let network = self.network(&endpoint.network)?;
+            let network = self.network_of(endpoint)?;
             network.check(endpoint)?;
             publishes |= network.can_publish();
             let earlier = &endpoints[..i];
+            if earlier.iter().any(|e| e.network == endpoint.network) {
+                let network = network.name;
+                return Err(NetworkError::Twice { network }.into());
+            }
             if earlier
                 .iter()
                 .any(|e| e.interface() == endpoint.interface())
@@ -86,7 +108,16 @@ impl Engine {
                 Ok(Some(Joined { file }))
             }
             NetworkMode::Container(id) => {
-                let target = self.container(id)?;
+                let target = match self.container(id) {
+                    Err(Error::ContainerMissing { .. }) => {
+                        return Err(NetworkError::Join {
+                            container: id.chars().take(12).collect(),
+                            source: REMOVED,
+                        }
+                        .into());
+                    }
+                    found => found?,
+                };
                 let state = |status: Status| match status {
                     Status::Running { pid } => Ok(pid),
                     other => Err(NetworkError::Join {
@@ -114,7 +145,7 @@ impl Engine {
     ) -> Result<(), Error> {
         let mut ports = Some(run.ports.clone()).filter(|p| !p.is_empty());
         for endpoint in container.record.options.network.endpoints() {
-            let network = self.network(&endpoint.network)?;
+            let network = self.network_of(&endpoint)?;
             let ports = match network.can_publish() {
                 true => ports.take().unwrap_or_default(),
                 false => Vec::new(),
@@ -167,14 +198,10 @@ impl Engine {
         netns: &str,
         endpoint: &Endpoint,
     ) -> Result<(), Error> {
-        let network = match self.network(&endpoint.network) {
-            Ok(network) => network,
-            // A configuration that was taken out of its folder: as it was when the container was attached.
-            Err(e) if e.kind() == Kind::NotFound => {
-                let from = attachment(id, netns, endpoint, &[]);
-                return Ok(self.caller().del_remembered(&endpoint.network, &from)?);
-            }
-            Err(e) => return Err(e),
+        let Some(network) = self.network_named(&endpoint.network)? else {
+            // As it was when the container was attached.
+            let from = attachment(id, netns, endpoint, &[]);
+            return Ok(self.caller().del_remembered(&endpoint.network, &from)?);
         };
         let list = network.list(&self.place(), endpoint.ordinal)?;
         self.ensure_leases(&network)?;

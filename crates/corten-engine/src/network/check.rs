@@ -1,6 +1,7 @@
 //! What crashes left of networks: compared with the containers that run, named, and put right.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::Duration;
 
 use corten_net::cni::{Attachment, NetworkConfigList};
@@ -39,12 +40,19 @@ impl Engine {
         repair: bool,
         found: &mut Vec<Finding>,
     ) -> Result<(), Error> {
-        for network in self.networks()? {
+        let networks = self.networks()?;
+        for name in self.caller().networks()? {
+            // A configuration that was taken out of its folder since.
+            if !networks.iter().any(|n| n.name == name) {
+                self.check_remembered(&name, repair, found)?;
+            }
+        }
+        for network in networks {
             let list = network.list(&self.place(), 0)?;
             if let Plan::Definition(_) = network.plan {
                 self.check_holdings(&list, repair, found)?;
             }
-            self.check_remembered(&network, repair, found)?;
+            self.check_remembered(&network.name, repair, found)?;
             for missing in recover::intact(&list, &self.paths.cni_cache())? {
                 found.push(Finding {
                     what: format!("firewall rule of network {}, which is gone", network.name),
@@ -126,26 +134,26 @@ impl Engine {
     /// Attachments that ADD made and no DEL has taken off; of foreign plugins they are all that is known.
     fn check_remembered(
         &self,
-        network: &Network,
+        network: &str,
         repair: bool,
         found: &mut Vec<Finding>,
     ) -> Result<(), Error> {
         let caller = self.caller();
-        for attached in caller.attached(&network.name)? {
+        for attached in caller.attached(network)? {
             let Some(_claim) = self.claim(&attached.container_id)? else {
                 continue;
             };
             if repair {
                 let mut from = Attachment::new(attached.container_id.parse()?, "");
                 from.ifname.clone_from(&attached.ifname);
-                caller.del_remembered(&network.name, &from)?;
+                caller.del_remembered(network, &from)?;
             }
             found.push(Finding {
                 what: format!(
                     "attachment of container {:.12}, which does not run",
                     attached.container_id
                 ),
-                place: format!("{} on network {}", attached.ifname, network.name),
+                place: format!("{} on network {network}", attached.ifname),
                 repaired: repair,
             });
         }
@@ -156,6 +164,8 @@ impl Engine {
     pub fn check_network(&self, network: &Network) -> Result<Vec<Fault>, Error> {
         let caller = self.caller();
         let list = network.list(&self.place(), 0)?;
+        // As for a container that would attach now.
+        self.ensure_leases(network)?;
         let ready = caller.validate(&list).and_then(|_| caller.status(&list));
         let mut faults: Vec<Fault> = Vec::new();
         faults.extend(ready.err().map(|e| Fault::new(None, &e)));
@@ -168,6 +178,14 @@ impl Engine {
             }));
         }
         for container in members {
+            let (_lock, container) = match self.try_hold(&container.id) {
+                Ok(Some(held)) => held,
+                // Another process changes it at this moment, or has removed it.
+                Ok(None) | Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => {
+                    continue;
+                }
+                Err(e) => return Err(e),
+            };
             let Status::Running { pid } = self.status(&container)? else {
                 continue;
             };
@@ -183,6 +201,15 @@ impl Engine {
                 let of = attachment(&container.id, &netns, endpoint, ports);
                 let list = network.list(&self.place(), endpoint.ordinal)?;
                 let differs = caller.check(&list, &of).err();
+                // One that has ended meanwhile has lost its link, as it should; its supervisor may not know yet.
+                let ended = || {
+                    Ok::<_, Error>(
+                        !Path::new(&netns).exists() || !self.status(&container)?.is_running(),
+                    )
+                };
+                if differs.is_some() && ended()? {
+                    break;
+                }
                 faults.extend(differs.map(|e| Fault::new(Some(container.name.as_str()), &e)));
             }
         }

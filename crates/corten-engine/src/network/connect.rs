@@ -72,7 +72,12 @@ impl Engine {
         let Some((pid, run)) = self.running(&container)? else {
             return Ok(());
         };
-        match self.attach_to(&container.id, pid, &endpoint, network, &[]) {
+        // Where a disconnect has left the published ports without a network, they go on here.
+        let ports = match run.networks.iter().any(|n| n.publishes) || !network.can_publish() {
+            true => &[],
+            false => run.ports.as_slice(),
+        };
+        match self.attach_to(&container.id, pid, &endpoint, network, ports) {
             Ok(attached) => {
                 let mut now = run.clone();
                 now.attached(attached);
@@ -101,7 +106,10 @@ impl Engine {
     fn take_off(&self, network: &str, container: &mut Container, force: bool) -> Result<(), Error> {
         let mut endpoints = own_endpoints(container)?;
         // By the name that the network has, or had.
-        let name = self.network(network).map_or(network.to_owned(), |n| n.name);
+        let name = match endpoints.iter().any(|e| e.network == network) {
+            true => network.to_owned(),
+            false => self.network(network)?.name,
+        };
         let Some(at) = endpoints.iter().position(|e| e.network == name) else {
             return Err(NetworkError::NotConnected {
                 container: container.name.to_string(),
@@ -119,8 +127,10 @@ impl Engine {
             self.withdraw_names(container)?;
             match self.detach_from(&container.id, &format!("/proc/{pid}/ns/net"), &endpoint) {
                 Err(_) if force => {
-                    let list = self.network(&name)?.list(&self.place(), endpoint.ordinal)?;
-                    recover::free(&list, container.id.as_str())?;
+                    if let Some(network) = self.network_named(&name)? {
+                        let list = network.list(&self.place(), endpoint.ordinal)?;
+                        recover::free(&list, container.id.as_str())?;
+                    }
                 }
                 Err(e) => {
                     self.renew_run(container, &now, run)?;
@@ -188,10 +198,10 @@ impl Engine {
         run: &mut Run,
     ) -> Result<(), Error> {
         for endpoint in endpoints {
-            let network = self.network(&endpoint.network)?;
-            if !network.can_publish() {
+            let network = self.network_named(&endpoint.network)?;
+            let Some(network) = network.filter(Network::can_publish) else {
                 continue;
-            }
+            };
             let list = network.list(&self.place(), endpoint.ordinal)?;
             let netns = format!("/proc/{pid}/ns/net");
             let to = attachment(&container.id, &netns, endpoint, &run.ports);
@@ -218,13 +228,21 @@ impl Engine {
     /// After a change: the record, the names, the files that the container reads, the sockets that pass on.
     fn renew_run(&self, container: &mut Container, before: &Run, now: Run) -> Result<(), Error> {
         self.set_run(container, &now)?;
+        match self.tell_of_run(container, before, &now) {
+            // It has ended meanwhile: nobody is left to be told.
+            Err(_) if !self.status(container)?.is_running() => Ok(()),
+            told => told,
+        }
+    }
+
+    fn tell_of_run(&self, container: &Container, before: &Run, now: &Run) -> Result<(), Error> {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Ok(());
         };
         let names = |run: &Run| self.has_names(run.networks.iter().map(|n| n.network.as_str()));
-        let (named_before, named_now) = (names(before)?, names(&now)?);
+        let (named_before, named_now) = (names(before)?, names(now)?);
         match named_now {
-            true => self.register_names(container, &now, &mut shim)?,
+            true => self.register_names(container, now, &mut shim)?,
             // Nobody to look after any more.
             false if named_before => shim.watch(Path::new(""), Vec::new())?,
             false => {}
@@ -233,7 +251,7 @@ impl Engine {
         let options = &container.record.options;
         let hostname = hostname(options, &container.id)?;
         let old = files.texts(&hostname, &options.network, before, named_before)?;
-        let new = files.texts(&hostname, &options.network, &now, named_now)?;
+        let new = files.texts(&hostname, &options.network, now, named_now)?;
         files.rewrite(&old, &new)?;
         if before.published_to() != now.published_to() {
             shim.forward(forwards(&now.ports, &now.published_to()))?;
@@ -262,12 +280,10 @@ impl Engine {
     pub(crate) fn rows_of(&self, endpoints: &[Endpoint]) -> Result<Vec<ContainerId>, Error> {
         let mut ids = Vec::new();
         for endpoint in endpoints {
-            match self.network(&endpoint.network) {
-                Ok(n) if n.origin == super::Origin::Created => ids.push(n.id.parse()?),
-                Ok(_) => {}
-                // A file that is no longer there; it had no row.
-                Err(e) if e.kind() == corten_spec::Kind::NotFound => {}
-                Err(e) => return Err(e),
+            match self.network_named(&endpoint.network)? {
+                Some(n) if n.origin == super::Origin::Created => ids.push(n.id.parse()?),
+                // A file has no row, whether it is still there or not.
+                _ => {}
             }
         }
         Ok(ids)

@@ -59,12 +59,18 @@ const RESERVED: [&str; 8] = [
 struct Taken {
     subnet: Cidr,
     by: String,
+    /// The host routes to it. Below a link of the host any number of networks may share what is given out there; but
+    /// where the choice is ours, none is chosen twice.
+    routed: bool,
 }
 
 impl Engine {
     /// Makes a network.
     pub fn create_network(&self, request: &CreateNetwork) -> Result<Network, Error> {
-        let name: Name = request.name.parse()?;
+        let name: Name = (request.name.parse()).map_err(|source| NetworkError::Name {
+            name: request.name.clone(),
+            source,
+        })?;
         if RESERVED.contains(&name.as_str()) {
             let name = request.name.clone();
             return Err(NetworkError::Reserved { name }.into());
@@ -87,6 +93,7 @@ impl Engine {
             let mut taken = routed;
             taken.extend(self.defined(rows)?);
             let record = define(request, &id, &self.config.network.pools, &taken)?;
+            self.check_link(&record.definition, rows)?;
             Ok::<_, Error>(NetworkRow {
                 id: id.clone(),
                 name,
@@ -97,24 +104,50 @@ impl Engine {
         parse(row)
     }
 
+    /// The default network, and those of the rows.
+    fn entered(&self, rows: &[NetworkRow]) -> Result<Vec<Network>, Error> {
+        let rows = rows.iter().map(|row| parse(row.clone()));
+        std::iter::once(Ok(self.default_network()))
+            .chain(rows)
+            .collect()
+    }
+
     /// The subnets of the networks that there are.
     fn defined(&self, rows: &[NetworkRow]) -> Result<Vec<Taken>, Error> {
         let mut taken = Vec::new();
-        let mut networks = vec![self.default_network()];
-        for row in rows {
-            networks.push(parse(row.clone())?);
-        }
-        for network in networks {
-            // Two networks below one link of the host may well share what is given out there.
-            let (Plan::Definition(d), true) = (&network.plan, network.is_routed()) else {
+        for network in self.entered(rows)? {
+            let Plan::Definition(d) = &network.plan else {
                 continue;
             };
             taken.extend(d.subnets.iter().map(|s| Taken {
                 subnet: s.subnet,
                 by: format!("network {}", network.name),
+                routed: network.is_routed(),
             }));
         }
         Ok(taken)
+    }
+
+    /// Refuses a bridge that another network has, unless both are in VLANs of their own on it.
+    fn check_link(&self, wanted: &Definition, rows: &[NetworkRow]) -> Result<(), Error> {
+        let Driver::Bridge { link, vlan } = &wanted.driver else {
+            return Ok(());
+        };
+        let networks = self.entered(rows)?;
+        let same = |n: &&Network| match n.definition().map(|d| &d.driver) {
+            Some(Driver::Bridge { link: l, vlan: v }) => {
+                l == link && (vlan == v || vlan.is_none() || v.is_none())
+            }
+            _ => false,
+        };
+        match networks.iter().find(same) {
+            Some(other) => Err(NetworkError::LinkTaken {
+                link: link.clone(),
+                network: other.name.clone(),
+            }
+            .into()),
+            None => Ok(()),
+        }
     }
 
     /// What the host reaches by its routes.
@@ -131,6 +164,7 @@ impl Engine {
                 taken.push(Taken {
                     subnet,
                     by: format!("the host's link {}", name.unwrap_or_default()),
+                    routed: true,
                 });
             }
         }
@@ -215,10 +249,11 @@ fn subnets(
     taken: &[Taken],
 ) -> Result<Vec<Subnet>, Error> {
     let mut all: Vec<Subnet> = request.subnets.iter().map(|s| Subnet::new(*s)).collect();
-    // Only where the host routes does it matter what it routes to.
-    let taken = if driver.is_routed() { taken } else { &[] };
     for subnet in &all {
-        if let Some(other) = taken.iter().find(|t| t.subnet.overlaps(&subnet.subnet)) {
+        // Only where the host routes does it matter what it routes to.
+        let clash =
+            |t: &&Taken| driver.is_routed() && t.routed && t.subnet.overlaps(&subnet.subnet);
+        if let Some(other) = taken.iter().find(clash) {
             return Err(NetworkError::SubnetTaken {
                 subnet: subnet.subnet,
                 by: other.by.clone(),
@@ -317,6 +352,7 @@ mod tests {
         let one = |s: &&str| Taken {
             subnet: s.parse().unwrap(),
             by: format!("owner of {s}"),
+            routed: true,
         };
         all.iter().map(one).collect()
     }

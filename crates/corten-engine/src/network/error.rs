@@ -10,6 +10,12 @@ use corten_spec::{Cidr, Kind};
 pub enum NetworkError {
     #[error("there is no network {name}")]
     Missing { name: String },
+    #[error("no network can be named {name:?}")]
+    Name {
+        name: String,
+        #[source]
+        source: corten_spec::IdError,
+    },
     #[error("no network can be named {name}: the word means something else")]
     Reserved { name: String },
     #[error("network {name} is there already{}", place(file))]
@@ -46,6 +52,8 @@ pub enum NetworkError {
     NoSubnetFor { what: &'static str, value: String },
     #[error("subnet {subnet} is taken by {by}")]
     SubnetTaken { subnet: Cidr, by: String },
+    #[error("bridge {link} is that of network {network}")]
+    LinkTaken { link: String, network: String },
     #[error("no subnet is free in {}", join(pools))]
     PoolsFull { pools: Vec<Cidr> },
     #[error("container {container} is on network {network} already")]
@@ -62,6 +70,10 @@ pub enum NetworkError {
     },
     #[error("interface {interface} would be there twice")]
     Interface { interface: String },
+    #[error("network {network} is given twice")]
+    Twice { network: String },
+    #[error("port {port}, which the image exposes, cannot be published: tcp and udp can")]
+    Exposed { port: String },
     #[error("no network of the container can publish ports")]
     Ports,
     #[error("the network of container {container} cannot be joined")]
@@ -95,14 +107,18 @@ impl NetworkError {
             Self::InUse { .. } | Self::PoolsFull { .. } => Kind::Busy,
             Self::NotOurs { .. }
             | Self::SubnetTaken { .. }
+            | Self::LinkTaken { .. }
             | Self::Alone { .. }
             | Self::Join { .. } => Kind::Conflict,
             Self::Driver { .. } | Self::Option { .. } => Kind::Unsupported,
-            Self::Reserved { .. }
+            Self::Name { .. }
+            | Self::Reserved { .. }
             | Self::OptionValue { .. }
             | Self::NoSubnetFor { .. }
             | Self::Address { .. }
             | Self::Interface { .. }
+            | Self::Twice { .. }
+            | Self::Exposed { .. }
             | Self::Ports
             | Self::Namespace { .. }
             | Self::Together { .. } => Kind::Invalid,

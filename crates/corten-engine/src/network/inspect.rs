@@ -1,10 +1,13 @@
 //! A network as one JSON document, in the shape that `docker network inspect` gives.
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value, json};
 
 use super::{Driver, Ipam, Network, Origin, Plan, Subnet};
 use crate::Engine;
 use crate::container::inspect::rfc3339;
+use crate::container::options::Endpoint;
 use crate::container::record::Attached;
 use crate::error::Error;
 
@@ -93,22 +96,43 @@ fn subnet(s: &Subnet) -> Value {
     config
 }
 
-/// One network in a container's document.
-pub(crate) fn endpoint(attached: Option<&Attached>, aliases: &[String], id: &str) -> Value {
+/// One network in a container's document. What it does not have is an empty text, as docker has it.
+pub(crate) fn endpoint(attached: Option<&Attached>, id: &str) -> Value {
     let default = Attached::default();
     let a = attached.unwrap_or(&default);
     let address = |v4| a.addresses.iter().find(|a| a.is_ipv4() == v4);
-    let gateway = |v4| a.gateways.iter().find(|g| g.is_ipv4() == v4);
+    let alone = |v4| address(v4).map_or(String::new(), |c| c.address().to_string());
+    let gateway = |v4| {
+        let found = a.gateways.iter().find(|g| g.is_ipv4() == v4);
+        found.map_or(String::new(), ToString::to_string)
+    };
     json!({
         "NetworkID": id,
         "Interface": a.interface,
-        "Aliases": aliases,
-        "MacAddress": a.mac,
-        "IPAddress": address(true).map(|c| c.address()),
+        "MacAddress": a.mac.as_deref().unwrap_or_default(),
+        "IPAddress": alone(true),
         "IPPrefixLen": address(true).map_or(0, |c| c.prefix()),
         "Gateway": gateway(true),
-        "GlobalIPv6Address": address(false).map(|c| c.address()),
+        "GlobalIPv6Address": alone(false),
         "GlobalIPv6PrefixLen": address(false).map_or(0, |c| c.prefix()),
         "IPv6Gateway": gateway(false),
     })
+}
+
+/// What was asked for there.
+pub(crate) fn asked(endpoint: &Endpoint) -> Value {
+    let mut config = Map::new();
+    let addresses = [
+        ("IPv4Address", endpoint.ip.map(IpAddr::V4)),
+        ("IPv6Address", endpoint.ip6.map(IpAddr::V6)),
+    ];
+    for (key, address) in addresses {
+        if let Some(address) = address {
+            config.insert(key.into(), address.to_string().into());
+        }
+    }
+    match config.is_empty() {
+        true => Value::Null,
+        false => Value::Object(config),
+    }
 }

@@ -47,6 +47,7 @@ pub use create::CreateNetwork;
 pub use error::NetworkError;
 pub(crate) use files::Files;
 pub use names::RESOLVER;
+pub(crate) use names::names_on;
 pub(crate) use ports::{HeldPort, forwards, hold_ports};
 
 /// The record's format; a newer one is refused.
@@ -160,9 +161,11 @@ impl Engine {
 
     /// A network by name, id or unique prefix of an id.
     pub fn network(&self, name: &str) -> Result<Network, Error> {
-        let default = self.default_network();
-        if name == default.name || name == "default" {
-            return Ok(default);
+        if let Some(found) = self.network_named(name)? {
+            return Ok(found);
+        }
+        if name == "default" {
+            return Ok(self.default_network());
         }
         match self.store.networks().get(name) {
             Ok(row) => return parse(row),
@@ -170,10 +173,24 @@ impl Engine {
             Err(e) => return Err(e.into()),
         }
         let mut all = self.file_networks()?;
-        all.push(default);
+        all.push(self.default_network());
         let by_id = |n: &Network| name.len() >= 4 && n.id.starts_with(name);
-        let found = all.into_iter().find(|n| n.name == name || by_id(n));
+        let found = all.into_iter().find(by_id);
         Ok(found.ok_or_else(|| NetworkError::Missing { name: name.into() })?)
+    }
+
+    /// The network of this very name, as records hold it; `None` where it has gone since (a configuration that was
+    /// taken out of its folder).
+    pub(crate) fn network_named(&self, name: &str) -> Result<Option<Network>, Error> {
+        if name == DEFAULT_NETWORK {
+            return Ok(Some(self.default_network()));
+        }
+        match self.store.networks().named(name) {
+            Ok(row) => return parse(row).map(Some),
+            Err(e) if e.kind() == Kind::NotFound => {}
+            Err(e) => return Err(e.into()),
+        }
+        Ok(self.file_networks()?.into_iter().find(|n| n.name == name))
     }
 
     /// The network of containers that ask for none.

@@ -29,7 +29,7 @@ impl Engine {
         networks: impl IntoIterator<Item = &'n str>,
     ) -> Result<bool, Error> {
         for name in networks {
-            if self.network(name)?.dns {
+            if self.network_named(name)?.is_some_and(|n| n.dns) {
                 return Ok(true);
             }
         }
@@ -68,8 +68,9 @@ impl Engine {
         for endpoint in container.record.options.network.endpoints() {
             let attached = run.networks.iter().find(|n| n.network == endpoint.network);
             let Some(attached) = attached else { continue };
-            let network = self.network(&endpoint.network)?;
-            all.push(membership(container, &endpoint, &network, attached));
+            if let Some(network) = self.network_named(&endpoint.network)? {
+                all.push(membership(container, &endpoint, &network, attached));
+            }
         }
         Ok(all)
     }
@@ -122,23 +123,33 @@ impl Engine {
     }
 }
 
+/// What the network's other containers find it by.
+pub(crate) fn names_on(
+    network: &Network,
+    container: &Container,
+    endpoint: &Endpoint,
+) -> Vec<String> {
+    if !network.dns {
+        return Vec::new();
+    }
+    let mut names = vec![container.name.to_string(), container.id.short().to_owned()];
+    names.extend(endpoint.aliases.clone());
+    names
+}
+
 fn membership(
     container: &Container,
     endpoint: &Endpoint,
     network: &Network,
     attached: &Attached,
 ) -> Membership {
-    let mut names = Vec::new();
     let mut addresses = Vec::new();
     if network.dns {
-        names.push(container.name.to_string());
-        names.push(container.id.short().to_owned());
-        names.extend(endpoint.aliases.clone());
         addresses.extend(attached.addresses.iter().map(|a| a.address()));
     }
     Membership {
         network: network.name.clone(),
-        names,
+        names: names_on(network, container, endpoint),
         addresses,
         internal: network.is_internal(),
     }

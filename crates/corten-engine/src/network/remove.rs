@@ -30,7 +30,13 @@ impl Engine {
                 false => return Err(self.in_use(network)?),
             }
         }
-        network::remove(&network.list(&self.place(), 0)?)?;
+        match network::remove(&network.list(&self.place(), 0)?) {
+            // A container came meanwhile.
+            Err(e) if e.kind() == Kind::Busy && !self.members(network)?.is_empty() => {
+                return Err(self.in_use(network)?);
+            }
+            done => done?,
+        }
         match self.store.networks().delete(&network.id.parse()?) {
             // Another process was faster.
             Err(e) if e.kind() == Kind::NotFound => Ok(()),

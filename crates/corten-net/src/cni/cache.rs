@@ -159,7 +159,7 @@ fn read_file(path: &Path) -> Result<Option<Entry>, Error> {
     Ok(entry.filter(|e| e.kind == KIND))
 }
 
-/// All entries of a network.
+/// All entries of a network; of every network where none is named.
 pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
     let folder = folder(cache);
     let entries = match fs::read_dir(&folder) {
@@ -172,7 +172,9 @@ pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
         if !entry.file_name().to_string_lossy().starts_with(network) {
             continue;
         }
-        all.extend(read_file(&entry.path())?.filter(|e| e.network_name == network));
+        all.extend(
+            read_file(&entry.path())?.filter(|e| network.is_empty() || e.network_name == network),
+        );
     }
     Ok(all)
 }

@@ -142,6 +142,12 @@ impl Caller {
         Ok(entries.into_iter().map(one).collect())
     }
 
+    /// The networks that have such attachments.
+    pub fn networks(&self) -> Result<BTreeSet<String>, Error> {
+        let entries = cache::list(&self.cache_dir, "")?;
+        Ok(entries.into_iter().map(|e| e.network_name).collect())
+    }
+
     fn del_all(
         &self,
         list: &NetworkConfigList,

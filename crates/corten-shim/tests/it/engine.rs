@@ -474,3 +474,34 @@ fn memory_and_latency() {
     rig.client().wait("").unwrap();
     rig.finish();
 }
+
+/// `ps` and the like connect to every container's shim to look, and go.
+#[test]
+fn visitors_who_come_first_and_go_do_not_end_it() {
+    use std::os::unix::net::UnixStream;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let done = AtomicBool::new(false);
+    let folder = std::sync::Mutex::new(None::<std::path::PathBuf>);
+    std::thread::scope(|s| {
+        s.spawn(|| {
+            // The time ends it where the test fails.
+            let begun = Instant::now();
+            while !done.load(Ordering::SeqCst) && begun.elapsed() < Duration::from_secs(20) {
+                let at = folder.lock().unwrap().clone();
+                if let Some(at) = at {
+                    drop(UnixStream::connect(at.join("shim.sock")));
+                }
+            }
+        });
+        for _ in 0..15 {
+            let mut rig = Rig::unspawned("exit 0");
+            *folder.lock().unwrap() = Some(rig.folder.path().into());
+            rig.spawn(Vec::new());
+            let err = rig.client().state("").unwrap_err();
+            assert_eq!(err.kind(), Kind::NotFound, "{err:?}");
+            *folder.lock().unwrap() = None;
+        }
+        done.store(true, Ordering::SeqCst);
+    });
+}

@@ -54,6 +54,17 @@ impl Rig {
     }
 
     pub fn with(script: &str, change: impl FnOnce(&mut Value)) -> Self {
+        let mut rig = Self::bundle(script, change);
+        rig.spawn(Vec::new());
+        rig
+    }
+
+    /// A bundle alone.
+    pub fn unspawned(script: &str) -> Self {
+        Self::bundle(script, |_| {})
+    }
+
+    fn bundle(script: &str, change: impl FnOnce(&mut Value)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
         let name = format!("shimtest-{}-{count}", std::process::id());
@@ -62,14 +73,12 @@ impl Rig {
         let mut spec = spec(&name, script);
         change(&mut spec);
         fs::write(folder.path().join("config.json"), spec.to_string()).unwrap();
-        let mut rig = Self {
+        Self {
             folder,
             id,
             client: None,
             shim_pid: 0,
-        };
-        rig.spawn(Vec::new());
-        rig
+        }
     }
 
     pub fn spawn(&mut self, inherit: Vec<std::os::fd::OwnedFd>) {

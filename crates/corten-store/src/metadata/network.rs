@@ -86,6 +86,19 @@ impl<'a> Networks<'a> {
         ROWS.only(key, found)
     }
 
+    /// The network of this very name, which a record holds: no id, and no part of one.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`].
+    pub fn named(&self, name: &str) -> Result<NetworkRow> {
+        let op = "look up a network";
+        let mut found = self
+            .store
+            .db()
+            .read(op, |c| ROWS.select(c, "WHERE name = ?1", [name]))?;
+        found.pop().ok_or_else(|| missing(name))
+    }
+
     /// All rows, oldest first.
     pub fn list(&self) -> Result<Vec<NetworkRow>> {
         let op = "list the networks";

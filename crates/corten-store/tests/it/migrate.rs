@@ -94,3 +94,45 @@ fn a_store_of_version_1_goes_on() {
     }
     assert!(!root.join("layers").join(id.as_str()).join("meta").exists());
 }
+
+/// Version 2 had no networks; its containers were on none that has a row.
+#[test]
+fn a_store_of_version_2_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    let row = corten_store::ContainerRow {
+        id: "box".parse().unwrap(),
+        name: "box".parse().unwrap(),
+        image: "docker.io/library/old:1".into(),
+        created_at: 1,
+        record: "{}".into(),
+    };
+    let store = Store::open(&root).unwrap();
+    store.containers().insert(&row, &[]).unwrap();
+    drop(store);
+    let db = Connection::open(root.join("corten.db")).unwrap();
+    db.execute_batch("DROP TABLE network_member; DROP TABLE network; PRAGMA user_version = 2;")
+        .unwrap();
+    drop(db);
+
+    let store = Store::open(&root).unwrap();
+    let containers = store.containers().list().unwrap();
+    assert_eq!(containers.as_slice(), std::slice::from_ref(&row));
+    assert_eq!(store.networks().list().unwrap(), []);
+    let network = |_: &[corten_store::NetworkRow]| {
+        Ok::<_, corten_store::Error>(corten_store::NetworkRow {
+            id: "net1".parse().unwrap(),
+            name: "web".parse().unwrap(),
+            created_at: 2,
+            record: "{}".into(),
+        })
+    };
+    let web = store.networks().add(network).unwrap();
+    let on = std::slice::from_ref(&web.id);
+    store.networks().set_members(&row.id, "{}", on).unwrap();
+    assert_eq!(store.networks().members(&web.id).unwrap(), [row.id]);
+    assert_eq!(store.networks().named("web").unwrap(), web);
+    // By its very name: not by its id, nor by a part of that.
+    assert!(store.networks().named("net1").is_err());
+    assert!(store.networks().named("we").is_err());
+}

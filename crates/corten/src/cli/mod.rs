@@ -13,6 +13,7 @@ mod logs;
 mod manifest;
 mod network;
 mod network_flags;
+mod port;
 mod ps;
 mod pull;
 mod registry;
@@ -101,6 +102,7 @@ enum Command {
     Create(run::CreateArgs),
     Start(start::Args),
     Ps(ps::Args),
+    Port(port::Args),
     Inspect(inspect::Args),
     Logs(logs::Args),
     Exec(exec::Args),
@@ -207,6 +209,7 @@ impl Cli {
             Command::Create(args) => run::create(&global, args).map(done),
             Command::Start(args) => start::run(&global, args),
             Command::Ps(args) => ps::run(&global, args).map(done),
+            Command::Port(args) => port::run(&global, args).map(done),
             Command::Inspect(args) => inspect::run(&global, args).map(done),
             Command::Logs(args) => logs::run(&global, args).map(done),
             Command::Exec(args) => exec::run(&global, args),

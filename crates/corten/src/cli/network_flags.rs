@@ -15,14 +15,17 @@ use crate::failure::Failure;
 pub struct NetworkFlags {
     /// A network to be on, or: bridge, host, none, container:NAME, ns:PATH
     ///
-    /// May be given several times with networks; the container goes out by the first. What it is to have there follows
-    /// the name: NET:alias=NAME,ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS,interface_name=NAME (or docker's form,
-    /// name=NET,alias=NAME,…).
+    /// May be given several times with networks; the container goes out by the first. What it is
+    /// to have there follows the name: NET:alias=NAME,ip=ADDRESS,ip6=ADDRESS,mac=ADDRESS,
+    /// interface_name=NAME (or docker's form, name=NET,alias=NAME,…).
     #[arg(long, visible_alias = "net", value_name = "NETWORK", value_parser = network, verbatim_doc_comment)]
     network: Vec<NetworkArg>,
     /// Publish a port of the container on the host
     #[arg(short, long, value_name = "[[IP:]HOST:]PORT[/PROTO]", value_parser = publish)]
     publish: Vec<Ports>,
+    /// Publish every port that the image exposes, on ports that are free
+    #[arg(short = 'P', long)]
+    publish_all: bool,
     /// IPv4 address on the network
     #[arg(long, value_name = "ADDRESS")]
     ip: Option<Ipv4Addr>,
@@ -81,6 +84,9 @@ fn network(s: &str) -> Result<NetworkArg, value::ValueError> {
     }
     // docker's form names the network by a key, podman's puts it first.
     let docker = s.split(',').any(|o| o.starts_with("name="));
+    if !docker && (s == "ns" || s.starts_with("ns:")) {
+        return Err(value::ValueError::NamespacePath);
+    }
     let (name, options) = match docker {
         true => ("", s),
         false => s.split_once(':').unwrap_or((s, "")),
@@ -148,6 +154,7 @@ impl NetworkFlags {
             dns_search: self.dns_search.clone(),
             dns_options: self.dns_option.clone(),
             ports: self.publish.iter().flat_map(|p| p.0.clone()).collect(),
+            publish_all: self.publish_all,
             ..NetworkOptions::default()
         };
         for (name, address) in &self.add_host {
@@ -174,12 +181,6 @@ impl NetworkFlags {
                     ));
                 }
                 NetworkArg::On(endpoint) => {
-                    if endpoints.iter().any(|e| e.network == endpoint.network) {
-                        return Err(Failure::new(
-                            format!("network {} is given twice", endpoint.network),
-                            "name each network once",
-                        ));
-                    }
                     let ordinal = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
                     endpoints.push(Endpoint {
                         ordinal,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use corten_engine::Engine;
-use corten_engine::container::options::PortMapping;
+use corten_engine::container::options::{NetworkMode, PortMapping};
 use corten_engine::container::{Container, Status};
 use serde_json::{Value, json};
 
@@ -14,9 +14,9 @@ use crate::output::{self, table};
 
 /// List containers
 ///
-/// Filters: id=, name= (parts of them), label=KEY[=VALUE], status=created|running|exited|dead, exited=CODE,
-/// ancestor=IMAGE. Fields of a format: .ID .Names .Image .Command .CreatedAt .RunningFor .State .Status .Ports
-/// .Labels .Pid .ExitCode
+/// Filters: id=, name= (parts of them), label=KEY[=VALUE], status=created|running|exited|dead,
+/// exited=CODE, ancestor=IMAGE, network=NETWORK. Fields of a format: .ID .Names .Image .Command
+/// .CreatedAt .RunningFor .State .Status .Ports .Networks .Labels .Pid .ExitCode
 ///
 /// Examples:
 ///   corten ps --all --filter status=exited --format '{{.Names}}: {{.Status}}'
@@ -48,6 +48,7 @@ enum Filter {
     Status(String),
     Exited(u32),
     Ancestor(String),
+    Network(String),
 }
 
 impl Filter {
@@ -55,7 +56,7 @@ impl Filter {
         let wrong = || {
             Failure::new(
                 format!("filter {text:?} cannot be used"),
-                "the filters are id, name, label, status (created, running, exited, dead), exited and ancestor",
+                "the filters are id, name, label, status (created, running, exited, dead), exited, ancestor and network",
             )
         };
         let (key, value) = text.split_once('=').ok_or_else(wrong)?;
@@ -72,6 +73,7 @@ impl Filter {
             }
             "exited" => Self::Exited(value.parse().map_err(|_| wrong())?),
             "ancestor" => Self::Ancestor(owned),
+            "network" => Self::Network(owned),
             _ => return Err(wrong()),
         })
     }
@@ -92,12 +94,25 @@ impl Filter {
                     .is_ok_and(|i| i.config == c.record.image_config);
                 same || familiar(&c.image) == *image
             }
+            Self::Network(network) => {
+                let name = engine.network(network).map_or(network.clone(), |n| n.name);
+                networks(c).contains(&name)
+            }
         }
     }
 
     /// Speaks of containers that need not run.
     fn is_of_all(&self) -> bool {
         matches!(self, Self::Status(_) | Self::Exited(_))
+    }
+}
+
+/// The names of its networks; or what it has instead, such as `host`.
+fn networks(c: &Container) -> Vec<String> {
+    let options = &c.record.options.network;
+    match options.mode {
+        NetworkMode::Bridge => options.endpoints().into_iter().map(|e| e.network).collect(),
+        _ => vec![options.mode.text()],
     }
 }
 
@@ -260,6 +275,7 @@ fn summary(engine: &Engine, c: &Container, s: &Status, whole: bool, now: i64) ->
         "Pid": if let Status::Running { pid } = s { *pid } else { 0 },
         "ExitCode": if let Status::Exited(e) = s { Some(e.exit_status) } else { None },
         "Ports": ports(c, s),
+        "Networks": networks(c).join(","),
         "Labels": c.record.options.labels,
     })
 }

@@ -55,6 +55,8 @@ pub enum ValueError {
     Hostname,
     #[error("{0:?} is no name that a container can be found by")]
     Alias(String),
+    #[error("a namespace is ns:PATH, and the path begins with /")]
+    NamespacePath,
     #[error("it is one word of at most 64 characters")]
     Word,
     #[error("{0:?} is no unicast MAC address such as 02:00:00:00:00:01")]
@@ -192,7 +194,8 @@ pub fn publish(s: &str) -> Result<Vec<PortMapping>, ValueError> {
     };
     let inside = range(container)?;
     let outside = match host {
-        "" => None,
+        // As docker has it, and podman: any that is free.
+        "" | "0" => None,
         h => Some(range(h)?),
     };
     if let Some(o) = &outside

@@ -16,6 +16,7 @@
 //! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
 //! | `remote` | all tags, search, accounts, referrers, lists, sync |
 //! | `roundtrip` | through everybody, and the digests stay |
+//! | `networks`, `networks_use` | networks made, named, joined, left; ids, ports, files that go, looks beside starts |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
 #![forbid(unsafe_code)]
 // A test that fails early leaves its child to the sandbox, which ends everything of its own.
@@ -34,6 +35,7 @@ mod lifecycle;
 mod limits;
 mod mounts;
 mod networks;
+mod networks_use;
 mod peers;
 mod policy;
 mod pull;

@@ -10,7 +10,7 @@ use corten_testkit::{Result, Sandbox, need, tool, wait};
 use super::{SOON, with_busybox};
 
 /// A container that stays, on these networks.
-fn start(sandbox: &Sandbox, image: &str, name: &str, options: &[&str]) {
+pub(super) fn start(sandbox: &Sandbox, image: &str, name: &str, options: &[&str]) {
     let mut args = vec!["run", "-d", "--name", name];
     args.extend(options);
     args.extend([image, "sleep", "1000"]);
@@ -18,7 +18,7 @@ fn start(sandbox: &Sandbox, image: &str, name: &str, options: &[&str]) {
 }
 
 /// A container that answers on port 80 with its name.
-fn serve(sandbox: &Sandbox, image: &str, name: &str, options: &[&str]) {
+pub(super) fn serve(sandbox: &Sandbox, image: &str, name: &str, options: &[&str]) {
     let script = format!("while :; do echo {name} | nc -l -p 80; done");
     let mut args = vec!["run", "-d", "--name", name];
     args.extend(options);
@@ -27,7 +27,7 @@ fn serve(sandbox: &Sandbox, image: &str, name: &str, options: &[&str]) {
 }
 
 /// The addresses that `name` has for `container`, sorted; `None` if there is no such name.
-fn look_up(sandbox: &Sandbox, container: &str, name: &str) -> Option<Vec<String>> {
+pub(super) fn look_up(sandbox: &Sandbox, container: &str, name: &str) -> Option<Vec<String>> {
     let answer = sandbox.corten(&["exec", container, "nslookup", name]);
     if answer.code != 0 {
         return None;
@@ -42,7 +42,7 @@ fn look_up(sandbox: &Sandbox, container: &str, name: &str) -> Option<Vec<String>
     Some(all)
 }
 
-fn inspect(sandbox: &Sandbox, container: &str, field: &str) -> String {
+pub(super) fn inspect(sandbox: &Sandbox, container: &str, field: &str) -> String {
     let format = format!("{{{{.NetworkSettings.{field}}}}}");
     sandbox
         .corten(&["inspect", "--format", &format, container])
@@ -54,7 +54,7 @@ fn address(sandbox: &Sandbox, container: &str, network: &str) -> String {
 }
 
 /// What a server says.
-fn ask(to: SocketAddr) -> Option<String> {
+pub(super) fn ask(to: SocketAddr) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(2)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     // Until then the other side waits for our words.

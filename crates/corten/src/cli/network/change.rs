@@ -29,7 +29,9 @@ pub struct ConnectArgs {
     /// Name of the interface in the container
     #[arg(long, value_name = "NAME", value_parser = value::interface)]
     interface_name: Option<String>,
+    /// The network, by name or id
     network: String,
+    /// The container, by name or id
     container: String,
 }
 
@@ -55,7 +57,9 @@ pub struct DisconnectArgs {
     /// Even if a plugin refuses
     #[arg(short, long)]
     force: bool,
+    /// The network, by name or id
     network: String,
+    /// The container, by name or id
     container: String,
 }
 

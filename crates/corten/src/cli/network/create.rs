@@ -13,13 +13,14 @@ use crate::output;
 
 /// Make a network
 ///
-/// Without --subnet the network gets one that nothing else has, out of the pools in config.toml. Its bridge is made with
-/// its first container.
+/// Without --subnet the network gets one that nothing else has, out of the pools in config.toml.
+/// Its bridge is made with its first container.
 ///
-/// Options of the driver bridge: mtu=BYTES, isolate=BOOL, host-loopback=BOOL (containers reach what the host serves on
-/// 127.0.0.1, by the gateway's address), vlan=ID, no_default_route=BOOL, com.docker.network.bridge.name=NAME,
-/// com.docker.network.bridge.enable_icc=BOOL, com.docker.network.bridge.enable_ip_masquerade=BOOL. Of macvlan and ipvlan:
-/// parent=LINK, mode=MODE, mtu=BYTES, no_default_route=BOOL.
+/// Options of the driver bridge: mtu=BYTES, isolate=BOOL, host-loopback=BOOL (containers reach what
+/// the host serves on 127.0.0.1, by the gateway's address), vlan=ID, no_default_route=BOOL,
+/// com.docker.network.bridge.name=NAME, com.docker.network.bridge.enable_icc=BOOL,
+/// com.docker.network.bridge.enable_ip_masquerade=BOOL.
+/// Of macvlan and ipvlan: parent=LINK, mode=MODE, mtu=BYTES, no_default_route=BOOL.
 ///
 /// Examples:
 ///   corten network create --subnet 10.5.0.0/24 --ip-range 10.5.0.128/25 web
@@ -73,6 +74,7 @@ pub struct Args {
     /// Do not fail if there is a network of that name
     #[arg(long)]
     ignore: bool,
+    /// Name of the network
     name: String,
 }
 

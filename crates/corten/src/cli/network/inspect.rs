@@ -30,6 +30,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
 /// Say by the exit code whether a network is there: 0 or 1
 #[derive(clap::Args)]
 pub struct ExistsArgs {
+    /// The network, by name or id
     network: String,
 }
 

@@ -2,7 +2,7 @@
 
 use corten_engine::Engine;
 use corten_engine::image::filter::moment;
-use corten_engine::network::{Network, rfc3339};
+use corten_engine::network::{Network, Origin, rfc3339};
 use serde_json::{Value, json};
 
 use crate::cli::Global;
@@ -12,8 +12,9 @@ use crate::output::{self, table};
 
 /// List networks
 ///
-/// Filters: id=, name= (parts of them), driver=DRIVER, label=KEY[=VALUE], internal=BOOL, dangling=BOOL (no container is on
-/// it). Fields of a format: .ID .Name .Driver .Scope .Internal .IPv6 .Subnets .CreatedAt .Labels
+/// Filters: id=, name= (parts of them), driver=DRIVER, label=KEY[=VALUE], internal=BOOL,
+/// dangling=BOOL (no container is on it), type=custom|builtin, scope=local. Fields of a format:
+/// .ID .Name .Driver .Scope .Internal .IPv6 .Subnets .CreatedAt .Labels
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct Args {
@@ -41,6 +42,10 @@ pub(super) enum Filter {
     Label(String, Option<String>, bool),
     Internal(bool),
     Dangling(bool),
+    /// Somebody made it, by a command or a file.
+    Custom(bool),
+    /// Every network has the scope `local`.
+    Any,
     /// Made before this time, in seconds.
     Until(i64),
 }
@@ -50,7 +55,7 @@ impl Filter {
         let wrong = || {
             Failure::new(
                 format!("filter {text:?} cannot be used"),
-                "the filters are id, name, driver, label, label!, internal, dangling (true or false), and until for prune",
+                "the filters are id, name, driver, label, label!, internal and dangling (true or false), type (custom or builtin), scope (local), until",
             )
         };
         let (key, value) = text.split_once('=').ok_or_else(wrong)?;
@@ -71,6 +76,8 @@ impl Filter {
             "label!" => label(false),
             "internal" => Self::Internal(flag()?),
             "dangling" => Self::Dangling(flag()?),
+            "type" if ["custom", "builtin"].contains(&value) => Self::Custom(value == "custom"),
+            "scope" if value == "local" => Self::Any,
             "until" => Self::Until(moment(value, output::now()).ok_or_else(wrong)?),
             _ => return Err(wrong()),
         })
@@ -88,6 +95,8 @@ impl Filter {
             }
             Self::Internal(yes) => n.is_internal() == *yes,
             Self::Dangling(yes) => engine.members(n).is_ok_and(|m| m.is_empty() == *yes),
+            Self::Custom(yes) => (n.origin != Origin::Default) == *yes,
+            Self::Any => true,
             Self::Until(time) => n.created_at / 1_000_000_000 < *time,
         }
     }

@@ -27,8 +27,8 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
 
 /// Remove every network that no container is on
 ///
-/// Filters: until=TIME (made before then: a time stamp, a date, or an age such as 24h), label=KEY[=VALUE],
-/// label!=KEY[=VALUE]
+/// Filters: until=TIME (made before then: a time stamp, a date, or an age such as 24h),
+/// label=KEY[=VALUE], label!=KEY[=VALUE]
 #[derive(clap::Args)]
 #[command(verbatim_doc_comment)]
 pub struct PruneArgs {
