@@ -78,6 +78,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "guest-init" => guest::init(rest),
         "guest-run" => guest::runner(rest),
         "bench-accept" => bench::network::accept(rest),
+        "bench-lookup" => bench::network::look_up(rest),
         "bench-connect" => bench::network::connect(rest),
         "bench-images-inside" => bench::images_inside(rest),
         "bench-oci-inside" => bench::oci_inside(rest),

@@ -1,9 +1,9 @@
 //! Connections to the kernel that live as long as one call of a list of plugins.
 //!
 //! Opening one is cheap. Closing one of nf_tables is not: after a transaction that removed
-//! something, `close` waits until the kernel has freed it, which takes an RCU grace period (10 to
-//! 20 ms on a busy host). Held to the end of a DEL, that is waited for once, and it runs while the
-//! other plugins do their part.
+//! something the kernel has to free it, which takes an RCU grace period (10 to 30 ms). `corten-sys` leaves that to the
+//! kernel where it can (Linux 6.10); elsewhere it is waited for once, at the end of a DEL, and runs while the other plugins do
+//! their part.
 
 use std::cell::{RefCell, RefMut};
 

@@ -9,6 +9,7 @@
 //! are in the receive buffer when it returns. A socket keeps the network namespace of the thread
 //! that opened it, wherever it is used.
 
+mod later;
 mod message;
 mod socket;
 

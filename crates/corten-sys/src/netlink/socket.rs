@@ -1,7 +1,7 @@
 //! The socket: send, receive, and what counts as an answer.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
@@ -11,6 +11,7 @@ use rustix::net::{
 };
 
 use super::flag;
+use super::later::{self, Last};
 use super::message::{Attributes, HEADER, Message, Reply, align, replies, u32_at};
 
 const NLMSG_ERROR: u16 = 2;
@@ -94,6 +95,18 @@ pub struct Socket {
     buffer: Vec<u8>,
     /// How large a request fits for certain.
     room: usize,
+    /// Closing it may wait for what a transaction removed.
+    lingers: bool,
+    /// Closed after `fd`, for fields go in their order.
+    last: Option<Last>,
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.lingers {
+            self.last = later::close_later(self.fd.as_fd());
+        }
+    }
 }
 
 impl Socket {
@@ -122,6 +135,8 @@ impl Socket {
             sequence: 1,
             buffer: Vec::new(),
             room: ROOM,
+            lingers: false,
+            last: None,
         })
     }
 
@@ -151,6 +166,7 @@ impl Socket {
             if message.flags() & flag::ACK != 0 {
                 awaited = Some(first.wrapping_add(i as u32));
             }
+            self.lingers |= later::removes(message.kind());
             bytes.extend_from_slice(message.finish(self.sequence));
             bytes.resize(align(bytes.len()), 0);
             self.sequence = self.sequence.wrapping_add(1);

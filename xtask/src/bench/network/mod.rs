@@ -14,9 +14,9 @@ mod ports;
 mod wire;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::peer::{Engine, Kind};
 use super::report::quantile;
@@ -159,6 +159,41 @@ pub fn accept(ports: &[String]) -> Result<()> {
     Ok(())
 }
 
+/// `bench-lookup SERVER NAME COUNT`: asks for addresses of a name, one after the other, and prints the median in
+/// microseconds.
+pub fn look_up(args: &[String]) -> Result<()> {
+    let [server, name, count] = args else {
+        return Err(failure("bench-lookup is started by bench"));
+    };
+    let count: u16 = count.parse().context(count)?;
+    let socket = UdpSocket::bind("0.0.0.0:0").context("a socket")?;
+    socket.connect((server.as_str(), 53)).context(server)?;
+    socket
+        .set_read_timeout(Some(Duration::from_secs(2)))
+        .context(server)?;
+    let mut times = Vec::new();
+    for id in 0..count {
+        let mut query = id.to_be_bytes().to_vec();
+        // One question, recursion desired; type A, class IN (RFC 1035, section 4.1).
+        query.extend([1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+        query.push(u8::try_from(name.len()).context(name)?);
+        query.extend(name.as_bytes());
+        query.extend([0, 0, 1, 0, 1]);
+        let mut answer = [0; 512];
+        let since = Instant::now();
+        socket.send(&query).context(server)?;
+        let length = socket.recv(&mut answer).context(server)?;
+        times.push(since.elapsed().as_secs_f64() * 1e6);
+        // No error, and an answer at least.
+        let good = length > query.len() && answer[3] & 15 == 0 && answer[7] > 0;
+        if !good || answer[..2] != query[..2] {
+            return Err(failure(format!("{server} does not know {name}")));
+        }
+    }
+    println!("{}", quantile(&times, 0.5));
+    Ok(())
+}
+
 /// `bench-connect ADDRESS COUNT`: connects, and prints the median in microseconds.
 pub fn connect(args: &[String]) -> Result<()> {
     let [to, count] = args else {
@@ -171,6 +206,8 @@ pub fn connect(args: &[String]) -> Result<()> {
         let since = Instant::now();
         let stream = TcpStream::connect(to).context(to)?;
         times.push(since.elapsed().as_secs_f64() * 1e6);
+        // A reset: thousands that wait to be forgotten would be searched for each new one.
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).context(to)?;
         drop(stream);
     }
     println!("{}", quantile(&times, 0.5));
