@@ -57,7 +57,7 @@ impl Tables {
         if entries.is_empty() {
             return Ok(());
         }
-        for _ in 0..3 {
+        for turn in 0..TRIES {
             self.ensure(&entries)?;
             let messages = entries
                 .iter()
@@ -76,6 +76,7 @@ impl Tables {
                     let mut all = std::mem::take(&mut self.added);
                     all.retain(|e| !entries.contains(e));
                     entries.splice(0..0, all);
+                    std::thread::sleep(Duration::from_micros(100 * turn));
                 }
                 Some(Errno::EXIST) => return self.claim(entries),
                 _ => {

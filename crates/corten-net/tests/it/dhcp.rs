@@ -97,7 +97,14 @@ impl Lan {
     }
 
     fn files(&self) -> usize {
-        std::fs::read_dir(self.path("dhcp.leases")).map_or(0, Iterator::count)
+        let Ok(entries) = std::fs::read_dir(self.path("dhcp.leases")) else {
+            return 0;
+        };
+        // One that is being written has another name.
+        let names = entries.map(|e| e.unwrap().file_name());
+        names
+            .filter(|n| n.to_string_lossy().ends_with(".json"))
+            .count()
     }
 
     /// A namespace with a link to the bridge, without an address.
