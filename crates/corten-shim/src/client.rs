@@ -20,7 +20,7 @@ use crate::Error;
 use crate::OWN_SERVICE;
 use crate::listen;
 pub use crate::proto::corten::{CreateOptions, LoopbackForward};
-use crate::proto::corten::{ForwardRequest, WatchRequest};
+use crate::proto::corten::{ForwardRequest, ReopenLogRequest, WatchRequest};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
 use crate::ttrpc::status::{Code, Status};
@@ -249,6 +249,15 @@ impl Client {
         };
         let stream = self.send_to(OWN_SERVICE, "Watch", &message)?;
         self.finish("Watch", stream).map(drop)
+    }
+
+    /// After the log's file was renamed: records go to a new file of its name from now on.
+    pub fn reopen_log(&mut self) -> Result<(), Error> {
+        let message = ReopenLogRequest {
+            id: self.id.clone(),
+        };
+        let stream = self.send_to(OWN_SERVICE, "ReopenLog", &message)?;
+        self.finish("ReopenLog", stream).map(drop)
     }
 
     /// Starts init (`""`) or an added process. `Ok` once its program runs.
