@@ -338,8 +338,12 @@ impl Shim {
                 return Err(Status::new(Code::FailedPrecondition, text));
             }
         };
-        if process.is_held(&mut self.scratch) {
-            say(format_args!("output of {id} {exec_id} was left behind"));
+        process.drain(&mut self.scratch);
+        let lost = process.io.leftover();
+        if lost > 0 {
+            say(format_args!(
+                "{lost} bytes of {id} {exec_id} reached nobody"
+            ));
         }
         process.io.close();
         let response = DeleteResponse {

@@ -10,7 +10,6 @@ use super::{Number, Shim, say};
 use crate::ExitRecord;
 use crate::proto::events::TaskExit;
 use crate::proto::task::WaitResponse;
-use crate::stdio::Drain;
 use crate::time::timestamp;
 
 impl Shim {
@@ -44,7 +43,7 @@ impl Shim {
             .processes_mut()
             .filter(|p| matches!(p.phase, Phase::Draining { .. }))
         {
-            let drain = process.io.drain(&mut self.scratch);
+            let drain = process.drain(&mut self.scratch);
             if process.settle_at(drain).is_some_and(|at| at <= now) {
                 due.push(process.number);
             } else {
@@ -99,6 +98,12 @@ impl Shim {
         if let Some(error) = process.io.log_failure.take() {
             say(format_args!(
                 "the log of {} is not whole: {error}",
+                event.id
+            ));
+        }
+        if let Some(errno) = process.io.sink_failure.take() {
+            say(format_args!(
+                "output of {} did not reach all of its readers: {errno}",
                 event.id
             ));
         }
@@ -176,10 +181,5 @@ impl Process {
             Phase::Exited(exit) => Some(*exit),
             _ => None,
         }
-    }
-
-    /// Whether all of its output was passed on when its exit was told.
-    pub(super) fn is_held(&mut self, scratch: &mut [u8]) -> bool {
-        self.io.drain(scratch) != Drain::Done
     }
 }

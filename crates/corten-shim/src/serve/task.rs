@@ -27,8 +27,10 @@ use crate::stdio::{Client, Drain, Io};
 
 /// How long an exited process's output may be held open by others before the exit is told.
 const HELD: Duration = Duration::from_millis(100);
-/// How long a reader that takes nothing may delay it.
+/// How long it is delayed if nobody reads, or by a reader that takes nothing and loses nothing by hearing of the exit.
 const BLOCKED: Duration = Duration::from_secs(2);
+/// How long by a FIFO's reader that takes nothing: when it hears of the exit, it will read no more.
+const STALLED: Duration = Duration::from_secs(10);
 /// How long init's exit waits for those of its execs, which the same kill has ended.
 pub const COMPANY: Duration = Duration::from_secs(1);
 /// When the exit command runs although a client is still connected.
@@ -116,11 +118,22 @@ impl Process {
         let Phase::Draining { since, .. } = &self.phase else {
             return None;
         };
+        let last = |moved: Option<Instant>| moved.map_or(*since, |at| at.max(*since));
         Some(match drain {
             Drain::Done => *since,
             Drain::Held => *since + HELD,
-            Drain::Blocked => self.io.progress.map_or(*since, |p| p.max(*since)) + BLOCKED,
+            Drain::Blocked => last(self.io.progress) + BLOCKED,
+            Drain::Slow => last(self.io.taken) + STALLED,
         })
+    }
+
+    /// How far a draining process's output has come.
+    pub fn drain(&mut self, scratch: &mut [u8]) -> Drain {
+        let long = match &self.phase {
+            Phase::Draining { since, .. } => since.elapsed() >= HELD,
+            _ => true,
+        };
+        self.io.drain(scratch, long)
     }
 }
 
@@ -220,7 +233,8 @@ impl Task {
     pub fn deadline(&self) -> Option<Instant> {
         let draining = self.drains.iter().filter_map(|(number, drain)| {
             let process = self.processes().find(|p| p.number == *number)?;
-            process.settle_at(*drain)
+            let look = process.io.look_again.map(|(at, _)| at);
+            process.settle_at(*drain).into_iter().chain(look).min()
         });
         let company = match &self.init.phase {
             Phase::Draining { since, .. } => Some(*since + COMPANY),

@@ -20,6 +20,10 @@ pub struct Client {
     pub read_closed: bool,
     end_told: bool,
     gone: bool,
+    /// All bytes that were ever to be sent.
+    queued: u64,
+    /// How many there were when the process had exited and all of its output was read.
+    mark: Option<u64>,
 }
 
 /// What a frame asks for.
@@ -42,6 +46,8 @@ impl Client {
             read_closed: false,
             end_told: false,
             gone: false,
+            queued: 0,
+            mark: None,
         }
     }
 
@@ -127,7 +133,9 @@ impl Client {
     }
 
     fn send(&mut self, kind: u8, payload: &[u8]) {
+        let before = self.behind.len();
         attach::encode(&mut self.behind, kind, payload);
+        self.queued += (self.behind.len() - before) as u64;
         self.flush();
     }
 
@@ -141,6 +149,17 @@ impl Client {
 
     pub fn is_behind(&self) -> bool {
         !self.behind.is_empty() && !self.gone
+    }
+
+    /// Output that is queued from now on is another process's, if all of this one's is.
+    pub fn mark(&mut self, all_read: bool) {
+        self.mark = self.mark.or(Some(self.queued).filter(|_| all_read));
+    }
+
+    /// Whether it has not taken everything of its process.
+    pub fn owes(&self) -> bool {
+        let sent = self.queued - self.behind.len() as u64;
+        self.is_behind() && self.mark.is_none_or(|m| sent < m)
     }
 
     pub fn is_gone(&self) -> bool {

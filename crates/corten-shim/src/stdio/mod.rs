@@ -20,7 +20,7 @@ pub mod prepare;
 mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
 use rustix::io::Errno;
@@ -29,11 +29,18 @@ pub use client::Client;
 pub use input::Input;
 pub use output::{Output, Sink};
 
+use output::{Reader, Spliced};
+
 use crate::attach::Size;
 use crate::log::{Log, Stream};
 
 /// One read's worth. The pipes' own capacity is 64 KiB; less keeps the supervisor small.
 pub const SCRATCH: usize = 32 << 10;
+/// How often a source is read at one wake-up: a burst needs few polls, and others have their turn.
+const BURST: usize = 16;
+/// How soon a FIFO whose reader must still read is looked at again, at first and at the most: the kernel
+/// tells nobody that a pipe is empty.
+const LOOK_AGAIN: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(20)];
 
 /// Which descriptor of an [`Io`] is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,16 +69,26 @@ pub struct Io {
     pub progress: Option<Instant>,
     /// The first failure to write the log; the container does not suffer for it.
     pub log_failure: Option<std::io::Error>,
+    /// The first failure of a sink, which was then let go.
+    pub sink_failure: Option<Errno>,
+    /// When a FIFO's reader last took something of an exited process.
+    pub taken: Option<Instant>,
+    /// When to look again whether a reader has read, and after how long the last time.
+    pub look_again: Option<(Instant, Duration)>,
+    /// Whether the exit was told: what is left goes out, and ends are closed as soon as they can be.
+    told: bool,
 }
 
 /// How far the output of an exited process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Drain {
-    /// All written everywhere, and no writer left.
+    /// Everybody has taken what the process wrote.
     Done,
-    /// All written, but another process holds the pipe open.
+    /// So far so good, but another process holds the pipe open.
     Held,
-    /// A reader has not taken everything yet.
+    /// A FIFO's reader, which will go when it hears of the exit, has not taken everything yet.
+    Slow,
+    /// Somebody else has not, or there is nobody.
     Blocked,
 }
 
@@ -124,7 +141,7 @@ impl Io {
     pub fn ready(&mut self, part: Part, scratch: &mut [u8]) {
         self.progress = Some(Instant::now());
         match part {
-            Part::Source(i) => self.read_source(i, scratch),
+            Part::Source(i) => self.read_burst(i, scratch),
             Part::Sink(i, j) => {
                 if let Some(output) = self.outputs.get_mut(i) {
                     output.flush(j);
@@ -142,22 +159,58 @@ impl Io {
             }
             Part::Client(id) => self.serve_client(id, scratch),
         }
+        self.drop_failed_sinks();
+        if self.told {
+            self.end_what_can();
+        }
     }
 
-    fn read_source(&mut self, i: usize, scratch: &mut [u8]) {
+    fn drop_failed_sinks(&mut self) {
+        for output in &mut self.outputs {
+            let why = output.drop_failed();
+            self.sink_failure = self.sink_failure.or(why);
+        }
+    }
+
+    fn read_burst(&mut self, i: usize, scratch: &mut [u8]) {
+        for _ in 0..BURST {
+            if !self.read_source(i, scratch) || self.is_blocked(i) {
+                return;
+            }
+        }
+    }
+
+    /// Moves what is there once. Whether more may be there.
+    fn read_source(&mut self, i: usize, scratch: &mut [u8]) -> bool {
+        let alone = self.log.is_none() && self.clients.is_empty() && self.console.is_none();
         let Some(output) = self.outputs.get_mut(i) else {
-            return;
+            return false;
         };
+        if alone {
+            match output.splice() {
+                Spliced::Moved => return true,
+                Spliced::Stuck => return false,
+                Spliced::End => {
+                    output.source = None;
+                    return false;
+                }
+                Spliced::Unable => {}
+            }
+        }
         let Some(source) = &output.source else {
-            return;
+            return false;
         };
         match rustix::io::read(source, &mut *scratch) {
-            // EIO: the last process on the terminal has closed it.
-            Ok(0) | Err(Errno::IO) => output.source = None,
-            Ok(n) => self.deliver(i, &scratch[..n]),
+            Ok(n) if n > 0 => {
+                output.read += n as u64;
+                self.deliver(i, &scratch[..n]);
+                return n == scratch.len();
+            }
             Err(Errno::AGAIN | Errno::INTR) => {}
-            Err(_) => output.source = None,
+            // EIO: the last process on the terminal has closed it.
+            Ok(_) | Err(_) => output.source = None,
         }
+        false
     }
 
     fn deliver(&mut self, i: usize, bytes: &[u8]) {
@@ -240,27 +293,75 @@ impl Io {
     }
 
     /// How far the output has come. Reads what is in the pipes first, as far as it can be passed on.
-    pub fn drain(&mut self, scratch: &mut [u8]) -> Drain {
+    /// `long`: others have held the pipes open for long enough, and are not waited for.
+    pub fn drain(&mut self, scratch: &mut [u8], long: bool) -> Drain {
+        let (mut slow, mut blocked, mut held, mut all_read) = (false, false, false, true);
         for i in 0..self.outputs.len() {
-            // A pipe holds 64 KiB, or up to 1 MiB if its holder asked for it.
-            for _ in 0..(1 << 20) / SCRATCH {
-                if self.outputs[i].source.is_none() || self.is_blocked(i) || !self.has_input(i) {
-                    break;
+            self.pull(i, scratch, long);
+            let output = &mut self.outputs[i];
+            held |= output.source.is_some();
+            all_read &= output.has_read();
+            for sink in &mut output.sinks {
+                let before = sink.taken;
+                if sink.has_taken(output.read, output.goal.filter(|_| output.source.is_some())) {
+                    continue;
                 }
-                self.progress = Some(Instant::now());
-                self.read_source(i, scratch);
+                if sink.taken > before {
+                    self.taken = Some(Instant::now());
+                }
+                match sink.reader() {
+                    Reader::Alive if sink.is_read_elsewhere() => slow = true,
+                    Reader::Alive | Reader::Missing => blocked |= sink.is_behind(),
+                    Reader::Unneeded => {}
+                }
             }
         }
-        let behind = self
-            .outputs
-            .iter()
-            .any(|o| o.sinks.iter().any(Sink::is_behind))
-            || self.clients.iter().any(Client::is_behind);
-        let open = self.outputs.iter().any(|o| o.source.is_some());
-        match (behind || (open && self.awaits_client), open) {
-            (true, _) => Drain::Blocked,
-            (false, true) => Drain::Held,
-            (false, false) => Drain::Done,
+        self.drop_failed_sinks();
+        self.clients.iter_mut().for_each(|c| c.mark(all_read));
+        blocked |= self.clients.iter().any(Client::owes) || (held && self.awaits_client);
+        self.look_again(slow);
+        match () {
+            () if slow => Drain::Slow,
+            () if blocked => Drain::Blocked,
+            () if held && !(long && all_read) => Drain::Held,
+            () => Drain::Done,
+        }
+    }
+
+    /// Sets when to look whether a FIFO's reader has read, if there is one to wait for.
+    fn look_again(&mut self, slow: bool) {
+        let [first, most] = LOOK_AGAIN;
+        let now = Instant::now();
+        self.look_again = match self.look_again {
+            _ if !slow => None,
+            Some(set) if set.0 > now => Some(set),
+            Some((_, after)) => Some((now + most.min(after * 2), most.min(after * 2))),
+            None => Some((now + first, first)),
+        };
+    }
+
+    /// Reads a source until it is empty, has ended or cannot be passed on. Notes at the first time how much
+    /// there is: the process has exited, and what follows is not its own.
+    fn pull(&mut self, i: usize, scratch: &mut [u8], long: bool) {
+        let output = &mut self.outputs[i];
+        if output.goal.is_none() {
+            // A terminal does not say how much is on its way.
+            let there = output.source.as_ref().filter(|_| self.console.is_none());
+            let there = there.map(|s| rustix::io::ioctl_fionread(s).unwrap_or(0));
+            output.goal = Some(there.map_or(u64::MAX, |n| output.read + n));
+        }
+        // A pipe holds 64 KiB, or up to 1 MiB if its holder asked for it.
+        for _ in 0..(1 << 20) / SCRATCH {
+            if self.outputs[i].source.is_none() || self.is_blocked(i) || !self.has_input(i) {
+                break;
+            }
+            self.progress = Some(Instant::now());
+            self.read_source(i, scratch);
+        }
+        // Nobody stands in the way, and yet it has not ended: what comes now is others'.
+        if long && !self.is_blocked(i) {
+            let output = &mut self.outputs[i];
+            output.goal = output.goal.map(|g| g.min(output.read));
         }
     }
 
@@ -277,7 +378,7 @@ impl Io {
     }
 
     /// The process has exited and its exit is about to be told: no more input, the log's
-    /// last line, and end of file to the clients.
+    /// last line, and the end to everybody who has taken everything. The others keep their place until [`close`](Self::close).
     pub fn finish(&mut self) {
         self.input = None;
         if let Some(log) = &mut self.log
@@ -285,8 +386,25 @@ impl Io {
         {
             self.log_failure.get_or_insert(error);
         }
-        self.clients.clear();
         self.awaits_client = false;
+        self.look_again = None;
+        self.told = true;
+        self.end_what_can();
+    }
+
+    fn end_what_can(&mut self) {
+        self.clients.retain(Client::is_behind);
+        for output in self.outputs.iter_mut().filter(|o| o.source.is_none()) {
+            output.sinks.retain_mut(|s| !s.can_end());
+        }
+    }
+
+    /// Bytes that are lost if everything is let go now, or were before.
+    pub fn leftover(&mut self) -> u64 {
+        let outputs = self.outputs.iter_mut();
+        outputs
+            .map(|o| o.lost + o.sinks.iter_mut().map(Sink::leftover).sum::<u64>())
+            .sum()
     }
 
     /// Lets go of everything. What a reader has not taken by now it never will.
@@ -299,10 +417,6 @@ impl Io {
 
     /// Adds the source of a stream, with the sinks that were opened for it.
     pub fn add_output(&mut self, stream: Stream, source: OwnedFd, sinks: Vec<Sink>) {
-        self.outputs.push(Output {
-            stream,
-            source: Some(source),
-            sinks,
-        });
+        self.outputs.push(Output::new(stream, source, sinks));
     }
 }

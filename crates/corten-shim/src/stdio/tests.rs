@@ -108,7 +108,7 @@ impl Rig {
 
     /// Turns until the child has exited and its output has arrived.
     fn finish(&mut self) {
-        self.until(|r| r.exited.is_some() && r.io.drain(&mut [0; SCRATCH]) == Drain::Done);
+        self.until(|r| r.exited.is_some() && r.io.drain(&mut [0; SCRATCH], false) == Drain::Done);
         self.io.finish();
         self.io.close();
     }
@@ -253,7 +253,7 @@ fn a_grandchild_that_holds_stdout_is_reported_as_held() {
     let uri = format!("file://{file}");
     let mut rig = start(plan(["", &uri, ""]), folder, "sleep 1 & echo first");
     rig.until(|r| r.exited.is_some());
-    assert_eq!(rig.io.drain(&mut [0; SCRATCH]), Drain::Held);
+    assert_eq!(rig.io.drain(&mut [0; SCRATCH], false), Drain::Held);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "first\n");
     rig.finish();
 }

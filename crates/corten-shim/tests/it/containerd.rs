@@ -358,3 +358,31 @@ fn twenty_at_once() {
     });
     assert_eq!(it.ok(&["task", "ls", "-q"]), "");
 }
+
+/// ctr closes its end of a FIFO as soon as it hears of the exit, whatever is still in it.
+#[test]
+fn the_exit_is_told_after_a_slow_reader_has_read_all() {
+    let Some(it) = Containerd::start() else {
+        return;
+    };
+    let runtime = "io.containerd.corten.v2";
+    let script = "head -c 150000 /dev/zero";
+    let args = [
+        "run",
+        "--rm",
+        "--runtime",
+        runtime,
+        IMAGE,
+        "slow",
+        "sh",
+        "-c",
+        script,
+    ];
+    // The pipe behind ctr holds 64 KiB, ctr itself 32, and the FIFO the rest.
+    let mut ctr = it.command(&args).stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2500));
+    let mut got = Vec::new();
+    std::io::Read::read_to_end(&mut ctr.stdout.take().unwrap(), &mut got).unwrap();
+    assert!(ctr.wait().unwrap().success());
+    assert_eq!(got.len(), 150_000);
+}
