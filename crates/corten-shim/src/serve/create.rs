@@ -156,7 +156,7 @@ impl Shim {
     }
 
     fn prepare_init(
-        &self,
+        &mut self,
         request: &CreateTaskRequest,
         options: &Options,
         spec: &Spec,
@@ -182,8 +182,7 @@ impl Shim {
         prepare(Plan {
             terminal: request.terminal,
             uris: [&request.stdin, &request.stdout, &request.stderr],
-            id: &request.id,
-            namespace: &self.config.namespace,
+            loggers: std::mem::take(&mut self.loggers.ready),
             log,
             open_stdin: corten.open_stdin,
             stdin_once: corten.stdin_once,

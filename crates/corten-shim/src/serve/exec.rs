@@ -85,8 +85,7 @@ impl Shim {
         let (prepared, stdio) = prepare(Plan {
             terminal: wanted.terminal,
             uris: [&wanted.stdin, &wanted.stdout, &wanted.stderr],
-            id: id.as_str(),
-            namespace: &self.config.namespace,
+            loggers: std::mem::take(&mut self.loggers.ready),
             log: None,
             open_stdin: true,
             stdin_once: true,

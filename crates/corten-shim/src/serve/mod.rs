@@ -18,6 +18,7 @@ mod connection;
 mod create;
 mod exec;
 mod forward;
+mod loggers;
 mod options;
 mod publisher;
 mod reap;
@@ -87,6 +88,7 @@ enum Token {
     Io(u32, Number, Part),
     Forward(u32, usize, forward::Part),
     Watch(u32),
+    Logger,
 }
 
 /// What is polled for, and on whose behalf.
@@ -108,6 +110,7 @@ struct Shim {
     connections: BTreeMap<u32, Connection>,
     tasks: BTreeMap<u32, Task>,
     publisher: Publisher,
+    loggers: loggers::Loggers,
     scratch: Box<[u8]>,
     /// The next number for a connection, task or attached client.
     serial: u32,
@@ -139,6 +142,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         connections: BTreeMap::new(),
         tasks: BTreeMap::new(),
         publisher,
+        loggers: Default::default(),
         scratch: vec![0; SCRATCH].into(),
         serial: 1,
         started: Instant::now(),
@@ -150,6 +154,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     while !shim.is_done() {
         shim.turn()?;
     }
+    shim.loggers.expire(true);
     for path in &shim.config.leavings {
         // Whoever removes the bundle may have been faster.
         let _ = std::fs::remove_file(path);
@@ -167,6 +172,7 @@ impl Shim {
         if self.reap_again {
             self.reap();
         }
+        self.advance_loggers();
         self.settle();
         self.publisher.advance();
         self.connections.retain(|_, c| !c.is_gone());
@@ -225,6 +231,7 @@ impl Shim {
         for (serial, task) in &self.tasks {
             task.interest(*serial, to);
         }
+        self.loggers.interest(to);
     }
 
     fn act(&mut self, token: Token, flags: PollFlags) {
@@ -247,6 +254,8 @@ impl Shim {
                     watch.lost();
                 }
             }
+            // All are looked at in each turn.
+            Token::Logger => {}
             Token::Forward(task, index, part) => {
                 if let Some(task) = self.tasks.get_mut(&task) {
                     task.forward_ready(index, part, flags, &mut self.scratch);
@@ -279,20 +288,30 @@ impl Shim {
         let lonely = (idle && !self.visited).then(|| self.started + LONELY);
         let ending = self.ending.map(|at| at + FAREWELL);
         let again = self.reap_again.then(Instant::now);
-        [tasks, lonely, ending, again, self.publisher.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let loggers = self.loggers.deadline();
+        [
+            tasks,
+            lonely,
+            ending,
+            again,
+            self.publisher.deadline(),
+            loggers,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn is_done(&self) -> bool {
         if let Some(since) = self.ending {
             let sent = self.connections.values().all(|c| !c.is_behind());
-            return (sent && self.publisher.is_empty()) || since.elapsed() >= FAREWELL;
+            let done = sent && self.publisher.is_empty() && self.loggers.is_empty();
+            return done || since.elapsed() >= FAREWELL;
         }
         self.config.until_idle
             && self.tasks.is_empty()
             && self.connections.is_empty()
+            && self.loggers.is_empty()
             && (self.visited || self.started.elapsed() >= LONELY)
     }
 }

@@ -98,6 +98,16 @@ impl Shim {
             let text = format!("service {} is not served", request.service);
             return Some(Err(Status::new(Code::Unimplemented, text)));
         }
+        match self.await_loggers(responder, request) {
+            Ok(true) => None,
+            Ok(false) => self.serve_call(responder, request),
+            Err(status) => Some(Err(status)),
+        }
+    }
+
+    /// A request whose loggers, if it needs any, are ready.
+    pub(super) fn serve_call(&mut self, responder: Responder, request: &Request) -> Option<Answer> {
+        let payload = request.payload.as_slice();
         Some(match request.method.as_str() {
             "Create" => decode(payload).and_then(|r: CreateTaskRequest| self.create(r)),
             "Start" => decode(payload).and_then(|r| self.start(&r)),
@@ -346,6 +356,7 @@ impl Shim {
             ));
         }
         process.io.close();
+        self.loggers.dismiss(id.as_str(), exec_id);
         let response = DeleteResponse {
             pid: exit.pid,
             exit_status: exit.status,

@@ -12,7 +12,7 @@
 
 mod client;
 mod input;
-mod logger;
+pub mod logger;
 pub mod open;
 mod output;
 pub mod prepare;

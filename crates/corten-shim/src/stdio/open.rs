@@ -6,7 +6,9 @@
 //! | `attach:` | clients of `attach.sock` |
 //! | a path, `fifo://` | a FIFO (a path may also be a regular file, which is appended to) |
 //! | `file://` | a file, made if it is missing, appended to |
-//! | `binary://` | a logger program |
+//! | `binary://`, `binary-v2://` | a logger program |
+//!
+//! `ttrpc+unix://…` (streams of containerd 2) is refused; docs/design/0006 says why.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -17,7 +19,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::Sink;
 use super::input::Fifo;
-use super::logger::Logger;
+use super::logger::{Logger, Started};
 
 /// A URI, understood.
 #[derive(Debug, PartialEq, Eq)]
@@ -34,6 +36,10 @@ pub enum Target {
 pub enum OpenError {
     #[error("stdio {uri:?} is not understood")]
     Uri { uri: String },
+    #[error("stdio {uri:?} is a stream of containerd's transfer service, which is not spoken here")]
+    Stream { uri: String },
+    #[error("stdio {uri:?} is a folder")]
+    Folder { uri: String },
     #[error("cannot open stdio {uri:?}: {errno}")]
     Open { uri: String, errno: Errno },
 }
@@ -41,7 +47,8 @@ pub enum OpenError {
 impl OpenError {
     pub fn kind(&self) -> corten_spec::Kind {
         match self {
-            Self::Uri { .. } => corten_spec::Kind::Invalid,
+            Self::Uri { .. } | Self::Folder { .. } => corten_spec::Kind::Invalid,
+            Self::Stream { .. } => corten_spec::Kind::Unsupported,
             Self::Open {
                 errno: Errno::NOENT,
                 ..
@@ -61,7 +68,11 @@ pub fn parse(uri: &str) -> Result<Target, OpenError> {
     match uri.split_once("://") {
         Some(("fifo", path)) => absolute(path).map(Target::Path),
         Some(("file", path)) => absolute(path).map(Target::File),
-        Some(("binary", rest)) => Logger::parse(rest).map(Target::Binary).ok_or_else(bad),
+        Some((scheme @ ("binary" | "binary-v2"), rest)) => {
+            let logger = Logger::parse(rest, scheme == "binary-v2");
+            logger.map(Target::Binary).ok_or_else(bad)
+        }
+        Some(("ttrpc+unix" | "ttrpc+hvsock", _)) => Err(OpenError::Stream { uri: uri.into() }),
         Some(_) => Err(bad()),
         None if uri.is_empty() => Ok(Target::Null),
         None if uri == "attach:" => Ok(Target::Attach),
@@ -69,51 +80,48 @@ pub fn parse(uri: &str) -> Result<Target, OpenError> {
     }
 }
 
-/// The sinks of stdout and stderr. Both may be one logger, which is then started once.
-pub fn sinks(uris: [&str; 2], id: &str, namespace: &str) -> Result<[Option<Sink>; 2], OpenError> {
-    let targets = [parse(uris[0])?, parse(uris[1])?];
-    if let Target::Binary(logger) = &targets[0] {
-        let started = logger.start(id, namespace);
-        let [out, err] = started.map_err(|errno| failed(uris[0], errno))?;
-        let err = match targets[1] == targets[0] {
-            true => Some(pipe_sink(err, uris[1])?),
-            false => sink(&targets[1], uris[1], id, namespace)?,
-        };
-        return Ok([Some(pipe_sink(out, uris[0])?), err]);
+/// The loggers that stdout and stderr need. Both may be one, which is then started once.
+pub fn loggers(uris: [&str; 2]) -> Result<Vec<Logger>, OpenError> {
+    let mut loggers = Vec::new();
+    for uri in uris {
+        if let Target::Binary(logger) = parse(uri)?
+            && !loggers.contains(&logger)
+        {
+            loggers.push(logger);
+        }
     }
-    Ok([
-        sink(&targets[0], uris[0], id, namespace)?,
-        sink(&targets[1], uris[1], id, namespace)?,
-    ])
+    Ok(loggers)
 }
 
-fn failed(uri: &str, errno: Errno) -> OpenError {
-    OpenError::Open {
-        uri: uri.into(),
-        errno,
-    }
-}
-
-fn pipe_sink(fd: OwnedFd, uri: &str) -> Result<Sink, OpenError> {
-    unblock(&fd).map_err(|errno| failed(uri, errno))?;
-    Ok(Sink::new(fd))
-}
-
-fn sink(target: &Target, uri: &str, id: &str, namespace: &str) -> Result<Option<Sink>, OpenError> {
-    let opened = match target {
-        Target::Null | Target::Attach => return Ok(None),
-        Target::Path(path) => open_path(path),
-        Target::File(path) => open_file(path),
+/// The sinks of stdout and stderr. The [`loggers`] are those that were started for them.
+pub fn sinks(uris: [&str; 2], loggers: Vec<Started>) -> Result<[Option<Sink>; 2], OpenError> {
+    let mut loggers: Vec<_> = loggers
+        .into_iter()
+        .map(|s| (s.logger, s.ends.map(Some)))
+        .collect();
+    let mut sink = |place: usize| match parse(uris[place])? {
+        Target::Null | Target::Attach => Ok(None),
+        Target::Path(path) => opened(open_path(&path), uris[place]),
+        Target::File(path) => opened(open_file(&path), uris[place]),
         Target::Binary(logger) => {
-            let started = logger.start(id, namespace);
-            // Its stdout is unused here: this stream alone goes to the second descriptor.
-            return started
-                .map_err(|errno| failed(uri, errno))
-                .and_then(|[_, err]| pipe_sink(err, uri).map(Some));
+            let started = loggers.iter_mut().find(|(l, _)| *l == logger);
+            let end = started.and_then(|(_, ends)| ends[place].take());
+            opened(end.ok_or(Errno::CHILD), uris[place])
         }
     };
-    opened
-        .map(|fd| Some(Sink::new(fd)))
+    Ok([sink(0)?, sink(1)?])
+}
+
+pub fn failed(uri: &str, errno: Errno) -> OpenError {
+    let uri = uri.into();
+    match errno {
+        Errno::ISDIR => OpenError::Folder { uri },
+        errno => OpenError::Open { uri, errno },
+    }
+}
+
+fn opened(fd: Result<OwnedFd, Errno>, uri: &str) -> Result<Option<Sink>, OpenError> {
+    fd.map(|fd| Some(Sink::new(fd)))
         .map_err(|errno| failed(uri, errno))
 }
 
@@ -200,6 +208,11 @@ mod tests {
             parse("fifo:///run/x").unwrap(),
             Target::Path("/run/x".into())
         );
+        let stream = parse("ttrpc+unix:///run/c.sock?streaming_id=x").unwrap_err();
+        assert_eq!(stream.kind(), corten_spec::Kind::Unsupported);
+        for (uri, strict) in [("binary:///bin/x", false), ("binary-v2:///bin/x", true)] {
+            assert!(matches!(parse(uri).unwrap(), Target::Binary(l) if l.says_ready == strict));
+        }
         assert_eq!(
             parse("file:///var/log/x").unwrap(),
             Target::File("/var/log/x".into())

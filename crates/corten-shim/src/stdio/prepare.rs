@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use corten_runtime::Stdio;
 use rustix::io::Errno;
 
+use super::logger::Started;
 use super::open::{self, End, OpenError, Target};
 use super::{Input, Io, Sink};
 use crate::attach::Size;
@@ -16,8 +17,8 @@ pub struct Plan<'a> {
     pub terminal: bool,
     /// URIs of stdin, stdout, stderr.
     pub uris: [&'a str; 3],
-    pub id: &'a str,
-    pub namespace: &'a str,
+    /// Those that [`open::loggers`] names, started and ready.
+    pub loggers: Vec<Started>,
     pub log: Option<Log>,
     /// Whether `attach:` gives the process a standard input.
     pub open_stdin: bool,
@@ -65,7 +66,7 @@ impl PrepareError {
 /// Opens everything.
 pub fn prepare(plan: Plan<'_>) -> Result<(Prepared, Stdio), PrepareError> {
     let [stdin, stdout, stderr] = plan.uris;
-    let [out_sink, err_sink] = open::sinks([stdout, stderr], plan.id, plan.namespace)?;
+    let [out_sink, err_sink] = open::sinks([stdout, stderr], plan.loggers)?;
     let to_clients = [stdout, stderr].map(|u| matches!(open::parse(u), Ok(Target::Attach)));
     let input = match open::parse(stdin)? {
         Target::Null => None,

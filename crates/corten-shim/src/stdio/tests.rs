@@ -13,6 +13,8 @@ use corten_runtime::Stdio;
 use corten_sys::pty;
 use rustix::event::{PollFd, Timespec, poll};
 
+use super::logger::{Logger, Readiness, Started};
+use super::open;
 use super::prepare::{Plan, prepare};
 use super::{Client, Drain, Io, SCRATCH};
 use crate::attach::{self, Decoder, Frame, Hello};
@@ -29,8 +31,7 @@ fn plan<'a>(uris: [&'a str; 3]) -> Plan<'a> {
     Plan {
         terminal: false,
         uris,
-        id: "test",
-        namespace: "test",
+        loggers: loggers(uris),
         log: None,
         open_stdin: true,
         stdin_once: true,
@@ -38,6 +39,19 @@ fn plan<'a>(uris: [&'a str; 3]) -> Plan<'a> {
         owner: (0, 0),
         size: None,
     }
+}
+
+/// Started, and waited for.
+fn loggers(uris: [&str; 3]) -> Vec<Started> {
+    let wanted = open::loggers([uris[1], uris[2]]).unwrap();
+    let start = |logger: Logger| {
+        let mut started = logger.start("test", "test").unwrap();
+        while started.readiness() == Readiness::NotYet {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        started
+    };
+    wanted.into_iter().map(start).collect()
 }
 
 fn start(plan: Plan<'_>, folder: tempfile::TempDir, script: &str) -> Rig {
