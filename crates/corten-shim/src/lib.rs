@@ -21,6 +21,9 @@ mod bootstrap;
 pub mod client;
 mod command;
 mod error;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 mod listen;
 pub mod log;
 mod metrics;

@@ -4,3 +4,4 @@
 mod containerd;
 mod engine;
 mod rig;
+mod stdio;
