@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
+use rustix::pipe::{SpliceFlags, splice};
 
-use super::output::write_some;
+use super::output::{SPLICE, write_some};
 
 /// Standard input: a pipe's writing end, or the terminal's master.
 #[derive(Debug)]
@@ -15,6 +16,8 @@ pub struct Input {
     /// A terminal has no end of input; the character ^D is its user's to send.
     console: bool,
     behind: Vec<u8>,
+    /// `splice` found no room; the bytes are still in the FIFO.
+    full: bool,
     fifo: Option<Fifo>,
     closing: bool,
     /// Whether it ends with the first attached client's.
@@ -43,6 +46,7 @@ impl Input {
             sink: Some(sink),
             console,
             behind: Vec::new(),
+            full: false,
             fifo,
             closing: false,
             once,
@@ -50,7 +54,7 @@ impl Input {
     }
 
     pub fn is_behind(&self) -> bool {
-        !self.behind.is_empty()
+        self.full || !self.behind.is_empty()
     }
 
     pub fn fifo(&self) -> Option<BorrowedFd<'_>> {
@@ -59,7 +63,7 @@ impl Input {
 
     /// Passes bytes on, or keeps them.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.is_behind() {
+        if !self.behind.is_empty() {
             self.behind.extend_from_slice(bytes);
             return;
         }
@@ -74,6 +78,7 @@ impl Input {
 
     /// Writes what was kept, and then closes if that was asked for meanwhile.
     pub fn flush(&mut self, scratch: &mut [u8]) {
+        self.full = false;
         let behind = std::mem::take(&mut self.behind);
         self.push(&behind);
         if self.closing && !self.is_behind() {
@@ -84,6 +89,20 @@ impl Input {
     /// Reads the FIFO once.
     pub fn read_fifo(&mut self, scratch: &mut [u8]) {
         let Some(fifo) = &self.fifo else { return };
+        if let Some(sink) = self.sink.as_ref().filter(|_| !self.console) {
+            match splice(&fifo.fd, None, sink, None, SPLICE, SpliceFlags::NONBLOCK) {
+                Ok(0) => return self.writer_left(),
+                // If there was something to move, it is the process that has no room.
+                Err(Errno::AGAIN) => {
+                    self.full = rustix::io::ioctl_fionread(&fifo.fd).is_ok_and(|n| n > 0);
+                    return;
+                }
+                Ok(_) | Err(Errno::INTR) => return,
+                Err(Errno::PIPE) => return self.end(),
+                // Not two pipes: the client has named a file.
+                Err(_) => {}
+            }
+        }
         match rustix::io::read(&fifo.fd, &mut *scratch) {
             Ok(0) => self.writer_left(),
             Ok(n) => self.push(&scratch[..n]),
@@ -126,5 +145,6 @@ impl Input {
         self.sink = None;
         self.fifo = None;
         self.behind = Vec::new();
+        self.full = false;
     }
 }

@@ -29,7 +29,7 @@ pub use client::Client;
 pub use input::Input;
 pub use output::{Output, Sink};
 
-use output::{Reader, Spliced};
+use output::{Reader, Spliced, look_for_readers};
 
 use crate::attach::Size;
 use crate::log::{Log, Stream};
@@ -298,17 +298,18 @@ impl Io {
         let (mut slow, mut blocked, mut held, mut all_read) = (false, false, false, true);
         for i in 0..self.outputs.len() {
             self.pull(i, scratch, long);
-            let output = &mut self.outputs[i];
+        }
+        let looked: Vec<_> = self.outputs.iter_mut().map(Output::look).collect();
+        if looked.iter().any(|l| l.pending) {
+            look_for_readers(&mut self.outputs);
+        }
+        if looked.iter().any(|l| l.moved) {
+            self.taken = Some(Instant::now());
+        }
+        for output in &mut self.outputs {
             held |= output.source.is_some();
             all_read &= output.has_read();
-            for sink in &mut output.sinks {
-                let before = sink.taken;
-                if sink.has_taken(output.read, output.goal.filter(|_| output.source.is_some())) {
-                    continue;
-                }
-                if sink.taken > before {
-                    self.taken = Some(Instant::now());
-                }
+            for sink in output.sinks.iter_mut().filter(|s| s.pending) {
                 match sink.reader() {
                     Reader::Alive if sink.is_read_elsewhere() => slow = true,
                     Reader::Alive | Reader::Missing => blocked |= sink.is_behind(),
@@ -394,6 +395,7 @@ impl Io {
 
     fn end_what_can(&mut self) {
         self.clients.retain(Client::is_behind);
+        look_for_readers(&mut self.outputs);
         for output in self.outputs.iter_mut().filter(|o| o.source.is_none()) {
             output.sinks.retain_mut(|s| !s.can_end());
         }
@@ -401,6 +403,7 @@ impl Io {
 
     /// Bytes that are lost if everything is let go now, or were before.
     pub fn leftover(&mut self) -> u64 {
+        look_for_readers(&mut self.outputs);
         let outputs = self.outputs.iter_mut();
         outputs
             .map(|o| o.lost + o.sinks.iter_mut().map(Sink::leftover).sum::<u64>())

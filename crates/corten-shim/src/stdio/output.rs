@@ -14,7 +14,7 @@ use rustix::pipe::{SpliceFlags, splice};
 use crate::log::Stream;
 
 /// What `splice` moves at once at most: more than a pipe holds, unless somebody has enlarged it.
-const SPLICE: usize = 1 << 20;
+pub(super) const SPLICE: usize = 1 << 20;
 
 /// A stream of a process.
 #[derive(Debug)]
@@ -49,7 +49,11 @@ pub struct Sink {
     /// What the FIFO held when last looked at.
     unread: u64,
     /// How many bytes of the output its reader has taken, when last looked at.
-    pub taken: u64,
+    taken: u64,
+    /// Whether that is not yet all that the process wrote.
+    pub pending: bool,
+    /// Whether a FIFO had a reader beside us, when last looked at.
+    is_read: bool,
     failed: Option<Errno>,
     /// Bytes for a file on a full disk.
     lost: u64,
@@ -82,6 +86,8 @@ impl Sink {
             full: false,
             unread: 0,
             taken: 0,
+            pending: false,
+            is_read: true,
             failed: None,
             lost: 0,
         }
@@ -131,53 +137,23 @@ impl Sink {
         self.unread + self.behind.len() as u64
     }
 
-    /// Whether all was taken, or of an output that goes on what came before `goal`.
-    pub fn has_taken(&mut self, read: u64, goal: Option<u64>) -> bool {
-        let taken = read.saturating_sub(self.look());
-        // Two streams may share a FIFO: what the other adds is no step back.
-        self.taken = self.taken.max(taken);
-        self.taken >= goal.unwrap_or(read)
-    }
-
-    /// Who takes what is left.
+    /// Who takes what is left. For FIFOs as [`look_for_readers`] has last seen it.
     pub fn reader(&mut self) -> Reader {
         let left = self.look();
         match self.kind {
             _ if left == 0 && !self.full => Reader::Unneeded,
-            Kind::Fifo => self.fifo_reader(),
-            Kind::Pipe | Kind::File => match has_hung_up(self.fd.as_fd()) {
-                true => Reader::Missing,
-                false => Reader::Alive,
-            },
+            Kind::Fifo if !self.is_read => Reader::Missing,
+            Kind::Pipe | Kind::File if has_hung_up(self.fd.as_fd()) => Reader::Missing,
+            _ => Reader::Alive,
         }
     }
 
-    /// Our own descriptor reads too. Without it the kernel says whether there is another; what the FIFO
-    /// holds stays in it as long as either end is open.
-    fn fifo_reader(&mut self) -> Reader {
-        let again = |fd: &OwnedFd, flags: OFlags| {
-            let path = format!("/proc/self/fd/{}", fd.as_raw_fd());
-            rustix::fs::open(
-                path,
-                flags | OFlags::NONBLOCK | OFlags::CLOEXEC,
-                Mode::empty(),
-            )
-        };
-        // What cannot be found out counts as alive: that is bounded as well.
-        let Ok(writer) = again(&self.fd, OFlags::WRONLY) else {
-            return Reader::Alive;
-        };
-        self.fd = writer;
-        let missing = has_hung_up(self.fd.as_fd());
-        match again(&self.fd, OFlags::RDWR) {
-            Ok(both) => self.fd = both,
-            // Without it a reader's end would be the container's: nothing more can be sent.
-            Err(errno) => self.failed = Some(errno),
-        }
-        match missing {
-            true => Reader::Missing,
-            false => Reader::Alive,
-        }
+    /// Opens it anew. What a FIFO holds stays in it as long as either end is open.
+    fn reopen(&mut self, flags: OFlags) -> Result<(), Errno> {
+        let path = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        let flags = flags | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        self.fd = rustix::fs::open(path, flags, Mode::empty())?;
+        Ok(())
     }
 
     /// Nothing more will come: whether its reader can be shown the end. A FIFO that holds something and has
@@ -192,6 +168,24 @@ impl Sink {
             (Reader::Unneeded, _) => 0,
             (Reader::Missing, Kind::Fifo) => self.behind.len() as u64 + self.unread,
             _ => self.behind.len() as u64,
+        }
+    }
+}
+
+/// Finds out which FIFOs have readers. Our own descriptors read too, and two may be of one FIFO; for a moment they
+/// do not, and the kernel says whether anybody else does.
+pub fn look_for_readers(outputs: &mut [Output]) {
+    let sinks = outputs.iter_mut().flat_map(|o| &mut o.sinks);
+    let mut fifos: Vec<&mut Sink> = sinks.filter(|s| s.kind == Kind::Fifo).collect();
+    // What cannot be found out counts as alive: that is bounded as well.
+    let closed = fifos.iter_mut().all(|f| f.reopen(OFlags::WRONLY).is_ok());
+    for fifo in &mut fifos {
+        fifo.is_read = !(closed && has_hung_up(fifo.fd.as_fd()));
+    }
+    for fifo in fifos {
+        // Without it a reader's end would be the container's: nothing more can be sent.
+        if let Err(errno) = fifo.reopen(OFlags::RDWR) {
+            fifo.failed = Some(errno);
         }
     }
 }
@@ -222,6 +216,15 @@ pub enum Spliced {
     End,
     /// These two are not to be spliced: read and write.
     Unable,
+}
+
+/// What came of looking at the readers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Looked {
+    /// Somebody has not taken everything.
+    pub pending: bool,
+    /// Somebody who had not has taken some.
+    pub moved: bool,
 }
 
 impl Output {
@@ -288,6 +291,22 @@ impl Output {
         // Positions are only asked for again at the next poll.
         self.sinks.retain(|s| s.failed.is_none());
         why
+    }
+
+    /// Looks at what the sinks' readers have taken.
+    pub fn look(&mut self) -> Looked {
+        let mut looked = Looked::default();
+        // Of an output that goes on, only what came before its goal counts.
+        let goal = self.goal.filter(|_| self.source.is_some());
+        for sink in &mut self.sinks {
+            let taken = self.read.saturating_sub(sink.look());
+            looked.moved |= sink.pending && taken > sink.taken;
+            // Two streams may share a FIFO: what the other adds is no step back.
+            sink.taken = sink.taken.max(taken);
+            sink.pending = sink.taken < goal.unwrap_or(self.read);
+            looked.pending |= sink.pending;
+        }
+        looked
     }
 
     /// Whether everything that the exited process wrote has been read.

@@ -525,18 +525,19 @@ fn a_terminal_is_resized_a_thousand_times_while_output_flows() {
         });
         let id = run.id;
         for n in 1..=1000 {
-            run.rig.client().resize(id, n, 1001 - n).unwrap();
+            run.rig.client().resize(id, n, 1100 - n).unwrap();
         }
         std::thread::sleep(Duration::from_millis(50));
         fs::write(run.rig.path("rootfs/tmp/stop"), "").unwrap();
         assert_eq!(run.wait(), 0);
         let text = reads.join().unwrap();
         assert!(
-            text.contains("size 1000 1\r\n"),
-            "no signal told the last size"
+            text.contains("size 1000 100\r\n"),
+            "no signal told the last size: {:?}",
+            &text[text.len().saturating_sub(300)..]
         );
         assert!(
-            text.ends_with("1000 1\r\nend\r\n"),
+            text.ends_with("1000 100\r\nend\r\n"),
             "{:?}",
             &text[text.len() - 60..]
         );
@@ -634,7 +635,8 @@ fn a_log_rotates_and_reopens_while_it_is_written() {
     let log = rig.path("log");
     let lines = || -> Vec<String> {
         let files = corten_shim::log::follow::files(&log).into_iter();
-        let texts = files.map(|f| fs::read_to_string(f).unwrap());
+        // While it is rotated a name may lead nowhere; then there are too few lines.
+        let texts = files.filter_map(|f| fs::read_to_string(f).ok());
         texts
             .collect::<String>()
             .lines()
