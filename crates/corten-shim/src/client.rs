@@ -19,7 +19,7 @@ use rustix::net::RecvFlags;
 use crate::Error;
 use crate::OWN_SERVICE;
 use crate::listen;
-pub use crate::proto::corten::{CreateOptions, LoopbackForward};
+pub use crate::proto::corten::{CreateOptions, ForeignShim, LoopbackForward};
 use crate::proto::corten::{ForwardRequest, WatchRequest};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
@@ -182,14 +182,20 @@ pub struct Client {
     stream: u32,
     answers: BTreeMap<u32, Result<Vec<u8>, Status>>,
     id: String,
+    service: &'static str,
     /// The shim, if it is our child.
     child: Option<u32>,
 }
 
 impl Client {
     pub(crate) fn new(socket: UnixStream, id: &str) -> Self {
+        Self::with_service(socket, id, SERVICE)
+    }
+
+    pub(crate) fn with_service(socket: UnixStream, id: &str, service: &'static str) -> Self {
         Self {
             socket,
+            service,
             decoder: Decoder::default(),
             stream: 1,
             answers: BTreeMap::new(),
@@ -449,7 +455,7 @@ impl Client {
     }
 
     fn send(&mut self, method: &'static str, message: &impl Message) -> Result<u32, Error> {
-        self.send_to(SERVICE, method, message)
+        self.send_to(self.service, method, message)
     }
 
     fn send_to(
