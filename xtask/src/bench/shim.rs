@@ -46,7 +46,7 @@ pub fn measure(bench: &Bench) -> Result<()> {
     let ctr = bench.engines.iter().find(|e| e.kind == Kind::Containerd);
     let ctr = ctr.ok_or_else(|| failure("containerd did not come up, and the shims need it"))?;
     let version = ctr.place.run(&ctr.words(&["version"]))?.stdout;
-    let version = version
+    let mut version = version
         .lines()
         .filter_map(|line| line.trim().strip_prefix("Version:"));
     println!(
