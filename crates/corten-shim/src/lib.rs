@@ -20,7 +20,9 @@ pub mod attach;
 mod bootstrap;
 pub mod client;
 mod command;
+mod enter;
 mod error;
+pub mod foreign;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::connection::Responder;
 use super::task::Phase;
 use super::{Interest, Shim, Token, say};
-use crate::proto::task::{CreateTaskRequest, ProcessRequest};
+use crate::proto::task::{CreateTaskRequest, ExecProcessRequest, ProcessRequest};
 use crate::proto::ttrpc::Request;
 use crate::stdio::logger::{Readiness, Started};
 use crate::stdio::open;
@@ -149,7 +149,7 @@ impl Shim {
                     waiting.loggers.push(started);
                 }
                 Err(errno) => {
-                    self.give_up(waiting);
+                    self.refuse_loggers(waiting);
                     return Err(refuse(open::failed(&logger.path.to_string_lossy(), errno)));
                 }
             }
@@ -171,10 +171,20 @@ impl Shim {
             "Start" => {
                 let r = ProcessRequest::decode(payload).ok()?;
                 let task = self.tasks.values().find(|t| t.id.as_str() == r.id)?;
+                if task.is_foreign() {
+                    return None; // its stdio was made by Exec
+                }
                 let exec = task.execs.iter().find(|e| e.exec_id == r.exec_id)?;
                 let wanted = exec.wanted.clone();
                 matches!(exec.phase, Phase::Added(_))
                     .then(|| ((r.id, r.exec_id), [wanted.stdout, wanted.stderr]))
+            }
+            "Exec" => {
+                let r = ExecProcessRequest::decode(payload).ok()?;
+                let task = self.tasks.values().find(|t| t.id.as_str() == r.id)?;
+                let is_new = task.execs.iter().all(|e| e.exec_id != r.exec_id);
+                let needs = ((r.id, r.exec_id), [r.stdout, r.stderr]);
+                (task.is_foreign() && is_new).then_some(needs)
             }
             _ => None,
         }
@@ -206,7 +216,7 @@ impl Shim {
             };
             let waiting = self.loggers.waiting.remove(at);
             let responder = waiting.responder;
-            self.give_up(waiting);
+            self.refuse_loggers(waiting);
             let status = Status::of(Kind::Unavailable, format!("the logger {path} {why}"));
             self.respond(responder, Err(status));
         }
@@ -227,7 +237,7 @@ impl Shim {
         }
     }
 
-    fn give_up(&mut self, waiting: Waiting) {
+    fn refuse_loggers(&mut self, waiting: Waiting) {
         let owner = waiting.owner;
         for logger in self.loggers.running.iter_mut().filter(|r| r.owner == owner) {
             signal(logger.pid, Signal::KILL);

@@ -3,5 +3,6 @@
 
 mod containerd;
 mod engine;
+mod foreign;
 mod rig;
 mod stdio;

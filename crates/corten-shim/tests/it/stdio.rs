@@ -127,11 +127,17 @@ fn private(pid: u32) -> u64 {
         .sum()
 }
 
-/// Megabyte `n` of an endless text of numbers.
-fn megabyte(n: u32) -> Vec<u8> {
-    let words = (n << 18..(n + 1) << 18).map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes());
-    words.flatten().collect()
+/// Megabytes of a text of numbers, none like another.
+fn text() -> Vec<Vec<u8>> {
+    let megabyte = |n: u32| {
+        let words = (n << 18..(n + 1) << 18).map(|i| i.wrapping_mul(0x9e37_79b9).to_le_bytes());
+        words.flatten().collect()
+    };
+    (0..TEXT).map(megabyte).collect()
 }
+
+/// Then it begins again.
+const TEXT: u32 = 31;
 
 /// Through stdin and stdout or stderr, with a reader that stops now and then.
 fn through(megabytes: u32, exec: bool, to_stderr: bool) {
@@ -144,8 +150,10 @@ fn through(megabytes: u32, exec: bool, to_stderr: bool) {
         false => run.start(stdio(&input, &output, "")),
     }
     let mut writer = open(&input, true);
+    let text = std::sync::Arc::new(text());
+    let sent = text.clone();
     let writes = std::thread::spawn(move || {
-        (0..megabytes).for_each(|n| writer.write_all(&megabyte(n)).unwrap());
+        (0..megabytes).for_each(|n| writer.write_all(&sent[(n % TEXT) as usize]).unwrap());
     });
     let pid = run.rig.shim_pid;
     let reads = std::thread::spawn(move || {
@@ -157,7 +165,7 @@ fn through(megabytes: u32, exec: bool, to_stderr: bool) {
                 most = most.max(private(pid));
             }
             reader.read_exact(&mut got).unwrap();
-            assert!(got == megabyte(n), "megabyte {n} differs");
+            assert!(got == text[(n % TEXT) as usize], "megabyte {n} differs");
         }
         assert_eq!(reader.read(&mut got).unwrap(), 0);
         most
