@@ -90,7 +90,10 @@ impl Loggers {
 
     /// Its streams are closed now: it may say its last words.
     pub fn dismiss(&mut self, id: &str, exec_id: &str) {
-        let owned = |r: &&mut Running| r.owner.0 == id && r.owner.1 == exec_id;
+        let owned = |r: &&mut Running| {
+            // With a container its execs are gone too.
+            r.owner.0 == id && (exec_id.is_empty() || r.owner.1 == exec_id)
+        };
         for logger in self.running.iter_mut().filter(owned) {
             logger.until = Some(Instant::now() + ENDING);
         }

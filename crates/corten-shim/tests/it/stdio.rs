@@ -676,3 +676,45 @@ fn a_log_rotates_and_reopens_while_it_is_written() {
     none.wait();
     none.finish();
 }
+
+/// The containers of a pod share a shim; each more costs it little.
+#[test]
+fn another_container_costs_a_shim_little_memory() {
+    const MORE: u64 = 8;
+    let mut first = Run::new(false, "sleep 1000");
+    let (input, output) = (first.fifo("in"), first.fifo("out"));
+    first.start(stdio(&input, &output, ""));
+    let shim = first.rig.shim_pid;
+    let settled = || {
+        std::thread::sleep(Duration::from_millis(500));
+        private(shim)
+    };
+    let before = settled();
+    let mut others = Vec::new();
+    for _ in 0..MORE {
+        let rig = Rig::unspawned("seq 1 20000; sleep 1000");
+        let mut client = client::connect(first.rig.folder.path(), &rig.id).unwrap();
+        let (input, output) = (fifo(&rig.path("in")), fifo(&rig.path("out")));
+        let mut reader = open(&output, false);
+        let request = CreateRequest {
+            bundle: rig.folder.path().into(),
+            stdio: stdio(&input, &output, ""),
+            ..CreateRequest::default()
+        };
+        client.create(request).unwrap();
+        client.start("").unwrap();
+        reader.read_exact(&mut [0; 100_000]).unwrap();
+        others.push((rig, client, reader));
+    }
+    let each = settled().saturating_sub(before) / MORE;
+    assert!(each < 150, "{each} KiB each beside {before}");
+    for (rig, mut client, _reader) in others {
+        client.kill("", 9, false).unwrap();
+        client.wait("").unwrap();
+        client.delete("").unwrap();
+        rig.assert_clean();
+    }
+    first.rig.client().kill("", 9, false).unwrap();
+    first.wait();
+    first.finish();
+}
