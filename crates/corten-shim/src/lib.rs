@@ -36,4 +36,5 @@ const OWN_SERVICE: &str = "corten.shim.v1.Supervisor";
 
 pub use command::main;
 pub use error::Error;
-pub use record::ExitRecord;
+pub use record::{ExitRecord, Restarting};
+pub use serve::{HealthEntry, HealthReport};

@@ -18,9 +18,11 @@ mod connection;
 mod create;
 mod exec;
 mod forward;
+mod health;
 mod options;
 mod publisher;
 mod reap;
+mod restart;
 mod service;
 mod settle;
 mod task;
@@ -43,6 +45,7 @@ use publisher::Publisher;
 use task::Task;
 
 pub use create::STATE_ROOT_FILE;
+pub use health::{Entry as HealthEntry, Report as HealthReport};
 
 /// How the shim was started.
 #[derive(Debug)]
@@ -87,6 +90,7 @@ enum Token {
     Io(u32, Number, Part),
     Forward(u32, usize, forward::Part),
     Watch(u32),
+    Health(u32),
 }
 
 /// What is polled for, and on whose behalf.
@@ -107,6 +111,8 @@ struct Shim {
     signals: Receiver,
     connections: BTreeMap<u32, Connection>,
     tasks: BTreeMap<u32, Task>,
+    /// By container, which has no task while it waits.
+    restarts: BTreeMap<String, restart::Restart>,
     publisher: Publisher,
     scratch: Box<[u8]>,
     /// The next number for a connection, task or attached client.
@@ -138,6 +144,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         signals,
         connections: BTreeMap::new(),
         tasks: BTreeMap::new(),
+        restarts: BTreeMap::new(),
         publisher,
         scratch: vec![0; SCRATCH].into(),
         serial: 1,
@@ -241,6 +248,11 @@ impl Shim {
                     process.io.ready(part, &mut self.scratch);
                 }
             }
+            Token::Health(task) => {
+                if let Some(task) = self.tasks.get_mut(&task) {
+                    task.read_check(&mut self.scratch);
+                }
+            }
             Token::Watch(task) => {
                 let task = self.tasks.get_mut(&task);
                 if let Some(watch) = task.and_then(|t| t.watch.as_mut()) {
@@ -275,14 +287,26 @@ impl Shim {
     /// The next moment at which something must be done although nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let tasks = self.tasks.values().filter_map(Task::deadline).min();
+        let restarts = self
+            .restarts
+            .values()
+            .filter_map(restart::Restart::deadline)
+            .min();
         let idle = self.config.until_idle && self.connections.is_empty() && self.tasks.is_empty();
         let lonely = (idle && !self.visited).then(|| self.started + LONELY);
         let ending = self.ending.map(|at| at + FAREWELL);
         let again = self.reap_again.then(Instant::now);
-        [tasks, lonely, ending, again, self.publisher.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            tasks,
+            restarts,
+            lonely,
+            ending,
+            again,
+            self.publisher.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     fn is_done(&self) -> bool {
@@ -293,6 +317,7 @@ impl Shim {
         self.config.until_idle
             && self.tasks.is_empty()
             && self.connections.is_empty()
+            && !self.restarts.values().any(restart::Restart::is_pending)
             && (self.visited || self.started.elapsed() >= LONELY)
     }
 }

@@ -90,6 +90,15 @@ impl Shim {
         if request.service == OWN_SERVICE && request.method == "Watch" {
             return Some(decode(payload).and_then(|r| self.watch(r)));
         }
+        if request.service == OWN_SERVICE && request.method == "SetRestart" {
+            return Some(decode(payload).and_then(|r| self.update_restart(r)));
+        }
+        if request.service == OWN_SERVICE && request.method == "WaitLast" {
+            return self.wait_for_last(responder, decode(payload));
+        }
+        if request.service == OWN_SERVICE && request.method == "Check" {
+            return self.check_now(responder, decode(payload));
+        }
         if !SERVICES.contains(&request.service.as_str()) {
             let text = format!("service {} is not served", request.service);
             return Some(Err(Status::new(Code::Unimplemented, text)));
@@ -125,7 +134,7 @@ impl Shim {
         })
     }
 
-    fn find(&self, id: &str) -> Result<u32, Status> {
+    pub(super) fn find(&self, id: &str) -> Result<u32, Status> {
         let found = self.tasks.iter().find(|(_, t)| t.id.as_str() == id);
         found
             .map(|(serial, _)| *serial)
@@ -270,7 +279,16 @@ impl Shim {
             Ok(request) => request,
             Err(status) => return Some(Err(status)),
         };
-        match self.process(&request.id, &request.exec_id) {
+        self.wait_for(responder, &request.id, &request.exec_id)
+    }
+
+    pub(super) fn wait_for(
+        &mut self,
+        responder: Responder,
+        id: &str,
+        exec_id: &str,
+    ) -> Option<Answer> {
+        match self.process(id, exec_id) {
             Err(status) => Some(Err(status)),
             Ok(process) => match process.exit() {
                 Some(exit) => Some(Ok(waited(&exit))),
@@ -435,6 +453,7 @@ impl Shim {
     /// Ends the shim, unless containers are left: one of a pod's may be deleted before the others.
     fn shutdown(&mut self, _request: &ShutdownRequest) -> Answer {
         if self.tasks.is_empty() {
+            self.end_restarts();
             self.ending = Some(std::time::Instant::now());
         }
         Ok(Vec::new())

@@ -19,6 +19,7 @@ use rustix::event::PollFlags;
 
 use super::connection::Responder;
 use super::forward::Forward;
+use super::health::Health;
 use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
@@ -146,9 +147,12 @@ pub struct Task {
     pub exit_command: Vec<String>,
     /// When init's exit was told.
     pub told: Option<Instant>,
+    /// Whether it is to be started again: then the exit command is not for this exit.
+    pub restarting: bool,
     pub forwards: Vec<Forward>,
     /// Whose absence is mended while init runs.
     pub watch: Option<Watch>,
+    pub health: Option<Box<Health>>,
     /// When [`Io::drain`] last said what, for the deadline.
     pub drains: Vec<(Number, Drain)>,
 }
@@ -197,6 +201,9 @@ impl Task {
         if let Some(fd) = self.watch.as_ref().and_then(Watch::as_fd) {
             to.add(fd, PollFlags::empty(), Token::Watch(serial));
         }
+        if let Some(fd) = self.health.as_ref().and_then(|h| h.as_fd()) {
+            to.add(fd, PollFlags::IN, Token::Health(serial));
+        }
         for (index, forward) in self.forwards.iter().enumerate() {
             forward.interest(|fd, flags, part| {
                 to.add(fd, flags, Token::Forward(serial, index, part));
@@ -228,10 +235,11 @@ impl Task {
         };
         let command = self
             .told
-            .filter(|_| !self.exit_command.is_empty())
+            .filter(|_| !self.exit_command.is_empty() && !self.restarting)
             .map(|t| t + PATIENCE);
         let forwards = self.forwards.iter().filter_map(Forward::deadline);
         let watch = self.watch.as_ref().and_then(Watch::deadline);
+        let health = self.health.as_ref().and_then(|h| h.deadline());
         draining
             .min()
             .into_iter()
@@ -239,6 +247,7 @@ impl Task {
             .chain(command)
             .chain(forwards)
             .chain(watch)
+            .chain(health)
             .min()
     }
 }

@@ -1,0 +1,541 @@
+//! Restart policies: a container that has ended is started again, after a while, by the engine's command.
+//!
+//! ```text
+//!           exit, to be restarted        deadline            the command has started it
+//!   Up ────────────────────────▶ Waiting ────────▶ Trying ──────────────────────────────▶ Up
+//!    │                              ▲  │              │
+//!    │ exit, not to be restarted    │  │ stopped      ├── it failed or was killed: wait longer
+//!    ▼                              └──┼──────────────┘
+//!   Over ◀─────────────────────────────┴── nothing more to try
+//! ```
+//!
+//! The supervisor stays through it, with the sockets of published ports, and is the only process that lives while a
+//! container waits; it wakes at the deadline and not before. Making a container is the engine's work: its command gives back
+//! what the old run held, creates the container in this same supervisor and starts it. If that command
+//! is killed at any point, its end is seen here, and another one begins where it was.
+//!
+//! That the user has stopped the container is a file ([`Terms::stopped`]): it is there before the signal is sent, is
+//! looked at when the container has ended, and survives the host's going down.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::connection::Responder;
+use super::settle::waited;
+use super::task::{Exit, Phase as TaskPhase};
+use super::{Shim, say};
+use crate::ExitRecord;
+use crate::proto::corten::Restart as Asked;
+use crate::record::Restarting;
+use crate::ttrpc::status::{Code, Status};
+
+/// docker's numbers (moby's `restartmanager`): the first pause, doubled each time up to the longest, and from the
+/// beginning again for a container that has run for so long.
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(60);
+const STEADY: Duration = Duration::from_secs(10);
+
+/// When a container is started again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    #[default]
+    No,
+    /// After an exit code other than 0; at most so many times in a row, 0 being without end.
+    OnFailure(u32),
+    Always,
+    /// As always, here: the difference is made when the host starts.
+    UnlessStopped,
+}
+
+/// A policy, and how it is carried out.
+#[derive(Debug, Default)]
+pub struct Terms {
+    policy: Policy,
+    command: Vec<String>,
+    /// A file that is there once the user has stopped the container.
+    stopped: PathBuf,
+}
+
+impl TryFrom<Asked> for Terms {
+    type Error = Status;
+
+    fn try_from(asked: Asked) -> Result<Self, Status> {
+        let policy = match asked.policy.as_str() {
+            "" | "no" => Policy::No,
+            "on-failure" => Policy::OnFailure(asked.max_retries),
+            "always" => Policy::Always,
+            "unless-stopped" => Policy::UnlessStopped,
+            other => {
+                let text = format!("{other:?} is no restart policy");
+                return Err(Status::new(Code::InvalidArgument, text));
+            }
+        };
+        if asked.command.is_empty() || asked.stopped.is_empty() {
+            let text = "a restart policy needs a command, and a file that says stopped";
+            return Err(Status::new(Code::InvalidArgument, text));
+        }
+        Ok(Self {
+            policy,
+            command: asked.command,
+            stopped: asked.stopped.into(),
+        })
+    }
+}
+
+/// What is known of an end.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    status: u32,
+    ran: Duration,
+    stopped: bool,
+    /// Whatever the policy says: by its health check's `on_failure`.
+    forced: bool,
+}
+
+/// How long until the next start, if there is to be one. `count`: restarts so far. `last`: the pause before this one.
+fn decide(policy: Policy, count: u32, last: Duration, ended: Ended) -> Option<Duration> {
+    let wanted = match policy {
+        _ if ended.stopped => false,
+        _ if ended.forced => true,
+        Policy::No => false,
+        Policy::OnFailure(max) => ended.status != 0 && (max == 0 || count < max),
+        Policy::Always | Policy::UnlessStopped => true,
+    };
+    wanted.then(|| match ended.ran >= STEADY || last.is_zero() {
+        true => FIRST,
+        false => (last * 2).min(LONGEST),
+    })
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The task is there, or is being made for the first time.
+    Up {
+        since: Instant,
+    },
+    Waiting {
+        at: Instant,
+    },
+    /// The command runs.
+    Trying {
+        pid: u32,
+    },
+    Over,
+}
+
+/// See above.
+#[derive(Debug)]
+pub struct Restart {
+    terms: Terms,
+    record: Option<PathBuf>,
+    exit_command: Vec<String>,
+    count: u32,
+    delay: Duration,
+    phase: Phase,
+    forced: bool,
+    /// Who waits for the end waits for the last one.
+    waiters: Vec<Responder>,
+    last: Option<(Exit, bool)>,
+}
+
+impl Restart {
+    pub fn new(terms: Terms, record: Option<PathBuf>, exit_command: Vec<String>) -> Self {
+        Self {
+            terms,
+            record,
+            exit_command,
+            count: 0,
+            delay: Duration::ZERO,
+            phase: Phase::Up {
+                since: Instant::now(),
+            },
+            forced: false,
+            waiters: Vec::new(),
+            last: None,
+        }
+    }
+
+    /// Whether the supervisor has to stay although it supervises nothing.
+    pub fn is_pending(&self) -> bool {
+        matches!(self.phase, Phase::Waiting { .. } | Phase::Trying { .. })
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Waiting { at } => Some(at),
+            _ => None,
+        }
+    }
+
+    /// The next exit is followed by a start, whatever the policy says.
+    pub fn force(&mut self) {
+        self.forced = true;
+    }
+
+    /// As if the user had stopped it.
+    pub fn mark_stopped(&self) {
+        let path = &self.terms.stopped;
+        if let Err(error) = std::fs::write(path, "") {
+            say(format_args!("cannot write {}: {error}", path.display()));
+        }
+    }
+
+    /// Other terms from now on; what was counted stays.
+    fn renew(&mut self, terms: Terms) {
+        self.terms = terms;
+    }
+
+    /// Init's program runs. What the record says of the run before is over.
+    pub fn started(&mut self) {
+        if let (Phase::Trying { .. }, Some(record)) = (&self.phase, &self.record) {
+            // It is replaced at the next exit at the latest.
+            let _gone = std::fs::remove_file(record);
+        }
+        self.phase = Phase::Up {
+            since: Instant::now(),
+        };
+    }
+
+    /// Init has exited: is it started again, and when?
+    pub fn exited(&mut self, exit: Exit, oom: bool) -> Option<Restarting> {
+        self.last = Some((exit, oom));
+        let Phase::Up { since } = self.phase else {
+            return None;
+        };
+        let ended = Ended {
+            status: exit.status,
+            ran: since.elapsed(),
+            stopped: self.terms.stopped.exists(),
+            forced: std::mem::take(&mut self.forced),
+        };
+        self.schedule(ended)
+    }
+
+    fn schedule(&mut self, ended: Ended) -> Option<Restarting> {
+        let Some(delay) = decide(self.terms.policy, self.count, self.delay, ended) else {
+            self.phase = Phase::Over;
+            return None;
+        };
+        self.count += 1;
+        self.delay = delay;
+        self.phase = Phase::Waiting {
+            at: Instant::now() + delay,
+        };
+        Some(self.restarting())
+    }
+
+    fn restarting(&self) -> Restarting {
+        Restarting {
+            count: self.count,
+            delay_ms: self.delay.as_millis() as u64,
+        }
+    }
+
+    fn is_trying(&self, pid: u32) -> bool {
+        matches!(self.phase, Phase::Trying { pid: own } if own == pid)
+    }
+
+    /// Runs the command, which is to end in [`Self::started`].
+    fn attempt(&mut self) -> std::io::Result<()> {
+        let [program, arguments @ ..] = self.terms.command.as_slice() else {
+            return Err(std::io::ErrorKind::NotFound.into());
+        };
+        let child = Command::new(program)
+            .args(arguments)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
+        // Its end is reaped like any child's.
+        self.phase = Phase::Trying { pid: child.id() };
+        Ok(())
+    }
+
+    fn write(&self, restarting: Option<Restarting>) {
+        let (Some((exit, oom)), Some(path)) = (self.last, &self.record) else {
+            return;
+        };
+        let record = ExitRecord {
+            restarting,
+            ..ExitRecord::new(exit.pid, exit.status, exit.at, oom)
+        };
+        if let Err(error) = record.write(path) {
+            say(format_args!("cannot write {}: {error}", path.display()));
+        }
+    }
+}
+
+impl Shim {
+    /// Enters or renews what Create, or an update, says of a container's restarts.
+    pub(super) fn set_restart(
+        &mut self,
+        id: &str,
+        terms: Terms,
+        record: Option<PathBuf>,
+        exit_command: Vec<String>,
+    ) {
+        match self.restarts.get_mut(id) {
+            Some(restart) => restart.renew(terms),
+            None => {
+                let restart = Restart::new(terms, record, exit_command);
+                self.restarts.insert(id.into(), restart);
+            }
+        }
+    }
+
+    /// Method SetRestart: other terms for a container that is there.
+    pub(super) fn update_restart(
+        &mut self,
+        request: crate::proto::corten::SetRestartRequest,
+    ) -> Result<Vec<u8>, Status> {
+        let asked = request.restart.unwrap_or_default();
+        let terms = Terms::try_from(asked)?;
+        if let Some(restart) = self.restarts.get_mut(&request.id) {
+            restart.renew(terms);
+            return Ok(Vec::new());
+        }
+        let task = self.task(&request.id)?;
+        let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
+        self.set_restart(&request.id, terms, record, command);
+        Ok(Vec::new())
+    }
+
+    /// Runs the commands that are due.
+    pub(super) fn advance_restarts(&mut self) {
+        let now = Instant::now();
+        let due = |r: &Restart| r.deadline().is_some_and(|at| at <= now);
+        let due: Vec<String> = self
+            .restarts
+            .iter()
+            .filter(|(_, r)| due(r))
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            let Some(restart) = self.restarts.get_mut(&id) else {
+                continue;
+            };
+            if restart.terms.stopped.exists() {
+                self.give_up(&id);
+            } else if let Err(error) = restart.attempt() {
+                say(format_args!("cannot run the restart of {id}: {error}"));
+                self.failed_restart(&id);
+            }
+        }
+    }
+
+    /// A child has ended: was it a restart's command? Its job is done when it has got as far as Start.
+    pub(super) fn restart_ended(&mut self, pid: u32, status: u32) -> bool {
+        let mut own = self.restarts.iter().filter(|(_, r)| r.is_trying(pid));
+        let Some(id) = own.next().map(|(id, _)| id.clone()) else {
+            return false;
+        };
+        match status {
+            // There was nothing to restart any more.
+            0 => self.give_up(&id),
+            _ => self.failed_restart(&id),
+        }
+        true
+    }
+
+    /// It is tried again, later: what kept it from starting may pass. Such a try counts.
+    fn failed_restart(&mut self, id: &str) {
+        self.drop_half_made(id);
+        let Some(restart) = self.restarts.get_mut(id) else {
+            return;
+        };
+        let ended = Ended {
+            status: restart.last.map_or(1, |(exit, _)| exit.status),
+            ran: Duration::ZERO,
+            stopped: restart.terms.stopped.exists(),
+            forced: false,
+        };
+        match restart.schedule(ended) {
+            Some(restarting) => restart.write(Some(restarting)),
+            None => self.give_up(id),
+        }
+    }
+
+    /// The container stays down: who waited learns of its last end, and the engine gives back what it held.
+    fn give_up(&mut self, id: &str) {
+        self.drop_half_made(id);
+        let Some(restart) = self.restarts.get_mut(id) else {
+            return;
+        };
+        restart.phase = Phase::Over;
+        restart.write(None);
+        let command = std::mem::take(&mut restart.exit_command);
+        if let Some(task) = self.tasks.values_mut().find(|t| t.id.as_str() == id) {
+            task.restarting = false;
+        }
+        self.tell_last(id);
+        // With a task it is run as after any exit.
+        if !self.tasks.values().any(|t| t.id.as_str() == id) {
+            super::settle::run_command(&command);
+        }
+    }
+
+    /// An init that waits to be started by a command that has ended.
+    fn drop_half_made(&mut self, id: &str) {
+        let half = self
+            .tasks
+            .iter()
+            .find(|(_, t)| t.id.as_str() == id && matches!(t.init.phase, TaskPhase::Created(_)));
+        if let Some(serial) = half.map(|(serial, _)| *serial)
+            && let Err(status) = self.delete(serial, "")
+        {
+            say(format_args!("cannot undo the creation of {id}: {status:?}"));
+        }
+    }
+
+    fn take_waiters(&mut self, id: &str) -> (Vec<Responder>, Result<Vec<u8>, Status>) {
+        let gone = || Status::new(Code::NotFound, format!("no container {id} in this shim"));
+        let Some(restart) = self.restarts.get_mut(id) else {
+            return (Vec::new(), Err(gone()));
+        };
+        let exit = restart.last.map(|(exit, _)| waited(&exit));
+        (std::mem::take(&mut restart.waiters), exit.ok_or_else(gone))
+    }
+
+    /// Method WaitLast: answered when the container has ended for good.
+    pub(super) fn wait_for_last(
+        &mut self,
+        responder: Responder,
+        request: Result<crate::proto::task::ProcessRequest, Status>,
+    ) -> Option<Result<Vec<u8>, Status>> {
+        let id = match request {
+            Ok(request) => request.id,
+            Err(status) => return Some(Err(status)),
+        };
+        match self.restarts.get_mut(&id) {
+            Some(restart) if !matches!(restart.phase, Phase::Over) => {
+                restart.waiters.push(responder);
+                None
+            }
+            _ => self.wait_for(responder, &id, ""),
+        }
+    }
+
+    /// Tells the end for good to who waits for that.
+    pub(super) fn tell_last(&mut self, id: &str) {
+        let (waiters, exit) = self.take_waiters(id);
+        for waiter in waiters {
+            self.respond(waiter, exit.clone());
+        }
+    }
+
+    /// The supervisor is sent home: no restart any more.
+    pub(super) fn end_restarts(&mut self) {
+        let ids: Vec<String> = self.restarts.keys().cloned().collect();
+        for id in ids {
+            self.tell_last(&id);
+            self.restarts.remove(&id);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(status: u32) -> Ended {
+        Ended {
+            status,
+            ran: Duration::from_millis(5),
+            stopped: false,
+            forced: false,
+        }
+    }
+
+    #[test]
+    fn who_is_started_again() {
+        for (policy, count, status, again) in [
+            (Policy::No, 0, 1, false),
+            (Policy::Always, 900, 0, true),
+            (Policy::UnlessStopped, 900, 137, true),
+            (Policy::OnFailure(0), 900, 1, true),
+            (Policy::OnFailure(0), 0, 0, false),
+            (Policy::OnFailure(3), 2, 1, true),
+            (Policy::OnFailure(3), 3, 1, false),
+        ] {
+            let next = decide(policy, count, Duration::ZERO, ended(status));
+            assert_eq!(next.is_some(), again, "{policy:?} {count} {status}");
+            let stopped = Ended {
+                stopped: true,
+                forced: true,
+                ..ended(status)
+            };
+            assert_eq!(decide(policy, count, FIRST, stopped), None);
+            let forced = Ended {
+                forced: true,
+                ..ended(status)
+            };
+            assert!(decide(policy, count, FIRST, forced).is_some());
+        }
+    }
+
+    #[test]
+    fn the_pause_doubles_up_to_a_minute_and_begins_anew_after_ten_seconds_of_running() {
+        let mut last = Duration::ZERO;
+        let mut pauses = Vec::new();
+        for count in 0..12 {
+            last = decide(Policy::Always, count, last, ended(1)).unwrap();
+            pauses.push(last.as_millis());
+        }
+        assert_eq!(
+            pauses,
+            [
+                100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600, 51_200, 60_000, 60_000
+            ]
+        );
+        let steady = Ended {
+            ran: STEADY,
+            ..ended(1)
+        };
+        assert_eq!(decide(Policy::Always, 12, last, steady), Some(FIRST));
+    }
+
+    fn asked(policy: &str) -> Asked {
+        Asked {
+            policy: policy.into(),
+            max_retries: 2,
+            command: vec!["/bin/false".into()],
+            stopped: "/nowhere/stopped".into(),
+        }
+    }
+
+    #[test]
+    fn terms_that_cannot_be_kept_are_refused() {
+        let kept = Terms::try_from(asked("on-failure")).unwrap();
+        assert_eq!(kept.policy, Policy::OnFailure(2));
+        assert!(Terms::try_from(asked("sometimes")).is_err());
+        let silent = Asked {
+            command: vec![],
+            ..asked("always")
+        };
+        assert!(Terms::try_from(silent).is_err());
+    }
+
+    #[test]
+    fn a_stopped_container_stays_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let stopped = dir.path().join("stopped");
+        let terms = Terms {
+            policy: Policy::Always,
+            command: vec!["/bin/false".into()],
+            stopped: stopped.clone(),
+        };
+        let exit = Exit {
+            pid: 7,
+            status: 1,
+            at: std::time::SystemTime::now(),
+        };
+        let mut restart = Restart::new(terms, None, vec![]);
+        assert_eq!(restart.exited(exit, false).map(|r| r.count), Some(1));
+        assert!(restart.is_pending() && restart.deadline().is_some());
+        restart.started();
+        std::fs::write(&stopped, "").unwrap();
+        assert_eq!(restart.exited(exit, false), None);
+        assert!(!restart.is_pending() && restart.deadline().is_none());
+    }
+}
