@@ -9,6 +9,7 @@ use corten_spec::Cidr;
 use corten_store::{LayerChoice, Limits, Options, Packing};
 use serde::Deserialize;
 
+use crate::container::options::LogOptions;
 use crate::error::Error;
 use crate::paths::Paths;
 
@@ -17,6 +18,8 @@ use crate::paths::Paths;
 pub struct Config {
     pub network: Network,
     pub store: StoreSettings,
+    /// Of containers that say nothing of it themselves.
+    pub log: LogOptions,
 }
 
 /// How images are kept.
@@ -59,6 +62,25 @@ pub struct Pool {
 struct File {
     network: FileNetwork,
     store: FileStore,
+    log: FileLog,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct FileLog {
+    driver: FileDriver,
+    max_size: u64,
+    max_file: u32,
+}
+
+/// The words for where a log goes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FileDriver {
+    #[default]
+    K8sFile,
+    JsonFile,
+    None,
 }
 
 #[derive(Default, Deserialize)]
@@ -109,6 +131,11 @@ impl Config {
                 .network
                 .over(Network::of(paths.instance(), paths.etc())),
             store: file.store.over(StoreSettings::default()),
+            log: LogOptions {
+                none: file.log.driver == FileDriver::None,
+                max_size: file.log.max_size,
+                max_files: file.log.max_file,
+            },
         })
     }
 }

@@ -79,6 +79,7 @@ impl Engine {
                     manifest: image.manifest.clone(),
                     layers: image.layers.iter().map(|l| l.layer.to_string()).collect(),
                     run: None,
+                    failure: None,
                 },
             };
             let networks = self.rows_of(&options.network.endpoints())?;

@@ -88,7 +88,7 @@ impl Engine {
         }
         loop {
             // Asked before reading: what was written before the end is then surely read.
-            let running = options.follow && self.status(container)?.is_running();
+            let running = options.follow && self.status(container)?.is_active();
             log.open(&path).map_err(failed)?;
             if !log.drain(&mut sink).map_err(failed)? || !running {
                 return Ok(());
@@ -179,7 +179,7 @@ impl Log {
 }
 
 /// Watches the container's folder: its log grows there, and the exit record appears there.
-fn watch(folder: &Path) -> io::Result<std::os::fd::OwnedFd> {
+pub(super) fn watch(folder: &Path) -> io::Result<std::os::fd::OwnedFd> {
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     let events = inotify::WatchFlags::MODIFY
         | inotify::WatchFlags::CREATE
@@ -189,7 +189,7 @@ fn watch(folder: &Path) -> io::Result<std::os::fd::OwnedFd> {
     Ok(fd)
 }
 
-fn wait_for_change(watch: &std::os::fd::OwnedFd) -> io::Result<()> {
+pub(super) fn wait_for_change(watch: &std::os::fd::OwnedFd) -> io::Result<()> {
     let timeout = Timespec {
         tv_sec: PATIENCE.as_secs() as i64,
         tv_nsec: 0,

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!   create ─► Created ─ start ─► Running ─ exit ─► Exited ─ rm ─► gone
-//!                ▲                  │  supervisor lost  │
-//!                └───── start ──────┴──► Lost ──────────┘ (start and rm clean up first)
+//!                ▲                │  ▲ │  supervisor lost  │
+//!                │                ▼  │ └──► Lost ──────────┤ (start and rm clean up first)
+//!                │            Restarting                   │
+//!                └───── start ─────────────────────────────┘
 //! ```
 //!
 //! The row in the database is made first and removed last, so whatever a crash leaves has an
@@ -11,14 +13,17 @@
 //! off the exit record that it leaves ([`status`]).
 
 mod capability;
+mod condition;
 mod create;
 mod exec;
+pub mod health;
 pub(crate) mod inspect;
 pub mod logs;
 mod name;
 pub mod options;
 pub mod record;
 mod remove;
+pub mod restart;
 mod seccomp;
 mod spec;
 mod start;
@@ -36,6 +41,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+pub use condition::Condition;
 pub use exec::{Controller, ExecOptions, ExecSession};
 pub use record::Container;
 pub(crate) use remove::volumes_of;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use corten_shim::client::{Client, Exit};
+use corten_shim::client::{Client, Exit, Waiting};
 use corten_spec::Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -10,6 +10,7 @@ use super::inspect::rfc3339;
 use super::record::{Container, ExitRecord};
 use super::status::Status;
 use crate::error::{Error, Is};
+use crate::image::ImageConfig;
 use crate::{Engine, clock};
 
 /// signal(7) for x86 and Arm, by number less one.
@@ -41,6 +42,21 @@ pub fn signal(text: &str) -> Option<i32> {
         },
     };
     (34..=64).contains(&number).then_some(number)
+}
+
+/// What asks a container of this image to end.
+pub(super) fn stop_signal_of(image: &ImageConfig) -> i32 {
+    let own = image.stop_signal.as_deref();
+    own.and_then(signal).unwrap_or(SIGTERM)
+}
+
+/// Whether a signal of the user's means that the container is not to be started again. As docker decides it: the image's own stop
+/// signal, or any for an image that names none, since nobody knows what ends its program.
+pub(super) fn ends_policy(number: i32, stop_signal: Option<&str>) -> bool {
+    match stop_signal.and_then(signal) {
+        Some(own) => number == SIGKILL || number == own,
+        None => true,
+    }
 }
 
 /// Waits for init's end, at most so long.
@@ -76,8 +92,20 @@ impl Engine {
             action: "signalled",
             source: Is(status.as_str()),
         };
-        if !status.is_running() {
+        if !status.is_active() {
             return Err(refused(&status));
+        }
+        if signal == SIGKILL
+            || ends_policy(signal, self.config_of(container)?.stop_signal.as_deref())
+        {
+            self.mark_stopped(container)?;
+        }
+        if !status.is_running() {
+            // There is no process to signal, and now none will come; or one has come just now.
+            return match self.end_restarting(container)? {
+                Status::Running { .. } => self.kill(container, signal),
+                _ => Ok(()),
+            };
         }
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Err(refused(&Status::Lost));
@@ -88,7 +116,12 @@ impl Engine {
     /// Asks init to end by the image's stop signal, and makes it after `patience`. A container
     /// that does not run is stopped already.
     pub fn stop(&self, container: &Container, patience: Duration) -> Result<(), Error> {
-        if !self.status(container)?.is_running() {
+        let status = self.status(container)?;
+        if !status.is_active() {
+            return Ok(());
+        }
+        self.mark_stopped(container)?;
+        if !status.is_running() && !self.end_restarting(container)?.is_running() {
             return Ok(());
         }
         let Some(mut shim) = self.supervisor(&container.id)? else {
@@ -124,10 +157,32 @@ impl Engine {
         self.after_exit(container)
     }
 
+    /// A container that waits to be started again, and whose user has ended that: what it holds is given back. Returns what it
+    /// is then; it may have been started just before.
+    pub(crate) fn end_restarting(&self, container: &Container) -> Result<Status, Error> {
+        let (_lock, container) = match self.hold(&container.id) {
+            Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => {
+                return Ok(Status::Created);
+            }
+            held => held?,
+        };
+        let status = self.status(&container)?;
+        if matches!(status, Status::Restarting(_)) {
+            self.release_locked(&container)?;
+        }
+        Ok(status)
+    }
+
     /// The end of a container in the foreground: waits for it on a connection that there is, gives back
-    /// what it held, and removes it where it was started so. Returns the exit status.
-    pub fn finish(&self, container: &Container, mut shim: Client) -> Result<u32, Error> {
-        let Ok(exit) = shim.wait("") else {
+    /// what it held, and removes it where it was started so. One that is to be started again is left to its supervisor. Returns
+    /// the exit status.
+    pub fn finish(
+        &self,
+        container: &Container,
+        mut shim: Client,
+        waiting: Waiting,
+    ) -> Result<u32, Error> {
+        let Ok(exit) = shim.end_wait(waiting) else {
             // The supervisor is gone: its record tells, or nobody does.
             drop(shim);
             let exit = self.wait(container);
@@ -141,6 +196,9 @@ impl Engine {
             }
             held => held?,
         };
+        if self.restart_terms(&container)?.is_some() && self.status(&container)?.is_active() {
+            return Ok(exit.status);
+        }
         if shim.delete("").is_err() {
             // Another process gave it back already, and may have started it again.
             drop(_lock);
@@ -164,19 +222,18 @@ impl Engine {
     }
 
     fn stop_signal(&self, container: &Container) -> Result<i32, Error> {
-        Ok(self
-            .config_of(container)?
-            .stop_signal
-            .as_deref()
-            .and_then(signal)
-            .unwrap_or(SIGTERM))
+        Ok(stop_signal_of(&self.config_of(container)?))
     }
 
-    /// Waits for the container's end and returns its exit status. One that has ended answers at once.
+    /// Waits for the container's end and returns its exit status. One that has ended answers at once; one that is started again
+    /// has not ended.
     pub fn wait(&self, container: &Container) -> Result<ExitRecord, Error> {
         let told = match self.supervisor(&container.id)? {
             // An error means that the supervisor is gone, and its record tells.
-            Some(mut shim) => shim.wait("").ok(),
+            Some(mut shim) => match self.restart_terms(container)? {
+                Some(_) => shim.wait_last().ok(),
+                None => shim.wait("").ok(),
+            },
             None => None,
         };
         match (self.status(container)?, told) {
@@ -187,6 +244,7 @@ impl Engine {
                 exit_status: exit.status,
                 exited_at: rfc3339(clock::nanoseconds_of(exit.at)),
                 oom_killed: false,
+                restarting: None,
             }),
             (other, None) => Err(Error::ContainerState {
                 name: container.name.to_string(),
@@ -199,7 +257,21 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::signal;
+    use super::{ends_policy, signal};
+
+    #[test]
+    fn signals_that_end_a_restart_policy() {
+        for (number, own, ends) in [
+            (9, Some("QUIT"), true),
+            (3, Some("QUIT"), true),
+            (15, Some("QUIT"), false),
+            (1, Some("SIGTERM"), false),
+            (1, None, true),
+            (15, None, true),
+        ] {
+            assert_eq!(ends_policy(number, own), ends, "{number} {own:?}");
+        }
+    }
 
     #[test]
     fn names_and_numbers() {

@@ -69,8 +69,41 @@ pub enum ValueError {
     NetworkOption(String),
     #[error("security options are seccomp=FILE, seccomp=unconfined and no-new-privileges")]
     SecurityOption,
+    #[error("a time is numbers with units (h, m, s, ms, us, ns), such as 1m30s or 500ms")]
+    Time,
     #[error("a signal is a name such as TERM or a number from 1 to 64")]
     Signal,
+}
+
+/// `1m30s`, `500ms`, `0`: as docker's flags take it.
+pub fn duration(s: &str) -> Result<std::time::Duration, ValueError> {
+    if s == "0" {
+        return Ok(std::time::Duration::ZERO);
+    }
+    let (mut rest, mut total) = (s, 0f64);
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
+        let (number, tail) = rest.split_at(end.ok_or(ValueError::Time)?);
+        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.');
+        let (unit, tail) = tail.split_at(end.unwrap_or(tail.len()));
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return Err(ValueError::Time),
+        };
+        let number: f64 = number.parse().map_err(|_| ValueError::Time)?;
+        total += number * seconds;
+        rest = tail;
+    }
+    // What 64 bits hold of nanoseconds, and not nothing.
+    match s.is_empty() || !(0.0..9e9).contains(&total) {
+        true => Err(ValueError::Time),
+        false => Ok(std::time::Duration::from_secs_f64(total)),
+    }
 }
 
 /// `64m`, `1g`, `512` (bytes), as docker's: binary units, a trailing `b` welcome.
