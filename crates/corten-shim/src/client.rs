@@ -19,7 +19,9 @@ use rustix::net::RecvFlags;
 use crate::Error;
 use crate::OWN_SERVICE;
 use crate::listen;
-use crate::proto::corten::{CheckRequest, ForwardRequest, SetRestartRequest, WatchRequest};
+use crate::proto::corten::{
+    CheckRequest, ForwardRequest, ReopenLogRequest, SetRestartRequest, WatchRequest,
+};
 pub use crate::proto::corten::{CheckResponse, CreateOptions, Health, LoopbackForward, Restart};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
@@ -280,6 +282,15 @@ impl Client {
         let stream = self.send_to(OWN_SERVICE, "WaitLast", &message)?;
         let bytes = self.finish("WaitLast", stream)?;
         exit_of(&bytes)
+    }
+
+    /// After the log's file was renamed: records go to a new file of its name from now on.
+    pub fn reopen_log(&mut self) -> Result<(), Error> {
+        let message = ReopenLogRequest {
+            id: self.id.clone(),
+        };
+        let stream = self.send_to(OWN_SERVICE, "ReopenLog", &message)?;
+        self.finish("ReopenLog", stream).map(drop)
     }
 
     /// Starts init (`""`) or an added process. `Ok` once its program runs.

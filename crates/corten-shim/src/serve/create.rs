@@ -20,7 +20,7 @@ use super::watch::Watch;
 use super::{Shim, say};
 use crate::attach::Size;
 use crate::listen::bind_in;
-use crate::log::Log;
+use crate::log::{Limits, Log};
 use crate::proto::corten::{ForwardRequest, LoopbackForward, WatchRequest};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
 use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, StartResponse};
@@ -178,7 +178,12 @@ impl Shim {
             "" => None,
             path => {
                 let path = Path::new(path);
-                Some(Log::open(path).map_err(|e| failed("open the log", path, &e))?)
+                let limits = Limits {
+                    max_size: corten.log_max_size,
+                    max_files: corten.log_max_files,
+                };
+                let log = Log::open(path, limits);
+                Some(log.map_err(|e| failed("open the log", path, &e))?)
             }
         };
         let size = spec.process().as_ref().and_then(|p| p.console_size());

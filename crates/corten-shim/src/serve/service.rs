@@ -11,6 +11,7 @@ use super::task::{Exit, Phase, Process, Task};
 use super::{CALM, Shim, say};
 use crate::OWN_SERVICE;
 use crate::attach::Size;
+use crate::proto::corten::ReopenLogRequest;
 use crate::proto::events::{TaskDelete, TaskNamed};
 use crate::proto::task::{
     CloseIoRequest, ConnectResponse, ContainerRequest, CreateTaskRequest, DeleteRequest,
@@ -98,6 +99,8 @@ impl Shim {
         }
         if request.service == OWN_SERVICE && request.method == "Check" {
             return self.check_now(responder, decode(payload));
+        if request.service == OWN_SERVICE && request.method == "ReopenLog" {
+            return Some(decode(payload).and_then(|r: ReopenLogRequest| self.reopen_log(&r.id)));
         }
         if !SERVICES.contains(&request.service.as_str()) {
             let text = format!("service {} is not served", request.service);
@@ -418,6 +421,18 @@ impl Shim {
             }
             Phase::Draining { .. } | Phase::Exited(_) => {}
         }
+        Ok(Vec::new())
+    }
+
+    fn reopen_log(&mut self, id: &str) -> Answer {
+        let Some(log) = &mut self.task(id)?.init.io.log else {
+            let text = format!("container {id} has no log");
+            return Err(Status::new(Code::FailedPrecondition, text));
+        };
+        let reopened = log.reopen();
+        reopened.map_err(|e| {
+            Status::new(Code::Unknown, format!("cannot reopen the log of {id}: {e}"))
+        })?;
         Ok(Vec::new())
     }
 

@@ -16,7 +16,7 @@ use rustix::event::{PollFd, Timespec, poll};
 use super::prepare::{Plan, prepare};
 use super::{Client, Drain, Io, SCRATCH};
 use crate::attach::{self, Decoder, Frame, Hello};
-use crate::log::Log;
+use crate::log::{Limits, Log};
 
 struct Rig {
     folder: tempfile::TempDir,
@@ -265,7 +265,7 @@ fn the_log_and_a_file_get_the_same() {
     let file = folder.path().join("out").display().to_string();
     let uri = format!("file://{file}");
     let plan = Plan {
-        log: Some(Log::open(&log).unwrap()),
+        log: Some(Log::open(&log, Limits::default()).unwrap()),
         ..plan(["", &uri, ""])
     };
     let mut rig = start(plan, folder, "echo out; echo err >&2; printf end");

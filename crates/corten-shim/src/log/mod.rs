@@ -7,12 +7,29 @@
 //!
 //! `F` ends a line, `P` does not: a reader joins the pieces. What stands after the second
 //! space is the container's bytes, unchanged, so binary output survives.
+//!
+//! # What a reader may rely on
+//!
+//! - The log is `NAME`; what was rotated away is `NAME.1` (the newest) to `NAME.N`, at most `max_files` files in all.
+//!   [`follow::files`] lists them, oldest first. A number may be missing after a crash; its neighbours are right.
+//! - A file is only ever appended to, and not any more once `NAME` is another file. So who follows reads to the end, asks
+//!   [`follow::successor`], and on an answer reads the old file to its end *once more* before going on with the new one.
+//! - While files change places `NAME` may be missing for an instant: that is no end.
+//! - A record is in one file, whole. The pieces of one line may be in two.
+//! - No file exceeds `max_size`, but for a single record that is longer.
+//! - Where records were lost to a full disk, one record of `stderr` says how many: `[corten: 12 records of 3456 bytes were
+//!   lost here: …]`. A record half written before the disk was full is completed first.
+//! - A file whose last line has no end was left by a supervisor that was killed; the next one ends that line.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+mod file;
+pub mod follow;
+
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
+
+pub use file::Limits;
+use file::LogFile;
 
 use crate::time::rfc3339;
 
@@ -35,85 +52,91 @@ impl Stream {
     }
 }
 
-/// An open log file.
+/// An open log.
 #[derive(Debug)]
 pub struct Log {
-    file: File,
+    file: LogFile,
     /// A line begun and not ended, for each stream.
     begun: [Vec<u8>; 2],
-    /// Records ready to be written, kept for its capacity.
+    /// Records ready to be written.
     records: Vec<u8>,
 }
 
 impl Log {
-    /// Opens for appending; a new file is readable by its group (0640).
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let mut options = OpenOptions::new();
-        let file = options.append(true).create(true).mode(0o640).open(path)?;
+    /// Opens for appending; a new file is readable by its group (0640). Mends what a crash has left.
+    pub fn open(path: &Path, limits: Limits) -> io::Result<Self> {
         Ok(Self {
-            file,
+            file: LogFile::open(path, limits)?,
             begun: [Vec::new(), Vec::new()],
             records: Vec::new(),
         })
     }
 
+    /// Goes on in a new file, as somebody has renamed the old one. If that fails, in the old one.
+    pub fn reopen(&mut self) -> io::Result<()> {
+        self.file.reopen()
+    }
+
     /// Takes output as it came. Whole lines are written at once, the rest waits for its end.
+    /// An error says that records were lost from here on; it comes once for each such time.
     pub fn write(&mut self, stream: Stream, mut bytes: &[u8]) -> io::Result<()> {
         let time = rfc3339(SystemTime::now());
+        let mut written = Ok(());
         while !bytes.is_empty() {
-            let begun = &mut self.begun[stream as usize];
-            let room = PIECE - begun.len();
+            let room = PIECE - self.begun[stream as usize].len();
             let (piece, full) = match bytes.iter().take(room).position(|b| *b == b'\n') {
                 Some(end) => (&bytes[..end], true),
                 None => (&bytes[..bytes.len().min(room)], false),
             };
             bytes = &bytes[piece.len() + usize::from(full)..];
-            if full || begun.len() + piece.len() == PIECE {
-                record(&mut self.records, &time, stream, full, begun, piece);
-                begun.clear();
+            if full || piece.len() == room {
+                written = written.and(self.record(&time, stream, full, piece));
             } else {
-                begun.extend_from_slice(piece);
+                self.begun[stream as usize].extend_from_slice(piece);
             }
         }
-        self.flush()
+        written.and(self.flush())
     }
 
     /// Writes what waits for the end of its line: the container will not say more.
     pub fn finish(&mut self) -> io::Result<()> {
         let time = rfc3339(SystemTime::now());
+        let mut written = Ok(());
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let begun = std::mem::take(&mut self.begun[stream as usize]);
-            if !begun.is_empty() {
-                record(&mut self.records, &time, stream, false, &begun, &[]);
+            if !self.begun[stream as usize].is_empty() {
+                written = written.and(self.record(&time, stream, false, &[]));
             }
         }
-        self.flush()
+        written.and(self.flush()).and(self.file.finish())
+    }
+
+    /// Adds a record of what has begun and this piece, in the next file if this one is full.
+    fn record(&mut self, time: &str, stream: Stream, full: bool, piece: &[u8]) -> io::Result<()> {
+        let begun = std::mem::take(&mut self.begun[stream as usize]);
+        let length = time.len() + stream.name().len() + 5 + begun.len() + piece.len();
+        let mut written = Ok(());
+        if !self.file.has_room(self.records.len(), length) {
+            written = self.flush();
+            if !self.file.has_room(0, length) {
+                written = written.and(self.file.rotate());
+            }
+        }
+        let tag = if full { " F " } else { " P " };
+        let name = stream.name().as_bytes();
+        for part in [time.as_bytes(), b" ", name, tag.as_bytes(), &begun, piece] {
+            self.records.extend_from_slice(part);
+        }
+        self.records.push(b'\n');
+        written
     }
 
     /// One `write` for all records of a read: a reader that follows never sees half a record
     /// unless the disk is full.
     fn flush(&mut self) -> io::Result<()> {
-        let written = self.file.write_all(&self.records);
-        self.records.clear();
-        // A burst of output must not stay resident.
-        self.records.shrink_to(PIECE);
-        written
+        // Taken, not cleared: a burst of output must not stay resident.
+        let records = std::mem::take(&mut self.records);
+        self.file.append(&records)
     }
-}
-
-fn record(to: &mut Vec<u8>, time: &str, stream: Stream, full: bool, begun: &[u8], piece: &[u8]) {
-    let tag = if full { " F " } else { " P " };
-    for part in [
-        time.as_bytes(),
-        b" ",
-        stream.name().as_bytes(),
-        tag.as_bytes(),
-        begun,
-        piece,
-    ] {
-        to.extend_from_slice(part);
-    }
-    to.push(b'\n');
 }
 
 #[cfg(test)]
@@ -141,7 +164,7 @@ mod tests {
     fn written(pieces: &[(Stream, Vec<u8>)]) -> Vec<u8> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        let mut log = Log::open(&path).unwrap();
+        let mut log = Log::open(&path, Limits::default()).unwrap();
         for (stream, bytes) in pieces {
             log.write(*stream, bytes).unwrap();
         }
