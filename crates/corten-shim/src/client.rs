@@ -22,7 +22,9 @@ use crate::listen;
 use crate::proto::corten::{
     CheckRequest, ForwardRequest, ReopenLogRequest, SetRestartRequest, WatchRequest,
 };
-pub use crate::proto::corten::{CheckResponse, CreateOptions, Health, LoopbackForward, Restart};
+pub use crate::proto::corten::{
+    CheckResponse, CreateOptions, ForeignShim, Health, LoopbackForward, Restart,
+};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
 use crate::ttrpc::status::{Code, Status};
@@ -184,14 +186,20 @@ pub struct Client {
     stream: u32,
     answers: BTreeMap<u32, Result<Vec<u8>, Status>>,
     id: String,
+    service: &'static str,
     /// The shim, if it is our child.
     child: Option<u32>,
 }
 
 impl Client {
     pub(crate) fn new(socket: UnixStream, id: &str) -> Self {
+        Self::with_service(socket, id, SERVICE)
+    }
+
+    pub(crate) fn with_service(socket: UnixStream, id: &str, service: &'static str) -> Self {
         Self {
             socket,
+            service,
             decoder: Decoder::default(),
             stream: 1,
             answers: BTreeMap::new(),
@@ -496,7 +504,7 @@ impl Client {
     }
 
     fn send(&mut self, method: &'static str, message: &impl Message) -> Result<u32, Error> {
-        self.send_to(SERVICE, method, message)
+        self.send_to(self.service, method, message)
     }
 
     fn send_to(

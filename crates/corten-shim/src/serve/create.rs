@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::forward::Forward;
 use super::health::Health;
-use super::options::{self, Options};
+use super::options::Options;
 use super::restart::Terms;
 use super::task::{Phase, Process, Task, Wanted};
 use super::watch::Watch;
@@ -33,19 +33,18 @@ const SPEC_MAX: u64 = 16 << 20;
 pub const STATE_ROOT_FILE: &str = "corten-state-root";
 
 impl Shim {
-    pub(super) fn create(&mut self, request: CreateTaskRequest) -> Result<Vec<u8>, Status> {
-        let id: ContainerId = request.id.parse().map_err(|e| invalid(format!("{e}")))?;
-        if self.tasks.values().any(|t| t.id == id) {
-            let text = format!("container {id} already exists");
-            return Err(Status::new(Code::AlreadyExists, text));
-        }
+    pub(super) fn create(
+        &mut self,
+        request: CreateTaskRequest,
+        options: Options,
+    ) -> Result<Vec<u8>, Status> {
+        let id = self.free_id(&request.id)?;
         if !request.checkpoint.is_empty() {
             return Err(Status::new(
                 Code::Unimplemented,
                 "restoring from a checkpoint is not supported",
             ));
         }
-        let options = options::decode(request.options.as_ref(), &self.config.namespace)?;
         let bundle = match request.bundle.is_empty() {
             true => self.config.bundle.clone(),
             false => PathBuf::from(&request.bundle),
@@ -131,31 +130,12 @@ impl Shim {
             waiters: Vec::new(),
             deleters: Vec::new(),
         };
-        let corten = options.corten;
-        let task = Task {
-            id,
-            bundle,
-            state_root,
-            init,
-            execs: Vec::new(),
-            next_number: 1,
-            paused: false,
-            oom,
-            oom_kills: 0,
-            kill_all: shares_pids(&spec),
-            attach,
-            greeting: Vec::new(),
-            exit_record: Some(corten.exit_record)
-                .filter(|p| !p.is_empty())
-                .map(PathBuf::from),
-            exit_command: corten.exit_command,
-            told: None,
-            restarting: false,
-            forwards: Vec::new(),
-            watch: None,
-            health: health.map(Box::new),
-            drains: Vec::new(),
-        };
+        let mut task = Task::new(id, bundle, state_root, init);
+        task.oom = oom;
+        task.kill_all = shares_pids(&spec);
+        task.attach = attach;
+        task.health = health.map(Box::new);
+        task.take_options(options.corten);
         if let Some(terms) = restart {
             let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
             self.set_restart(&request.id, terms, record, command);
@@ -167,12 +147,42 @@ impl Shim {
         Ok(CreateTaskResponse { pid }.encode_to_vec())
     }
 
+    /// An id that no other container here has.
+    pub(super) fn free_id(&self, id: &str) -> Result<ContainerId, Status> {
+        let id: ContainerId = id.parse().map_err(|e| invalid(format!("{e}")))?;
+        match self.tasks.values().any(|t| t.id == id) {
+            true => {
+                let text = format!("container {id} already exists");
+                Err(Status::new(Code::AlreadyExists, text))
+            }
+            false => Ok(id),
+        }
+    }
+
     fn prepare_init(
         &self,
         request: &CreateTaskRequest,
         options: &Options,
         spec: &Spec,
     ) -> Result<(Prepared, corten_runtime::Stdio), Status> {
+        let size = spec.process().as_ref().and_then(|p| p.console_size());
+        let size = size.map(|s| Size {
+            rows: u16::try_from(s.height()).unwrap_or(u16::MAX),
+            cols: u16::try_from(s.width()).unwrap_or(u16::MAX),
+        });
+        let plan = Plan {
+            size,
+            ..self.init_plan(request, options)?
+        };
+        prepare(plan).map_err(|e| Status::of(e.kind(), e.to_string()))
+    }
+
+    /// Init's stdio as its options have it.
+    pub(super) fn init_plan<'a>(
+        &'a self,
+        request: &'a CreateTaskRequest,
+        options: &Options,
+    ) -> Result<Plan<'a>, Status> {
         let corten = &options.corten;
         let log = match corten.log_path.as_str() {
             "" => None,
@@ -186,12 +196,7 @@ impl Shim {
                 Some(log.map_err(|e| failed("open the log", path, &e))?)
             }
         };
-        let size = spec.process().as_ref().and_then(|p| p.console_size());
-        let size = size.map(|s| Size {
-            rows: u16::try_from(s.height()).unwrap_or(u16::MAX),
-            cols: u16::try_from(s.width()).unwrap_or(u16::MAX),
-        });
-        prepare(Plan {
+        Ok(Plan {
             terminal: request.terminal,
             uris: [&request.stdin, &request.stdout, &request.stderr],
             id: &request.id,
@@ -201,9 +206,9 @@ impl Shim {
             stdin_once: corten.stdin_once,
             await_client: false,
             owner: options.owner,
-            size,
+            size: None,
+            fifos: None,
         })
-        .map_err(|e| Status::of(e.kind(), e.to_string()))
     }
 
     /// Taken, not copied: a descriptor that stays open would keep the mount when the container has gone.
@@ -330,7 +335,7 @@ fn assemble(request: &CreateTaskRequest) -> Result<Rootfs, Status> {
     Ok(Rootfs::Mount(rootfs::assemble(&mounts)?))
 }
 
-fn listen(bundle: &Path) -> Result<std::os::unix::net::UnixListener, Status> {
+pub(super) fn listen(bundle: &Path) -> Result<std::os::unix::net::UnixListener, Status> {
     let path = bundle.join(crate::attach::SOCKET);
     let listener = bind_in(bundle, crate::attach::SOCKET);
     let listener = listener.map_err(|e| failed("listen at", &path, &e))?;

@@ -17,6 +17,7 @@ mod attach;
 mod connection;
 mod create;
 mod exec;
+mod foreign;
 mod forward;
 mod health;
 mod options;
@@ -91,6 +92,7 @@ enum Token {
     Forward(u32, usize, forward::Part),
     Watch(u32),
     Health(u32),
+    Foreign(u32, foreign::Part),
 }
 
 /// What is polled for, and on whose behalf.
@@ -259,6 +261,7 @@ impl Shim {
                     watch.lost();
                 }
             }
+            Token::Foreign(task, part) => self.foreign_ready(task, part),
             Token::Forward(task, index, part) => {
                 if let Some(task) = self.tasks.get_mut(&task) {
                     task.forward_ready(index, part, flags, &mut self.scratch);
@@ -287,12 +290,9 @@ impl Shim {
     /// The next moment at which something must be done although nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let tasks = self.tasks.values().filter_map(Task::deadline).min();
-        let restarts = self
-            .restarts
-            .values()
-            .filter_map(restart::Restart::deadline)
-            .min();
-        let idle = self.config.until_idle && self.connections.is_empty() && self.tasks.is_empty();
+        let restarts = self.restarts.values();
+        let restarts = restarts.filter_map(restart::Restart::deadline).min();
+        let idle = self.config.until_idle && !self.is_visited() && self.tasks.is_empty();
         let lonely = (idle && !self.visited).then(|| self.started + LONELY);
         let ending = self.ending.map(|at| at + FAREWELL);
         let again = self.reap_again.then(Instant::now);
@@ -309,6 +309,11 @@ impl Shim {
         .min()
     }
 
+    /// Whether somebody is connected who may care for a container.
+    fn is_visited(&self) -> bool {
+        self.connections.values().any(|c| !c.only_tells)
+    }
+
     fn is_done(&self) -> bool {
         if let Some(since) = self.ending {
             let sent = self.connections.values().all(|c| !c.is_behind());
@@ -316,8 +321,8 @@ impl Shim {
         }
         self.config.until_idle
             && self.tasks.is_empty()
-            && self.connections.is_empty()
             && !self.restarts.values().any(restart::Restart::is_pending)
+            && !self.is_visited()
             && (self.visited || self.started.elapsed() >= LONELY)
     }
 }

@@ -46,7 +46,10 @@ impl Shim {
 
     /// An orphan, a logger or an exit command belongs to nobody, and needs no more than to be reaped.
     fn exited(&mut self, pid: u32, status: u32) {
-        if self.restart_ended(pid, status) || self.check_ended(pid, status) {
+        if self.restart_ended(pid, status)
+            || self.check_ended(pid, status)
+            || self.foreign_child(pid, status)
+        {
             return;
         }
         for task in self.tasks.values_mut() {

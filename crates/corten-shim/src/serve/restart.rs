@@ -188,9 +188,11 @@ impl Restart {
 
     /// Init's program runs. What the record says of the run before is over.
     pub fn started(&mut self) {
-        if let (Phase::Trying { .. }, Some(record)) = (&self.phase, &self.record) {
+        match (&self.phase, &self.record) {
             // It is replaced at the next exit at the latest.
-            let _gone = std::fs::remove_file(record);
+            (Phase::Trying { .. }, Some(record)) => drop(std::fs::remove_file(record)),
+            (Phase::Waiting { .. } | Phase::Over, _) => return,
+            _ => {}
         }
         self.phase = Phase::Up {
             since: Instant::now(),
@@ -200,8 +202,11 @@ impl Restart {
     /// Init has exited: is it started again, and when?
     pub fn exited(&mut self, exit: Exit, oom: bool) -> Option<Restarting> {
         self.last = Some((exit, oom));
-        let Phase::Up { since } = self.phase else {
-            return None;
+        let since = match self.phase {
+            Phase::Up { since } => since,
+            // Its start has failed; the command that was to start it ends, too, and then it is decided.
+            Phase::Trying { .. } => return Some(self.restarting()),
+            Phase::Waiting { .. } | Phase::Over => return None,
         };
         let ended = Ended {
             status: exit.status,
@@ -284,6 +289,25 @@ impl Shim {
         }
     }
 
+    /// Another's shim has started the container, which may have ended before we heard of it.
+    pub(super) fn foreign_restarted(&mut self, serial: u32) {
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return;
+        };
+        let Some(restart) = self.restarts.get_mut(task.id.as_str()) else {
+            return;
+        };
+        restart.started();
+        if !task.init.is_alive()
+            && let Some((exit, oom)) = restart.last
+            && let Phase::Up { .. } = restart.phase
+        {
+            let restarting = restart.exited(exit, oom);
+            restart.write(restarting);
+            task.restarting = restarting.is_some();
+        }
+    }
+
     /// Method SetRestart: other terms for a container that is there.
     pub(super) fn update_restart(
         &mut self,
@@ -316,7 +340,7 @@ impl Shim {
                 continue;
             };
             if restart.terms.stopped.exists() {
-                self.give_up(&id);
+                self.stay_down(&id);
             } else if let Err(error) = restart.attempt() {
                 say(format_args!("cannot run the restart of {id}: {error}"));
                 self.failed_restart(&id);
@@ -332,7 +356,7 @@ impl Shim {
         };
         match status {
             // There was nothing to restart any more.
-            0 => self.give_up(&id),
+            0 => self.stay_down(&id),
             _ => self.failed_restart(&id),
         }
         true
@@ -352,12 +376,12 @@ impl Shim {
         };
         match restart.schedule(ended) {
             Some(restarting) => restart.write(Some(restarting)),
-            None => self.give_up(id),
+            None => self.stay_down(id),
         }
     }
 
     /// The container stays down: who waited learns of its last end, and the engine gives back what it held.
-    fn give_up(&mut self, id: &str) {
+    fn stay_down(&mut self, id: &str) {
         self.drop_half_made(id);
         let Some(restart) = self.restarts.get_mut(id) else {
             return;
@@ -533,7 +557,12 @@ mod tests {
         let mut restart = Restart::new(terms, None, vec![]);
         assert_eq!(restart.exited(exit, false).map(|r| r.count), Some(1));
         assert!(restart.is_pending() && restart.deadline().is_some());
+        restart.phase = Phase::Trying { pid: 8 };
+        // The start failed: who waits goes on waiting.
+        assert_eq!(restart.exited(exit, false).map(|r| r.count), Some(1));
+        assert!(restart.is_trying(8) && restart.deadline().is_none());
         restart.started();
+        assert!(!restart.is_pending());
         std::fs::write(&stopped, "").unwrap();
         assert_eq!(restart.exited(exit, false), None);
         assert!(!restart.is_pending() && restart.deadline().is_none());

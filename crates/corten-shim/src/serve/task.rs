@@ -18,11 +18,13 @@ use corten_spec::oci::runtime;
 use rustix::event::PollFlags;
 
 use super::connection::Responder;
+use super::foreign::Foreign;
 use super::forward::Forward;
 use super::health::Health;
 use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
+use crate::proto::corten::CreateOptions;
 use crate::proto::task::Status;
 use crate::stdio::{Client, Drain, Io};
 
@@ -45,6 +47,11 @@ pub enum Phase {
     Running {
         pid: u32,
         pidfd: OwnedFd,
+    },
+    /// Another's shim has it. Not our child, unless that shim dies.
+    Elsewhere {
+        pid: u32,
+        started: bool,
     },
     /// Reaped; its output is still on the way.
     Draining {
@@ -93,21 +100,28 @@ impl Process {
         match &self.phase {
             Phase::Added(_) => 0,
             Phase::Created(created) => created.pid,
-            Phase::Running { pid, .. } => *pid,
+            Phase::Running { pid, .. } | Phase::Elsewhere { pid, .. } => *pid,
             Phase::Draining { exit, .. } | Phase::Exited(exit) => exit.pid,
         }
     }
 
     /// Whether the kernel still has it, at least as a zombie of ours.
     pub fn is_alive(&self) -> bool {
-        matches!(self.phase, Phase::Created(_) | Phase::Running { .. })
+        matches!(
+            self.phase,
+            Phase::Created(_) | Phase::Running { .. } | Phase::Elsewhere { .. }
+        )
     }
 
     pub fn status(&self) -> Status {
         match &self.phase {
-            Phase::Added(_) | Phase::Created(_) => Status::Created,
+            Phase::Added(_) | Phase::Created(_) | Phase::Elsewhere { started: false, .. } => {
+                Status::Created
+            }
             // Its exit is not told yet, and nobody must see it before.
-            Phase::Running { .. } | Phase::Draining { .. } => Status::Running,
+            Phase::Running { .. } | Phase::Elsewhere { .. } | Phase::Draining { .. } => {
+                Status::Running
+            }
             Phase::Exited(_) => Status::Stopped,
         }
     }
@@ -155,9 +169,46 @@ pub struct Task {
     pub health: Option<Box<Health>>,
     /// When [`Io::drain`] last said what, for the deadline.
     pub drains: Vec<(Number, Drain)>,
+    /// Who runs it, if not we.
+    pub foreign: Option<Box<Foreign>>,
 }
 
 impl Task {
+    /// A container with nothing beside it.
+    pub fn new(id: ContainerId, bundle: PathBuf, state_root: PathBuf, init: Process) -> Self {
+        Self {
+            id,
+            bundle,
+            state_root,
+            init,
+            execs: Vec::new(),
+            next_number: 1,
+            paused: false,
+            oom: None,
+            oom_kills: 0,
+            kill_all: false,
+            attach: None,
+            greeting: Vec::new(),
+            exit_record: None,
+            exit_command: Vec::new(),
+            told: None,
+            restarting: false,
+            forwards: Vec::new(),
+            watch: None,
+            health: None,
+            drains: Vec::new(),
+            foreign: None,
+        }
+    }
+
+    /// What our engine wants of its supervisor.
+    pub fn take_options(&mut self, options: CreateOptions) {
+        self.exit_record = Some(options.exit_record)
+            .filter(|p| !p.is_empty())
+            .map(PathBuf::from);
+        self.exit_command = options.exit_command;
+    }
+
     pub fn process(&mut self, number: Number) -> Option<&mut Process> {
         self.processes_mut().find(|p| p.number == number)
     }
@@ -204,6 +255,9 @@ impl Task {
         if let Some(fd) = self.health.as_ref().and_then(|h| h.as_fd()) {
             to.add(fd, PollFlags::IN, Token::Health(serial));
         }
+        if let Some(foreign) = &self.foreign {
+            foreign.interest(serial, to);
+        }
         for (index, forward) in self.forwards.iter().enumerate() {
             forward.interest(|fd, flags, part| {
                 to.add(fd, flags, Token::Forward(serial, index, part));
@@ -240,6 +294,7 @@ impl Task {
         let forwards = self.forwards.iter().filter_map(Forward::deadline);
         let watch = self.watch.as_ref().and_then(Watch::deadline);
         let health = self.health.as_ref().and_then(|h| h.deadline());
+        let foreign = self.foreign.as_ref().and_then(|f| f.deadline());
         draining
             .min()
             .into_iter()
@@ -248,6 +303,7 @@ impl Task {
             .chain(forwards)
             .chain(watch)
             .chain(health)
+            .chain(foreign)
             .min()
     }
 }

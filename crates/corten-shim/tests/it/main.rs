@@ -3,4 +3,5 @@
 
 mod containerd;
 mod engine;
+mod foreign;
 mod rig;
