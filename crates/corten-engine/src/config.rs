@@ -126,16 +126,34 @@ impl Config {
             Err(e) if e.kind() == io::ErrorKind::NotFound => File::default(),
             Err(e) => return Err(Error::io("read", path)(e)),
         };
+        let log = file.log.options().map_err(|why| Error::Config {
+            path: paths.etc().join("config.toml"),
+            source: Box::new(serde::de::Error::custom(why)),
+        })?;
         Ok(Self {
             network: file
                 .network
                 .over(Network::of(paths.instance(), paths.etc())),
             store: file.store.over(StoreSettings::default()),
-            log: LogOptions {
-                none: file.log.driver == FileDriver::None,
-                max_size: file.log.max_size,
-                max_files: file.log.max_file,
-            },
+            log,
+        })
+    }
+}
+
+impl FileLog {
+    fn options(&self) -> Result<LogOptions, &'static str> {
+        if self.max_file > 1 && self.max_size == 0 {
+            return Err(
+                "log.max-file needs log.max-size: without that, a second file is never begun",
+            );
+        }
+        if self.max_file > 1000 {
+            return Err("log.max-file is at most 1000");
+        }
+        Ok(LogOptions {
+            none: self.driver == FileDriver::None,
+            max_size: self.max_size,
+            max_files: self.max_file,
         })
     }
 }
@@ -275,6 +293,15 @@ mod tests {
                 .bridge,
             "x"
         );
+        let log: File = toml::from_str("[log]\nmax-size = 10\nmax-file = 2").unwrap();
+        let options = log.log.options().unwrap();
+        assert_eq!(
+            (options.max_size, options.max_files, options.none),
+            (10, 2, false)
+        );
+        let log: File = toml::from_str("[log]\nmax-file = 2").unwrap();
+        assert!(log.log.options().is_err());
+        assert!(toml::from_str::<File>("[log]\ndriver = \"journald\"").is_err());
         let text = "[store]\nlayers = \"overlay\"\nmax-layer-bytes = 5";
         let file: File = toml::from_str(text).unwrap();
         let store = file.store.over(StoreSettings::default());

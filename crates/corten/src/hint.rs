@@ -46,6 +46,14 @@ pub fn of(error: &Error) -> Option<String> {
             ..
         } => Some("stop it first, or use --force where the command has it".into()),
         Error::ContainerState {
+            source: Is("restarting"),
+            ..
+        } => Some("its restart policy will start it again; 'corten stop' ends that".into()),
+        Error::ContainerState {
+            source: Is("without a health check"),
+            ..
+        } => Some("make it with --health-cmd, or of an image with a HEALTHCHECK".into()),
+        Error::ContainerState {
             source: Is("incomplete"),
             ..
         } => Some("remove it ('corten rm'), and make it again".into()),

@@ -384,6 +384,8 @@ impl Engine {
                 open_stdin: options.process.open_stdin,
                 stdin_once: options.process.stdin_once,
                 root_mount,
+                log_max_size: options.log.max_size,
+                log_max_files: options.log.max_files,
                 restart: self.restart_terms(container)?,
                 health: self.health_request(container, image)?,
                 ..CreateOptions::default()

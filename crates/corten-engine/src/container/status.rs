@@ -61,6 +61,11 @@ impl Engine {
                     Status::Restarting(exit)
                 }
                 (Some(exit), _) => Status::Exited(exit),
+                // By its policy it was started just now, between our two looks.
+                (None, Some(_)) if task.is_some() => match self.task_of(container)? {
+                    Some(Some(pid)) => Status::Running { pid },
+                    _ => Status::Lost,
+                },
                 (None, Some(_)) => Status::Lost,
                 (None, None) => Status::Created,
             },
