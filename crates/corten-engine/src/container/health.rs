@@ -167,6 +167,71 @@ impl Check {
     }
 }
 
+/// `1m30s`, `500ms`, `0`: as docker's flags and a Dockerfile take it.
+pub fn duration(text: &str) -> Option<Duration> {
+    if text == "0" {
+        return Some(Duration::ZERO);
+    }
+    let (mut rest, mut total) = (text, 0f64);
+    while !rest.is_empty() {
+        let digits = |c: char| c.is_ascii_digit() || c == '.';
+        let (number, tail) = rest.split_at(rest.find(|c| !digits(c))?);
+        let (unit, tail) = tail.split_at(tail.find(digits).unwrap_or(tail.len()));
+        let seconds = match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 1e-3,
+            "us" | "µs" => 1e-6,
+            "ns" => 1e-9,
+            _ => return None,
+        };
+        total += number.parse::<f64>().ok()? * seconds;
+        rest = tail;
+    }
+    // What 64 bits hold of nanoseconds.
+    let fits = !text.is_empty() && (0.0..9e9).contains(&total);
+    fits.then(|| Duration::from_secs_f64(total))
+}
+
+/// HEALTHCHECK of a Dockerfile, as it stands in an image's config. `None`: it is none.
+pub(crate) fn instruction(text: &str) -> Option<Value> {
+    if text.eq_ignore_ascii_case("NONE") {
+        return Some(json!({ "Test": ["NONE"] }));
+    }
+    let mut config = serde_json::Map::new();
+    let mut rest = text;
+    while let Some(flag) = rest.strip_prefix("--") {
+        let (flag, tail) = flag.split_once(char::is_whitespace)?;
+        let (name, value) = flag.split_once('=')?;
+        let value = match name {
+            "retries" => u64::from(value.parse::<u32>().ok().filter(|n| *n > 0)?),
+            _ => nanoseconds(duration(value)?),
+        };
+        let key = match name {
+            "retries" => "Retries",
+            "interval" => "Interval",
+            "timeout" => "Timeout",
+            "start-period" => "StartPeriod",
+            "start-interval" => "StartInterval",
+            _ => return None,
+        };
+        config.insert(key.into(), value.into());
+        rest = tail.trim_start();
+    }
+    let (word, command) = rest.split_once(char::is_whitespace)?;
+    let command = command.trim();
+    if !word.eq_ignore_ascii_case("CMD") || command.is_empty() {
+        return None;
+    }
+    let test = match serde_json::from_str::<Vec<String>>(command) {
+        Ok(words) => [vec!["CMD".into()], words].concat(),
+        Err(_) => vec!["CMD-SHELL".into(), command.into()],
+    };
+    config.insert("Test".into(), json!(test));
+    Some(Value::Object(config))
+}
+
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -253,6 +318,33 @@ mod tests {
         let check = Check::of(&options, Some(&image())).unwrap();
         assert_eq!(check.command(), ["/bin/sh", "-c", "exit 1"]);
         assert_eq!((check.interval, check.retries), (Duration::ZERO, 7));
+    }
+
+    #[test]
+    fn a_dockerfile_writes_it() {
+        for (text, config) in [
+            ("NONE", json!({ "Test": ["NONE"] })),
+            (
+                "CMD test -e /x",
+                json!({ "Test": ["CMD-SHELL", "test -e /x"] }),
+            ),
+            (
+                "--interval=5s --retries=2  CMD [\"/check\", \"a\"]",
+                json!({ "Test": ["CMD", "/check", "a"], "Interval": 5_000_000_000u64, "Retries": 2 }),
+            ),
+        ] {
+            assert_eq!(instruction(text), Some(config), "{text}");
+        }
+        for bad in [
+            "CMD",
+            "x",
+            "--interval=5 CMD x",
+            "--retries=0 CMD x",
+            "--interval=5s",
+            "--x=1s CMD y",
+        ] {
+            assert_eq!(instruction(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -79,38 +79,12 @@ pub enum ValueError {
     Signal,
 }
 
-/// `1m30s`, `500ms`, `0`: as docker's flags take it.
+/// `1m30s`, `500ms`, `0`.
 pub fn duration(s: &str) -> Result<std::time::Duration, ValueError> {
-    if s == "0" {
-        return Ok(std::time::Duration::ZERO);
-    }
-    let (mut rest, mut total) = (s, 0f64);
-    while !rest.is_empty() {
-        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.');
-        let (number, tail) = rest.split_at(end.ok_or(ValueError::Time)?);
-        let end = tail.find(|c: char| c.is_ascii_digit() || c == '.');
-        let (unit, tail) = tail.split_at(end.unwrap_or(tail.len()));
-        let seconds = match unit {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 1e-3,
-            "us" | "µs" => 1e-6,
-            "ns" => 1e-9,
-            _ => return Err(ValueError::Time),
-        };
-        let number: f64 = number.parse().map_err(|_| ValueError::Time)?;
-        total += number * seconds;
-        rest = tail;
-    }
-    // What 64 bits hold of nanoseconds, and not nothing.
-    match s.is_empty() || !(0.0..9e9).contains(&total) {
-        true => Err(ValueError::Time),
-        false => Ok(std::time::Duration::from_secs_f64(total)),
-    }
+    corten_engine::container::health::duration(s).ok_or(ValueError::Time)
 }
 
-/// A time, in nanoseconds since 1970: RFC 3339, a date (and a time) of the host's zone, seconds since 1970 with or without a
+/// A time, in nanoseconds since 1970: RFC 3339, a date or date and time of UTC, seconds since 1970 with or without a
 /// fraction, or how long ago.
 pub fn moment(s: &str) -> Result<i64, ValueError> {
     if let Ok(ago) = duration(s)
@@ -125,7 +99,7 @@ pub fn moment(s: &str) -> Result<i64, ValueError> {
     let local = |s: &str| {
         let midnight = || Some(s.parse::<jiff::civil::Date>().ok()?.at(0, 0, 0, 0));
         let at: jiff::civil::DateTime = s.parse().ok().or_else(midnight)?;
-        Some(at.to_zoned(jiff::tz::TimeZone::system()).ok()?.timestamp())
+        Some(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
     };
     let at = s.parse::<jiff::Timestamp>().ok().or_else(|| local(s));
     let at = at.ok_or(ValueError::Moment)?.as_nanosecond();
@@ -602,7 +576,8 @@ mod tests {
         for local in ["2026-11-23", "2026-11-23T14:46", "2026-11-23T14:46:41"] {
             assert!(moment(local).is_ok(), "{local}");
         }
-        assert!(now() - moment("1m").unwrap() >= 60_000_000_000);
+        let minute_ago = moment("1m").unwrap();
+        assert!(now() - minute_ago >= 60_000_000_000);
         for bad in [
             "",
             "yesterday",
