@@ -110,7 +110,14 @@ impl Engine {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Err(refused(&Status::Lost));
         };
-        Ok(shim.kill("", signal.unsigned_abs(), false)?)
+        match shim.kill("", signal.unsigned_abs(), false) {
+            // It has ended by itself just before: what the signal was to say is said.
+            Err(e) if e.kind() == Kind::NotFound && self.is_stopped(container) => {
+                self.end_restarting(container)?;
+                Ok(())
+            }
+            sent => Ok(sent?),
+        }
     }
 
     /// Asks init to end by the image's stop signal, and makes it after `patience`. A container
@@ -154,6 +161,10 @@ impl Engine {
             }
         }
         drop(shim);
+        if self.restart_terms(container)?.is_some() {
+            // It may have ended by itself just before it was marked.
+            self.end_restarting(container)?;
+        }
         self.after_exit(container)
     }
 

@@ -133,7 +133,10 @@ pub struct Restart {
     count: u32,
     delay: Duration,
     phase: Phase,
+    /// The next exit is followed by a start, whatever the policy says.
     forced: bool,
+    /// The start to come is such a one.
+    owed: bool,
     /// Who waits for the end waits for the last one.
     waiters: Vec<Responder>,
     last: Option<(Exit, bool)>,
@@ -151,6 +154,7 @@ impl Restart {
                 since: Instant::now(),
             },
             forced: false,
+            owed: false,
             waiters: Vec::new(),
             last: None,
         }
@@ -168,7 +172,7 @@ impl Restart {
         }
     }
 
-    /// The next exit is followed by a start, whatever the policy says.
+    /// The next exit is to be followed by a start.
     pub fn force(&mut self) {
         self.forced = true;
     }
@@ -224,6 +228,7 @@ impl Restart {
         };
         self.count += 1;
         self.delay = delay;
+        self.owed = ended.forced;
         self.phase = Phase::Waiting {
             at: Instant::now() + delay,
         };
@@ -235,6 +240,11 @@ impl Restart {
             count: self.count,
             delay_ms: self.delay.as_millis() as u64,
         }
+    }
+
+    /// The user has ended the container, or its policy, while it waited.
+    fn is_revoked(&self) -> bool {
+        (self.terms.policy == Policy::No && !self.owed) || self.terms.stopped.exists()
     }
 
     fn is_trying(&self, pid: u32) -> bool {
@@ -339,7 +349,7 @@ impl Shim {
             let Some(restart) = self.restarts.get_mut(&id) else {
                 continue;
             };
-            if restart.terms.stopped.exists() {
+            if restart.is_revoked() {
                 self.stay_down(&id);
             } else if let Err(error) = restart.attempt() {
                 say(format_args!("cannot run the restart of {id}: {error}"));
@@ -372,7 +382,7 @@ impl Shim {
             status: restart.last.map_or(1, |(exit, _)| exit.status),
             ran: Duration::ZERO,
             stopped: restart.terms.stopped.exists(),
-            forced: false,
+            forced: restart.owed,
         };
         match restart.schedule(ended) {
             Some(restarting) => restart.write(Some(restarting)),

@@ -5,3 +5,4 @@ mod containerd;
 mod engine;
 mod foreign;
 mod rig;
+mod supervise;
