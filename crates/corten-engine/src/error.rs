@@ -21,6 +21,10 @@ pub enum Error {
     ImageNames { name: String, names: Vec<String> },
     #[error("image {image:?} names no command, and none was given")]
     NoCommand { image: String },
+    #[error(
+        "health checks are asked for, and neither a command is given nor has image {image:?} one"
+    )]
+    NoHealthCheck { image: String },
     #[error("{what} of image {image:?} cannot be read")]
     ImageDocument {
         what: &'static str,
@@ -163,6 +167,7 @@ impl Error {
                 Kind::Conflict
             }
             Self::NoCommand { .. }
+            | Self::NoHealthCheck { .. }
             | Self::ImageDocument { .. }
             | Self::ImageBroken { .. }
             | Self::Capability { .. }

@@ -40,6 +40,7 @@ pub fn of(error: &Error) -> Option<String> {
         Error::NoCommand { .. } => {
             Some("name one after the image, as in 'corten run IMAGE sh'".into())
         }
+        Error::NoHealthCheck { .. } => Some("add --health-cmd COMMAND".into()),
         Error::ContainerMissing { .. } => Some("'corten ps --all' lists what is here".into()),
         Error::ContainerState {
             source: Is("running"),

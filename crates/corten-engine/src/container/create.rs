@@ -10,7 +10,7 @@ use super::options::{
     MountRequest, MountSource, NetworkMode, Options, PortMapping, Protocol, Seccomp,
 };
 use super::record::{Container, Record, VERSION};
-use super::{anonymous_volume, name, random_id, row, seccomp, spec};
+use super::{anonymous_volume, health, name, random_id, row, seccomp, spec};
 use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::network::NetworkError;
@@ -28,6 +28,7 @@ impl Engine {
         let config_bytes = self.image_config_bytes(&image)?;
         let config = ImageConfig::parse(&options.image, &config_bytes)?;
         spec::command_line(&options, &config)?;
+        health::check(&options, &config)?;
         if let Seccomp::Profile(profile) = &options.security.seccomp {
             seccomp::check(profile)?;
         }

@@ -10,6 +10,7 @@ use corten_shim::client::{CheckResponse, Health as Asked};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::options::Options;
 use super::record::Container;
 use super::start::text;
 use super::status::Status;
@@ -234,6 +235,18 @@ pub(crate) fn instruction(text: &str) -> Option<Value> {
 
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Refuses words about a check that there is not.
+pub(crate) fn check(options: &Options, image: &ImageConfig) -> Result<(), Error> {
+    let asked = &options.health;
+    let said = *asked != HealthOptions::default() && !asked.disabled;
+    match said && Check::of(asked, image.healthcheck.as_ref()).is_none() {
+        true => Err(Error::NoHealthCheck {
+            image: options.image.clone(),
+        }),
+        false => Ok(()),
+    }
 }
 
 impl Engine {

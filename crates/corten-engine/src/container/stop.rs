@@ -125,7 +125,11 @@ impl Engine {
     pub fn stop(&self, container: &Container, patience: Duration) -> Result<(), Error> {
         let status = self.status(container)?;
         if !status.is_active() {
-            return Ok(());
+            // Else the host's next start would bring back one that has lost its supervisor.
+            return match self.wants_to_run(container)? {
+                true => self.mark_stopped(container),
+                false => Ok(()),
+            };
         }
         self.mark_stopped(container)?;
         if !status.is_running() && !self.end_restarting(container)?.is_running() {

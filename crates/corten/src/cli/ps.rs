@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use corten_engine::Engine;
 use corten_engine::container::options::{NetworkMode, PortMapping};
 use corten_engine::container::record::ExitRecord;
+use corten_engine::container::restart;
 use corten_engine::container::{Container, Status};
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::output::{self, table};
 ///
 /// Filters: id=, name= (parts of them), label=KEY[=VALUE], status=created|running|restarting|exited|dead,
 /// exited=CODE, ancestor=IMAGE, network=NETWORK, health=starting|healthy|unhealthy|none. Fields of a format: .ID .Names .Image .Command
-/// .CreatedAt .RunningFor .State .Status .Ports .Networks .Labels .Pid .ExitCode
+/// .CreatedAt .RunningFor .State .Status .Ports .Networks .Labels .Pid .ExitCode .Health .Restarts
 ///
 /// Examples:
 ///   corten ps --all --filter status=exited --format '{{.Names}}: {{.Status}}'
@@ -289,6 +290,7 @@ fn summary(engine: &Engine, c: &Container, s: &Status, whole: bool, now: i64) ->
         "State": s.as_str(),
         "Status": status(engine, c, s, now),
         "Health": health(engine, c).unwrap_or_default(),
+        "Restarts": restart::count(c.record.run.as_ref(), s),
         "Pid": if let Status::Running { pid } = s { *pid } else { 0 },
         "ExitCode": match s {
             Status::Exited(e) | Status::Restarting(e) => Some(e.exit_status),

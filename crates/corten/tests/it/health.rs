@@ -275,6 +275,12 @@ fn health_flags_that_cannot_be_are_refused() -> Result<()> {
             .fails(125);
         complaint.names(flag).complete();
     }
+    let nothing = ["create", "--health-interval", "1s", &image, "true"];
+    sandbox
+        .corten(&nothing)
+        .fails(125)
+        .names("health")
+        .complete();
     let both = [
         "create",
         "--no-healthcheck",

@@ -408,3 +408,70 @@ fn a_container_that_waits_costs_no_processor() -> Result<()> {
     sandbox.finish();
     Ok(())
 }
+
+#[test]
+fn units_for_systemd_run_the_start() -> Result<()> {
+    let (sandbox, image) = with_busybox()?;
+    let folder = sandbox.files();
+    let folder = folder.to_str().expect("a path");
+    let install = ["system", "install", "--bin", folder, "--systemd", folder];
+    let laid = sandbox.corten(&install).ok();
+    assert!(
+        laid.contains("corten-restart.service") && laid.contains("corten-restart.timer"),
+        "{laid}"
+    );
+    // Again: all is there.
+    assert_eq!(sandbox.corten(&install).ok(), "");
+    let path = sandbox.files().join("corten-restart.service");
+    let unit = std::fs::read_to_string(&path).expect("the unit");
+    let command = unit
+        .lines()
+        .find_map(|l| l.strip_prefix("ExecStart="))
+        .expect("a command");
+    let args = [
+        "run",
+        "-d",
+        "--name",
+        "u",
+        "--network",
+        "none",
+        "--restart",
+        "always",
+        &image,
+        "sleep",
+        "1000",
+    ];
+    sandbox.corten(&args).ok();
+    super::crash::supervisors(&sandbox)
+        .into_iter()
+        .for_each(super::crash::kill);
+    until_state(&sandbox, "u", "dead");
+    let said = corten_testkit::tool::call(
+        "sh",
+        &[
+            "-c",
+            &format!("CORTEN_ETC={} {command}", sandbox.etc().display()),
+        ],
+    )?;
+    assert_eq!(said.trim(), "u");
+    assert_eq!(state(&sandbox, "u"), "running");
+    assert_eq!(inspect(&sandbox, "u", "{{.RestartCount}}"), "0");
+    // What is not ours is not overwritten.
+    std::fs::write(&path, "another's").expect("the unit");
+    sandbox
+        .corten(&install)
+        .fails(125)
+        .names("corten-restart.service")
+        .complete();
+    // A user who stops what has lost its supervisor is heeded, too.
+    super::crash::supervisors(&sandbox)
+        .into_iter()
+        .for_each(super::crash::kill);
+    sandbox
+        .corten(&["update", "--restart", "unless-stopped", "u"])
+        .ok();
+    sandbox.corten(&["stop", "u"]).ok();
+    assert_eq!(sandbox.corten(&["system", "start"]).ok(), "");
+    sandbox.finish();
+    Ok(())
+}
