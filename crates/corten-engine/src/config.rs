@@ -1,6 +1,7 @@
 //! `config.toml`: what an administrator sets once. Absent is fine; a word that is not known is
 //! an error, since a misspelt setting is a setting that is not applied.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,14 +13,17 @@ use serde::Deserialize;
 use crate::container::options::LogOptions;
 use crate::error::Error;
 use crate::paths::Paths;
+use crate::runtime::Setting;
 
 /// The settings, defaults filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub network: Network,
     pub store: StoreSettings,
     /// Of containers that say nothing of it themselves.
     pub log: LogOptions,
+    /// Runtimes of others, by the name that `--runtime` takes.
+    pub runtimes: BTreeMap<String, Setting>,
 }
 
 /// How images are kept.
@@ -63,6 +67,7 @@ struct File {
     network: FileNetwork,
     store: FileStore,
     log: FileLog,
+    runtimes: BTreeMap<String, Setting>,
 }
 
 #[derive(Default, Deserialize)]
@@ -136,6 +141,7 @@ impl Config {
                 .over(Network::of(paths.instance(), paths.etc())),
             store: file.store.over(StoreSettings::default()),
             log,
+            runtimes: file.runtimes,
         })
     }
 }

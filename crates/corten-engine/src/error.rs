@@ -9,6 +9,7 @@ use corten_spec::{Digest, IdError, Kind, Reference, ReferenceError};
 use crate::image::ImageError;
 use crate::image::policy::PolicyError;
 use crate::network::NetworkError;
+use crate::runtime::RuntimeError;
 
 /// Why the engine could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,8 @@ pub enum Error {
         "health checks are asked for, and neither a command is given nor has image {image:?} one"
     )]
     NoHealthCheck { image: String },
+    #[error("{what} are not for containers that another's runtime ({runtime}) runs")]
+    NotForeign { what: &'static str, runtime: String },
     #[error("{what} of image {image:?} cannot be read")]
     ImageDocument {
         what: &'static str,
@@ -136,6 +139,8 @@ pub enum Error {
     Policy(#[from] PolicyError),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Handler(#[from] RuntimeError),
     #[error("the store failed")]
     Store(#[from] corten_store::Error),
     #[error(transparent)]
@@ -177,7 +182,9 @@ impl Error {
             | Self::Config { .. }
             | Self::Reference(_)
             | Self::Id(_) => Kind::Invalid,
-            Self::RecordVersion { .. } | Self::LayerType { .. } => Kind::Unsupported,
+            Self::NotForeign { .. } | Self::RecordVersion { .. } | Self::LayerType { .. } => {
+                Kind::Unsupported
+            }
             Self::Stuck { .. } => Kind::Busy,
             Self::Port { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse => Kind::Busy,
@@ -198,6 +205,7 @@ impl Error {
             Self::Manifest { .. } => Kind::Invalid,
             Self::Policy(e) => e.kind(),
             Self::Image(e) => e.kind(),
+            Self::Handler(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Network(e) => e.kind(),
             Self::Net(e) => e.kind(),

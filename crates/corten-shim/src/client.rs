@@ -129,6 +129,16 @@ pub(crate) fn connect_in(folder: &Path, name: &str) -> io::Result<UnixStream> {
     UnixStream::connect(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
 }
 
+impl ForeignShim {
+    pub fn new(binary: &Path, options: Option<crate::foreign::Options>, host_mounts: bool) -> Self {
+        Self {
+            binary: binary.display().to_string(),
+            options: options.map(crate::foreign::Options::encode),
+            host_mounts,
+        }
+    }
+}
+
 /// What Create needs beside the bundle's `config.json`.
 #[derive(Debug, Default)]
 pub struct CreateRequest {
@@ -211,6 +221,14 @@ impl Client {
     /// The shim's process id, if this client has started it and not yet reaped it.
     pub fn child(&self) -> Option<u32> {
         self.child
+    }
+
+    /// A path to a descriptor that a shim which we have started inherited, by its place in
+    /// [`SpawnRequest::inherit`]. It is there for as long as the shim is.
+    pub fn inherited(&self, place: usize) -> PathBuf {
+        // Its listening socket comes first.
+        let number = 3 + 1 + place;
+        format!("/proc/{}/fd/{number}", self.child.unwrap_or_default()).into()
     }
 
     /// Makes the container; its init waits. Returns init's process id.

@@ -20,11 +20,51 @@ use std::time::{Duration, Instant};
 
 use corten_spec::ContainerId;
 use prost::Message;
+use prost_types::Any;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::client::{Client, NAME};
 use crate::proto::bootstrap::BootstrapResult;
+use crate::proto::corten::RuntimeOptions;
+pub use crate::proto::task::RuncOptions;
+
+/// What a shim may be told about how to run a container, by the kind of shim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Options {
+    /// For containerd's own.
+    Runc(RuncOptions),
+    /// For others, as containerd passes them on: a file, or what would be in it.
+    Other {
+        type_url: String,
+        config_path: String,
+        config_body: String,
+    },
+}
+
+impl Options {
+    pub fn encode(self) -> Any {
+        match self {
+            Self::Runc(options) => Any {
+                type_url: "containerd.runc.v1.Options".into(),
+                value: options.encode_to_vec(),
+            },
+            Self::Other {
+                type_url,
+                config_path,
+                config_body,
+            } => Any {
+                type_url: "runtimeoptions.v1.Options".into(),
+                value: RuntimeOptions {
+                    type_url,
+                    config_path,
+                    config_body: config_body.into_bytes(),
+                }
+                .encode_to_vec(),
+            },
+        }
+    }
+}
 
 /// The foreign shim's bundle, in ours.
 pub fn folder(bundle: &Path, id: &str) -> PathBuf {

@@ -6,8 +6,9 @@ use std::os::unix::fs::DirBuilderExt;
 use corten_spec::Kind;
 use corten_store::ImageRecord;
 
+use super::health::Check;
 use super::options::{
-    MountRequest, MountSource, NetworkMode, Options, PortMapping, Protocol, Seccomp,
+    MountRequest, MountSource, NetworkMode, Options, PortMapping, Protocol, RestartPolicy, Seccomp,
 };
 use super::record::{Container, Record, VERSION};
 use super::{anonymous_volume, health, name, random_id, row, seccomp, spec};
@@ -29,10 +30,12 @@ impl Engine {
         let config = ImageConfig::parse(&options.image, &config_bytes)?;
         spec::command_line(&options, &config)?;
         health::check(&options, &config)?;
+        self.check_foreign(&options, &config)?;
         if let Seccomp::Profile(profile) = &options.security.seccomp {
             seccomp::check(profile)?;
         }
         check_sources(&options)?;
+        self.check_runtime(options.runtime.as_deref())?;
         if let NetworkMode::Container(name) = &options.network.mode {
             // By id from here on: a name may be another's tomorrow.
             options.network.mode = NetworkMode::Container(self.container(name)?.id.to_string());
@@ -58,6 +61,26 @@ impl Engine {
                     }),
                 }
             }
+        }
+    }
+
+    /// What another's runtime cannot have: our supervisor would have to look it up again, and enter what it does not run.
+    fn check_foreign(&self, options: &Options, image: &ImageConfig) -> Result<(), Error> {
+        let checked = Check::of(&options.health, image.healthcheck.as_ref()).is_some();
+        let what = match (options.restart, checked) {
+            (RestartPolicy::No, false) => return Ok(()),
+            (RestartPolicy::No, true) => "health checks",
+            _ => "restart policies",
+        };
+        match (
+            &options.runtime,
+            self.foreign_runtime(options.runtime.as_deref())?,
+        ) {
+            (Some(runtime), Some(_)) => Err(Error::NotForeign {
+                what,
+                runtime: runtime.clone(),
+            }),
+            _ => Ok(()),
         }
     }
 

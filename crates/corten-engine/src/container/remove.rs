@@ -78,6 +78,7 @@ impl Engine {
             // It may have no container any more.
             let _deleted = shim.delete("");
         }
+        corten_shim::foreign::clean(&self.paths.bundle(id), id)?;
         match corten_runtime::delete(&self.paths.runtime_state(), id, true) {
             Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
             _ => {}

@@ -122,6 +122,13 @@ impl Engine {
                 source: Is("to be removed when it has exited (--rm)"),
             });
         }
+        let runtime = container.record.options.runtime.clone();
+        if policy != RestartPolicy::No && self.foreign_runtime(runtime.as_deref())?.is_some() {
+            return Err(Error::NotForeign {
+                what: "restart policies",
+                runtime: runtime.unwrap_or_default(),
+            });
+        }
         container.record.options.restart = policy;
         self.update(&container)?;
         // One that is about to end, or has no supervisor, learns of it at its next start.

@@ -6,9 +6,9 @@ use std::process::Command;
 
 use corten_shim::attach::{self, Size};
 use corten_shim::client::{CreateOptions, CreateRequest, ForeignShim, Stdio};
+use corten_shim::foreign::RuncOptions;
 use corten_shim::{ExitRecord, foreign};
 use corten_spec::Kind;
-use prost::Message as _;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::engine::{hello, read_all, text};
@@ -25,25 +25,18 @@ fn has_shim() -> bool {
     found
 }
 
-/// containerd.runc.v1.Options, of which the root (field 7) is in the test's own folder.
-#[derive(Clone, PartialEq, prost::Message)]
-struct RuncOptions {
-    #[prost(string, tag = "7")]
-    root: String,
-}
-
 impl Rig {
     fn foreign_options(&self) -> CreateOptions {
         let root = self.path("runc").display().to_string();
         CreateOptions {
-            foreign: Some(ForeignShim {
-                binary: SHIM.into(),
-                options: Some(prost_types::Any {
-                    type_url: "containerd.runc.v1.Options".into(),
-                    value: RuncOptions { root }.encode_to_vec(),
-                }),
-                host_mounts: false,
-            }),
+            foreign: Some(ForeignShim::new(
+                Path::new(SHIM),
+                Some(foreign::Options::Runc(RuncOptions {
+                    root,
+                    ..RuncOptions::default()
+                })),
+                false,
+            )),
             ..self.options()
         }
     }

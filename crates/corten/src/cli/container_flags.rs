@@ -97,6 +97,9 @@ pub struct ContainerFlags {
     /// seccomp=FILE, seccomp=unconfined, no-new-privileges
     #[arg(long, value_name = "OPTION", value_parser = value::security_option, help_heading = "Security")]
     security_opt: Vec<SecurityOption>,
+    /// Who runs the container: corten, runc, crun, runsc, kata, a name in config.toml, io.containerd.NAME.VERSION or a path
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
     #[command(flatten)]
     network: NetworkFlags,
     #[command(flatten)]
@@ -162,6 +165,7 @@ impl ContainerFlags {
             restart: self.supervision.policy(self.rm)?,
             health: self.supervision.health()?,
             log: self.supervision.log(&config.log)?,
+            runtime: self.runtime.clone(),
         })
     }
 
