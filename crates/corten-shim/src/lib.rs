@@ -23,6 +23,7 @@ mod command;
 mod enter;
 mod error;
 pub mod foreign;
+mod health;
 mod listen;
 pub mod log;
 mod metrics;
@@ -38,5 +39,5 @@ const OWN_SERVICE: &str = "corten.shim.v1.Supervisor";
 
 pub use command::main;
 pub use error::Error;
+pub use health::{Entry as HealthEntry, Report as HealthReport};
 pub use record::{ExitRecord, Restarting};
-pub use serve::{HealthEntry, HealthReport};

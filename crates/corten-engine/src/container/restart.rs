@@ -7,16 +7,16 @@
 //! A supervisor that is killed itself can start nothing: [`Engine::start_by_policy`] is for that, and for a host
 //! that has just come up.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::time::Duration;
 
-use corten_shim::client::Restart;
+use corten_shim::client::{Client, Restart};
 use serde::{Deserialize, Serialize};
 
 use super::options::NetworkMode;
-use super::record::{Container, Run};
-use super::start::{global_flags, text};
+use super::record::{Container, Failure, Run};
+use super::start::{Again, Prepared, global_flags, text};
 use super::status::Status;
 use crate::Engine;
 use crate::error::{Error, Is};
@@ -176,14 +176,20 @@ impl Engine {
             Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => return Ok(()),
             held => held?,
         };
-        let Status::Restarting(exit) = self.status(&container)? else {
-            return Ok(());
-        };
         if self.is_stopped(&container) {
             return Ok(());
         }
-        let Some(shim) = self.supervisor(&container.id)? else {
-            return Ok(());
+        let (exit, shim) = match (self.status(&container)?, self.supervisor(&container.id)?) {
+            (Status::Running { .. }, _) => return Ok(()),
+            (Status::Restarting(exit), Some(shim)) => (exit, shim),
+            // Our own supervisor says otherwise: it is asked again, later, if it is still there.
+            (other, _) => {
+                return Err(Error::ContainerState {
+                    name: container.name.to_string(),
+                    action: "started again",
+                    source: Is(other.as_str()),
+                });
+            }
         };
         let count = exit.restarting.map_or(1, |r| r.count);
         match self.set_up_again(container.clone(), shim, lock, count) {
@@ -195,7 +201,46 @@ impl Engine {
         }
     }
 
-    /// Keeps why it did not start, for who inspects it.
+    /// As [`Self::prepare`], in the supervisor that there is: what the run before held is given back first, and so is what
+    /// a failure leaves.
+    fn set_up_again(
+        &self,
+        container: Container,
+        mut shim: Client,
+        lock: File,
+        count: u32,
+    ) -> Result<Prepared<'_>, Error> {
+        self.release_run(&container, Some(&mut shim))?;
+        let ports = container.record.run.as_ref().map(|r| r.ports.clone());
+        let again = Again {
+            shim,
+            ports: ports.unwrap_or_default(),
+            count,
+        };
+        match self.set_up(container.clone(), lock, Some(again)) {
+            Ok(prepared) => Ok(prepared),
+            Err((e, _lock)) => {
+                // Best effort: the next try begins with it, too.
+                let _given_back = self.release_again(&container);
+                Err(e)
+            }
+        }
+    }
+
+    /// Gives back what a start by policy had made; the supervisor stays.
+    pub(super) fn release_again(&self, container: &Container) -> Result<(), Error> {
+        let mut shim = self.supervisor(&container.id)?;
+        self.release_run(container, shim.as_mut())
+    }
+
+    /// Keeps why a start failed, for who inspects the container.
+    pub(super) fn note_error(&self, container: &Container, error: &Error) -> Result<(), Error> {
+        let mut container = self.container(container.id.as_str())?;
+        container.record.failure = Some(Failure::of(error));
+        self.update(&container)
+    }
+
+    /// Keeps why it did not start, and gives it back.
     fn note_failure(&self, id: &corten_spec::ContainerId, error: Error) -> Result<(), Error> {
         let (_lock, container) = self.hold(id)?;
         self.note_error(&container, &error)?;

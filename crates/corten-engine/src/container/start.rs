@@ -17,7 +17,7 @@ use corten_store::{LayerId, RootMount, Snapshotter as _};
 use serde_json::{Value, json};
 
 use super::options::{MountRequest, MountSource, NetworkMode, Options, PortMapping};
-use super::record::{Container, Failure, Run};
+use super::record::{Container, Run};
 use super::spec::{self, Facts};
 use super::user::{self, User};
 use crate::error::{Error, Is};
@@ -43,11 +43,11 @@ pub struct Prepared<'e> {
 }
 
 /// What a start by policy has instead of a new supervisor.
-struct Again {
-    shim: Client,
+pub(super) struct Again {
+    pub shim: Client,
     /// The ports of the run before, which the supervisor holds.
-    ports: Vec<PortMapping>,
-    count: u32,
+    pub ports: Vec<PortMapping>,
+    pub count: u32,
 }
 
 impl Engine {
@@ -94,47 +94,8 @@ impl Engine {
         self.update(&container)
     }
 
-    /// As [`Self::prepare`], in the supervisor that there is: what the run before held is given back first, and so is what
-    /// a failure leaves.
-    pub(super) fn set_up_again(
-        &self,
-        container: Container,
-        mut shim: Client,
-        lock: File,
-        count: u32,
-    ) -> Result<Prepared<'_>, Error> {
-        self.release_run(&container, Some(&mut shim))?;
-        let ports = container.record.run.as_ref().map(|r| r.ports.clone());
-        let again = Again {
-            shim,
-            ports: ports.unwrap_or_default(),
-            count,
-        };
-        match self.set_up(container.clone(), lock, Some(again)) {
-            Ok(prepared) => Ok(prepared),
-            Err((e, _lock)) => {
-                // Best effort: the next try begins with it, too.
-                let _given_back = self.release_again(&container);
-                Err(e)
-            }
-        }
-    }
-
-    /// Gives back what a start by policy had made; the supervisor stays.
-    fn release_again(&self, container: &Container) -> Result<(), Error> {
-        let mut shim = self.supervisor(&container.id)?;
-        self.release_run(container, shim.as_mut())
-    }
-
-    /// Keeps why a start failed, for who inspects the container.
-    pub(super) fn note_error(&self, container: &Container, error: &Error) -> Result<(), Error> {
-        let mut container = self.container(container.id.as_str())?;
-        container.record.failure = Some(Failure::of(error));
-        self.update(&container)
-    }
-
     /// The lock comes back with an error, so that the undoing is still under it.
-    fn set_up(
+    pub(super) fn set_up(
         &self,
         mut container: Container,
         lock: File,

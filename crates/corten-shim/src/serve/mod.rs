@@ -46,7 +46,6 @@ use publisher::Publisher;
 use task::Task;
 
 pub use create::STATE_ROOT_FILE;
-pub use health::{Entry as HealthEntry, Report as HealthReport};
 
 /// How the shim was started.
 #[derive(Debug)]
