@@ -49,8 +49,8 @@ pub(crate) use seccomp::version;
 pub use start::Prepared;
 pub(crate) use start::{executable, global_flags, hostname};
 pub use status::Status;
-pub use stop::signal;
 pub(crate) use stop::wait_for;
+pub use stop::{RunEnd, signal};
 
 use crate::Engine;
 use crate::error::{Error, Is};

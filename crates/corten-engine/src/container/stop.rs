@@ -83,7 +83,32 @@ pub(crate) fn wait_for(
     }
 }
 
+/// A wait for the end of one run, after which its policy may go on.
+pub struct RunEnd {
+    shim: Client,
+    waiting: Waiting,
+}
+
+impl RunEnd {
+    /// Blocks until then. `None`: the supervisor is gone.
+    pub fn status(mut self) -> Option<u32> {
+        self.shim.end_wait(self.waiting).ok().map(|e| e.status)
+    }
+}
+
 impl Engine {
+    /// Begins to wait for the end of the run of a container that may be started again. `None`: it has no policy, or no supervisor.
+    pub fn run_end(&self, container: &Container) -> Result<Option<RunEnd>, Error> {
+        if self.restart_terms(container)?.is_none() {
+            return Ok(None);
+        }
+        let Some(mut shim) = self.supervisor(&container.id)? else {
+            return Ok(None);
+        };
+        let waiting = shim.begin_wait("")?;
+        Ok(Some(RunEnd { shim, waiting }))
+    }
+
     /// Sends a signal to the container's init.
     pub fn kill(&self, container: &Container, signal: i32) -> Result<(), Error> {
         let status = self.status(container)?;

@@ -192,6 +192,22 @@ fn in_the_foreground_the_first_run_is_seen_and_the_others_go_on() -> Result<()> 
     assert_eq!(seen.exits(3).text(), "run");
     assert_eq!(sandbox.corten(&["wait", "fg"]).ok(), "3");
     assert_eq!(sandbox.corten(&["logs", "fg"]).ok(), "run\nrun\nrun");
+    // Who attaches sees one run, too.
+    let script = "sleep 1; echo run; exit 4";
+    let args = [
+        "run",
+        "-d",
+        "--name",
+        "at",
+        "--network",
+        "none",
+        "--restart",
+        "always",
+    ];
+    sandbox
+        .corten(&[&args[..], &[&image, "sh", "-c", script]].concat())
+        .ok();
+    assert_eq!(sandbox.corten(&["attach", "at"]).exits(4).text(), "run");
     sandbox.finish();
     Ok(())
 }
