@@ -220,9 +220,9 @@ impl Engine {
         &self,
         container: &Container,
         mut shim: Client,
-        waiting: Waiting,
+        waiting: Option<Waiting>,
     ) -> Result<u32, Error> {
-        let Ok(exit) = shim.end_wait(waiting) else {
+        let Some(exit) = waiting.and_then(|w| shim.end_wait(w).ok()) else {
             // The supervisor is gone: its record tells, or nobody does.
             drop(shim);
             let exit = self.wait(container);

@@ -40,7 +40,7 @@ enum OnFailure {
 struct Check {
     pid: u32,
     pidfd: OwnedFd,
-    output: Option<OwnedFd>,
+    pipe: Option<OwnedFd>,
     text: Vec<u8>,
     cut: bool,
     began: SystemTime,
@@ -129,7 +129,7 @@ impl Health {
     }
 
     pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
-        let output = self.check.as_ref().and_then(|c| c.output.as_ref());
+        let output = self.check.as_ref().and_then(|c| c.pipe.as_ref());
         output.map(AsFd::as_fd)
     }
 
@@ -151,61 +151,65 @@ impl Health {
     /// Takes what a check has written; beyond the bound it is read and forgotten, so that the check can go on.
     fn read(&mut self, scratch: &mut [u8]) {
         let Some(check) = &mut self.check else { return };
-        let Some(output) = &check.output else { return };
-        match rustix::io::read(output, &mut *scratch) {
+        let Some(pipe) = &check.pipe else { return };
+        match rustix::io::read(pipe, &mut *scratch) {
             Ok(n @ 1..) => check.keep(&scratch[..n]),
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Ok(_) | Err(_) => check.output = None,
+            Ok(_) | Err(_) => check.pipe = None,
         }
     }
 
-    /// Ends a check that has run for too long, and its process group, if it leads one.
-    fn expire(&mut self, now: Instant) {
-        let due = |c: &&mut Check| c.deadline.is_some_and(|at| at <= now);
-        let Some(check) = self.check.as_mut().filter(due) else {
-            return;
-        };
-        check.late = true;
+    /// Ends a check that has run for too long, and its process group, if it leads one. It has failed now: its end may be
+    /// long in coming, if it waits in the kernel.
+    fn expire(&mut self, paused: bool, scratch: &mut [u8]) -> Option<(bool, CheckResponse)> {
+        let now = Instant::now();
+        let check = self.check.as_mut()?;
+        if check.deadline.is_none_or(|at| at > now) {
+            return None;
+        }
+        if paused {
+            check.deadline = Some(now + self.timeout);
+            return None;
+        }
         check.deadline = None;
+        check.late = true;
         check.kill();
+        self.read_rest(scratch);
+        Some(self.enter(NO_CODE))
     }
 
     /// The check has ended: its outcome is entered, and told to who asked.
     fn end(&mut self, status: u32, scratch: &mut [u8]) -> Option<(bool, CheckResponse)> {
-        // What it wrote last; not what a child of it will write: a bounded number of reads.
+        self.read_rest(scratch);
+        let late = self.check.as_ref()?.late;
+        let code = i32::try_from(status).unwrap_or(NO_CODE);
+        let told = (!late).then(|| self.enter(code));
+        self.check = None;
+        self.plan_next();
+        told
+    }
+
+    /// What the check wrote last; not what a child of it will write: a bounded number of reads.
+    fn read_rest(&mut self, scratch: &mut [u8]) {
         for _ in 0..4 {
             self.read(scratch);
         }
-        let check = self.check.take()?;
-        let was = self.report.status == UNHEALTHY;
-        let code = match check.late {
-            true => NO_CODE,
-            false => i32::try_from(status).unwrap_or(NO_CODE),
-        };
-        self.enter(check, code);
-        Some((was, self.answer(code)))
     }
 
-    fn enter(&mut self, check: Check, exit_code: i32) {
-        let mut output = String::from_utf8_lossy(&check.text).into_owned();
-        if check.cut {
-            output.push_str("...");
+    /// Enters the outcome of the check. Returns whether the container was unhealthy before, and the answer to who asked.
+    fn enter(&mut self, exit_code: i32) -> (bool, CheckResponse) {
+        let was = self.report.status == UNHEALTHY;
+        if let Some(check) = &self.check {
+            let entry = Entry {
+                start: rfc3339(check.began),
+                end: rfc3339(SystemTime::now()),
+                exit_code,
+                output: check.output(self.timeout),
+            };
+            self.report.enter(entry, check.excused, self.retries);
+            self.write();
         }
-        if check.late {
-            output = format!(
-                "Health check exceeded timeout ({:?}): {output}",
-                self.timeout
-            );
-        }
-        let entry = Entry {
-            start: rfc3339(check.began),
-            end: rfc3339(SystemTime::now()),
-            exit_code,
-            output,
-        };
-        self.report.enter(entry, check.excused, self.retries);
-        self.write();
-        self.plan_next();
+        (was, self.answer(exit_code))
     }
 
     fn answer(&self, exit_code: i32) -> CheckResponse {
@@ -217,6 +221,18 @@ impl Health {
 }
 
 impl Check {
+    /// What it has written, as the report has it.
+    fn output(&self, timeout: Duration) -> String {
+        let mut output = String::from_utf8_lossy(&self.text).into_owned();
+        if self.cut {
+            output.push_str("...");
+        }
+        match self.late {
+            true => format!("Health check exceeded timeout ({timeout:?}): {output}"),
+            false => output,
+        }
+    }
+
     fn keep(&mut self, bytes: &[u8]) {
         let room = OUTPUT_MAX - self.text.len();
         self.cut |= bytes.len() > room;
@@ -268,7 +284,7 @@ impl Task {
                 health.check = Some(Check {
                     pid: execed.pid,
                     pidfd: execed.pidfd,
-                    output: Some(output),
+                    pipe: Some(output),
                     text: Vec::new(),
                     cut: false,
                     began,
@@ -342,7 +358,10 @@ impl Shim {
         let (paused, Some(health)) = (task.paused, &mut task.health) else {
             return;
         };
-        health.expire(now);
+        if let Some((was, answer)) = health.expire(paused, &mut self.scratch) {
+            self.checked(serial, was, answer);
+            return;
+        }
         if health.kill_at.is_some_and(|at| at <= now) {
             health.kill_at = None;
             task.end_init(SIGKILL);
@@ -449,6 +468,9 @@ impl Shim {
         let Some(health) = &mut task.health else {
             return refused("the container has no health check");
         };
+        if health.check.as_ref().is_some_and(|c| c.late) {
+            return refused("the check before it does not end, even by SIGKILL");
+        }
         health.asked.push(responder);
         if health.check.is_none() {
             self.check(serial);
@@ -489,7 +511,7 @@ mod tests {
         let mut check = Check {
             pid: 0,
             pidfd,
-            output: None,
+            pipe: None,
             text,
             cut: false,
             began: SystemTime::now(),

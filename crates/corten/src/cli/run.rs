@@ -75,8 +75,8 @@ pub fn foreground(
         Ok(shim) => shim,
         Err(e) => return Err(not_started(engine, container, e)),
     };
-    // For this end, not for one of a run after it.
-    let waiting = shim.begin_wait("").map_err(Error::from)?;
+    // For this end, not for one of a run after it. Where its supervisor has gone, the record tells.
+    let waiting = shim.begin_wait("").ok();
     let ended = session.run(engine.controller(container))?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
