@@ -71,8 +71,10 @@ impl Engine {
         let started = run.map_or(NEVER.into(), |r| {
             rfc3339(r.started_at.0.saturating_mul(1_000_000_000) + i64::from(r.started_at.1))
         });
+        let before = run.and_then(|r| r.last_finished.clone());
+        let before = before.unwrap_or_else(|| NEVER.into());
         let (pid, code, finished, oom) = match &status {
-            Status::Running { pid } => (*pid, 0, NEVER.into(), false),
+            Status::Running { pid } => (*pid, 0, before, false),
             Status::Exited(e) | Status::Restarting(e) => {
                 (0, e.exit_status, e.exited_at.clone(), e.oom_killed)
             }

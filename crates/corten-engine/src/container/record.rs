@@ -51,6 +51,9 @@ pub struct Run {
     /// How often its policy has started it since the user did.
     #[serde(default)]
     pub restarts: u32,
+    /// When the run before this one ended, as its exit record had it.
+    #[serde(default)]
+    pub last_finished: Option<String>,
 }
 
 /// What a run got on one network.

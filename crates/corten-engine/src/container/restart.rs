@@ -122,12 +122,8 @@ impl Engine {
                 source: Is("to be removed when it has exited (--rm)"),
             });
         }
-        let runtime = container.record.options.runtime.clone();
-        if policy != RestartPolicy::No && self.foreign_runtime(runtime.as_deref())?.is_some() {
-            return Err(Error::NotForeign {
-                what: "restart policies",
-                runtime: runtime.unwrap_or_default(),
-            });
+        if policy != RestartPolicy::No {
+            self.check_own(&container)?;
         }
         container.record.options.restart = policy;
         self.update(&container)?;
@@ -138,6 +134,18 @@ impl Engine {
             shim.set_restart(self.terms(&container, policy)?)?;
         }
         Ok(())
+    }
+
+    /// Refuses a container that another's runtime runs; a name in `config.toml` may have come to mean one.
+    fn check_own(&self, container: &Container) -> Result<(), Error> {
+        let runtime = container.record.options.runtime.as_deref();
+        match self.foreign_runtime(runtime)? {
+            None => Ok(()),
+            Some(_) => Err(Error::NotForeign {
+                what: "restart policies",
+                runtime: runtime.unwrap_or_default().into(),
+            }),
+        }
     }
 
     /// From now on it is the user who has ended it, and no policy starts it again. Before the signal: who
@@ -192,6 +200,10 @@ impl Engine {
             }
         };
         let count = exit.restarting.map_or(1, |r| r.count);
+        if let Err(e) = self.check_own(&container) {
+            drop(lock);
+            return self.note_failure(&container.id, e);
+        }
         match self.set_up_again(container.clone(), shim, lock, count) {
             Ok(prepared) => match prepared.start() {
                 Ok(_) => Ok(()),

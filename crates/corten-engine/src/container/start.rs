@@ -123,6 +123,8 @@ impl Engine {
         let options = container.record.options.clone();
         let mount = self.ensure_snapshot(container)?;
         let folder = self.paths.container(&id);
+        // A damaged one is no reason not to start.
+        let last = self.exit_record(container).ok().flatten();
         if again.is_none() {
             forget_exit(&self.paths.exit_record(&id))?;
         }
@@ -159,6 +161,7 @@ impl Engine {
             ..Run::default()
         };
         run.ports.dedup();
+        run.last_finished = last.map(|exit| exit.exited_at);
         if let Some(again) = &again {
             run.ports.clone_from(&again.ports);
             run.restarts = again.count;
