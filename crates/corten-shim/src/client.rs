@@ -557,7 +557,9 @@ impl Client {
             Ok((0, _)) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
             Ok((n, _)) => n,
             Err(Errno::INTR) => return Ok(true),
-            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::AGAIN) if flags.contains(RecvFlags::DONTWAIT) => return Ok(false),
+            // The socket has a time limit.
+            Err(Errno::AGAIN) => return Err(broken(io::ErrorKind::TimedOut.into())),
             Err(errno) => return Err(broken(errno.into())),
         };
         let answers = &mut self.answers;

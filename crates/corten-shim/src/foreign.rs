@@ -74,7 +74,8 @@ pub fn folder(bundle: &Path, id: &str) -> PathBuf {
 const ORDER: &str = "order.json";
 /// How long a shim may take for `start` and `delete`.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-/// How long an orphaned shim may take to end its container.
+/// How long an orphaned shim may take to end its container, and then to end itself.
+const FAREWELL: Duration = Duration::from_millis(200);
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What runs in a foreign bundle.
@@ -229,6 +230,7 @@ pub fn clean(bundle: &Path, id: &ContainerId) -> Result<(), Error> {
     }
     let deleted = run_delete(&order, &folder);
     detach_mounts(&folder);
+    end_processes(&folder);
     if let Some(socket) = &socket
         && UnixStream::connect(socket).is_err()
     {
@@ -254,11 +256,45 @@ fn end(socket: &Path, id: &str) -> Result<(), Error> {
         // Zero is the only duration that is refused.
         let _set = set(&stream, Some(KILL_PATIENCE));
     }
+    let mut until_it_ends = stream.try_clone().map_err(|source| Error::Connect {
+        path: socket.into(),
+        source,
+    })?;
     let mut client = Client::with_service(stream, id, service(2));
     let _killed = client.kill("", 9, true);
     let _waited = client.wait("");
     let _deleted = client.delete("");
-    client.shutdown()
+    client.shutdown()?;
+    // Its answer comes before its end, and that may take long: some try again and again to tell of events.
+    let _set = until_it_ends.set_read_timeout(Some(FAREWELL));
+    let _gone = io::Read::read(&mut until_it_ends, &mut [0]);
+    Ok(())
+}
+
+/// Kills what still works in the bundle, which is the shim's own: it has nothing left to do.
+fn end_processes(folder: &Path) {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let Ok(all) = fs::read_dir("/proc") else {
+        return;
+    };
+    let works_here = |pid: Pid| {
+        let cwd = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
+        cwd.is_ok_and(|cwd| cwd == folder)
+    };
+    let pids = all
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok());
+    for pid in pids
+        .filter_map(Pid::from_raw)
+        .filter(|pid| works_here(*pid))
+    {
+        // Once more, now that its number cannot become another's.
+        if let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+            && works_here(pid)
+        {
+            let _killed = pidfd_send_signal(&process, Signal::KILL);
+        }
+    }
 }
 
 fn run_delete(order: &Order, folder: &Path) -> Result<(), Error> {

@@ -106,7 +106,7 @@ fn codes_of_runs_in_the_foreground() -> Result<()> {
     run(&["sh", "-c", "echo out; echo err >&2; exit 3"]).exits(3);
     run(&["/bin/none"]).fails(127).names("/bin/none");
     run(&["/etc/passwd"]).fails(126);
-    run(&["sh", "-c", "sh -c 'kill -9 $$'"]).exits(137);
+    run(&["sh", "-c", "sh -c 'kill -9 $$'; exit $?"]).exits(137);
     let all = ["run", "--rm", "-i", "--runtime", SHIM, &image, "wc", "-c"];
     let counted = sandbox.corten_with(&all, &vec![b'x'; 3_000_000]);
     assert_eq!(counted.ok(), "3000000");
@@ -122,7 +122,17 @@ fn a_terminal_and_its_size() -> Result<()> {
     }
     let (sandbox, image) = with_busybox()?;
     let mut command = sandbox.command();
-    command.args(["run", "--rm", "-it", "--runtime", "runc", &image, "sh"]);
+    command.args([
+        "run",
+        "--rm",
+        "-it",
+        "--network",
+        "none",
+        "--runtime",
+        "runc",
+        &image,
+        "sh",
+    ]);
     command.env("TERM", "xterm");
     let mut shell = Terminal::start(&command, 25, 90)?;
     shell.expect("# ", SOON)?;
