@@ -372,6 +372,8 @@ impl Shim {
             // What stands still is not asked how it does.
             true if paused => health.plan_next(),
             true => self.check(serial),
+            // It has ended and is about to be told: a deadline that has passed would keep the loop awake.
+            false if due => health.next = None,
             false => {}
         }
     }
@@ -436,10 +438,10 @@ impl Shim {
             OnFailure::None => {}
             OnFailure::Kill => task.end_init(SIGKILL),
             OnFailure::Stop => {
-                task.end_init(signal);
                 if let Some(restart) = self.restarts.get(&id) {
                     restart.mark_stopped();
                 }
+                task.end_init(signal);
             }
             OnFailure::Restart => {
                 task.end_init(signal);
