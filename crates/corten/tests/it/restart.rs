@@ -177,6 +177,39 @@ fn a_container_that_the_user_ends_stays_down() -> Result<()> {
 }
 
 #[test]
+fn waiting_for_other_things_than_the_end() -> Result<()> {
+    let (sandbox, image) = with_busybox()?;
+    let args = [
+        "run",
+        "-d",
+        "--name",
+        "w",
+        "--network",
+        "none",
+        &image,
+        "sleep",
+        "1000",
+    ];
+    sandbox.corten(&args).ok();
+    let running = ["wait", "--condition", "running", "w"];
+    assert_eq!(sandbox.corten(&running).ok(), "-1");
+    for (condition, named) in [("healthy", "health check"), ("hungry", "--condition")] {
+        let wait = ["wait", "--condition", condition, "w"];
+        sandbox.corten(&wait).fails(125).names(named).complete();
+    }
+    sandbox.corten(&["stop", "-t", "0", "w"]).ok();
+    let started = sandbox.start(&running);
+    sandbox.corten(&["start", "w"]).ok();
+    assert!(started.wait_with_output().expect("wait").status.success());
+    let removed = sandbox.start(&["wait", "--condition", "removed", "w"]);
+    std::thread::sleep(Duration::from_millis(100));
+    sandbox.corten(&["rm", "-f", "w"]).ok();
+    assert!(removed.wait_with_output().expect("wait").status.success());
+    sandbox.finish();
+    Ok(())
+}
+
+#[test]
 fn in_the_foreground_the_first_run_is_seen_and_the_others_go_on() -> Result<()> {
     let (sandbox, image) = with_busybox()?;
     let args = [
@@ -390,6 +423,19 @@ fn policies_that_are_none_are_refused() -> Result<()> {
     sandbox
         .corten(&["create", "--rm", "--name", "x", &image, "true"])
         .ok();
+    if corten_testkit::need::file("/usr/bin/containerd-shim-runc-v2") {
+        let foreign = [
+            "create",
+            "--runtime",
+            "runc",
+            "--restart",
+            "always",
+            &image,
+            "true",
+        ];
+        let complaint = sandbox.corten(&foreign).fails(125);
+        complaint.names("restart policies").names("runc").complete();
+    }
     let update = ["update", "--restart", "always", "x"];
     sandbox.corten(&update).fails(125).names("--rm").complete();
     sandbox.finish();
