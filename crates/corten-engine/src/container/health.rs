@@ -29,7 +29,7 @@ const RETRIES: u32 = 3;
 pub struct HealthOptions {
     /// No check at all, even where the image has one.
     pub disabled: bool,
-    /// For the container's shell.
+    /// For the container's shell, or a list of words as JSON.
     pub command: Option<String>,
     /// Zero: only when asked for.
     pub interval: Option<Duration>,
@@ -120,7 +120,7 @@ impl Check {
     pub fn of(options: &HealthOptions, image: Option<&ImageCheck>) -> Option<Self> {
         let image = image.cloned().unwrap_or_default();
         let test = match &options.command {
-            Some(command) => vec!["CMD-SHELL".into(), command.clone()],
+            Some(command) => test_of(command),
             None => image.test,
         };
         let none = !matches!(test.first().map(String::as_str), Some("CMD" | "CMD-SHELL"));
@@ -233,6 +233,16 @@ pub(crate) fn instruction(text: &str) -> Option<Value> {
     Some(Value::Object(config))
 }
 
+/// A text for the shell, or words as JSON: podman's form, with or without the kind in front.
+fn test_of(command: &str) -> Vec<String> {
+    let kinds = ["CMD", "CMD-SHELL", "NONE"];
+    match serde_json::from_str::<Vec<String>>(command) {
+        Ok(words) if words.first().is_some_and(|w| kinds.contains(&w.as_str())) => words,
+        Ok(words) => [vec!["CMD".into()], words].concat(),
+        Err(_) => vec!["CMD-SHELL".into(), command.into()],
+    }
+}
+
 fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
@@ -331,6 +341,18 @@ mod tests {
         let check = Check::of(&options, Some(&image())).unwrap();
         assert_eq!(check.command(), ["/bin/sh", "-c", "exit 1"]);
         assert_eq!((check.interval, check.retries), (Duration::ZERO, 7));
+    }
+
+    #[test]
+    fn commands_for_the_shell_and_as_words() {
+        for (text, test) in [
+            ("exit 1", &["CMD-SHELL", "exit 1"][..]),
+            ("[ -e /x ]", &["CMD-SHELL", "[ -e /x ]"]),
+            (r#"["/check", "a b"]"#, &["CMD", "/check", "a b"]),
+            (r#"["CMD-SHELL", "exit 1"]"#, &["CMD-SHELL", "exit 1"]),
+        ] {
+            assert_eq!(test_of(text), test, "{text}");
+        }
     }
 
     #[test]

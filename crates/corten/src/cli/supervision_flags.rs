@@ -12,7 +12,7 @@ pub struct SupervisionFlags {
     /// When to start it again: no, on-failure[:TIMES], always, unless-stopped
     #[arg(long, value_name = "POLICY", value_parser = restart, allow_hyphen_values = true, help_heading = "Supervision")]
     restart: Option<RestartPolicy>,
-    /// Check its health by this command, run by the container's shell
+    /// Check its health by this command, run by the container's shell, or by the words of a JSON list
     #[arg(long, value_name = "COMMAND", help_heading = "Supervision")]
     health_cmd: Option<String>,
     /// Between two checks, such as 30s; 0 or disable checks on 'corten healthcheck run' alone
