@@ -145,6 +145,30 @@ mod tests {
         assert_eq!(decide(Policy::Always, 12, last, steady), Some(FIRST));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_pause_is_within_its_bounds_and_stopped_is_stopped(
+            runs in proptest::collection::vec((0u32..300, 0u64..20, proptest::bool::ANY, proptest::bool::ANY), 1..50),
+            max in 0u32..5,
+        ) {
+            let mut last = Duration::ZERO;
+            for (count, (status, seconds, stopped, forced)) in (0..).zip(runs) {
+                let ended = Ended { status, ran: Duration::from_secs(seconds), stopped, forced };
+                for policy in [Policy::No, Policy::OnFailure(max), Policy::Always, Policy::UnlessStopped] {
+                    match decide(policy, count, last, ended) {
+                        Some(pause) => {
+                            proptest::prop_assert!(!stopped && (FIRST..=LONGEST).contains(&pause));
+                            proptest::prop_assert!(seconds < 10 || pause == FIRST);
+                            proptest::prop_assert!(pause >= last || seconds >= 10);
+                        }
+                        None => proptest::prop_assert!(stopped || (!forced && !matches!(policy, Policy::Always | Policy::UnlessStopped))),
+                    }
+                }
+                last = decide(Policy::Always, count, last, ended).unwrap_or(last);
+            }
+        }
+    }
+
     fn asked(policy: &str) -> Asked {
         Asked {
             policy: policy.into(),
