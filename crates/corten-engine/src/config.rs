@@ -10,6 +10,7 @@ use corten_spec::Cidr;
 use corten_store::{LayerChoice, Limits, Options, Packing};
 use serde::Deserialize;
 
+use crate::container::options::LogOptions;
 use crate::error::Error;
 use crate::paths::Paths;
 use crate::runtime::Setting;
@@ -19,6 +20,8 @@ use crate::runtime::Setting;
 pub struct Config {
     pub network: Network,
     pub store: StoreSettings,
+    /// Of containers that say nothing of it themselves.
+    pub log: LogOptions,
     /// Runtimes of others, by the name that `--runtime` takes.
     pub runtimes: BTreeMap<String, Setting>,
 }
@@ -63,7 +66,26 @@ pub struct Pool {
 struct File {
     network: FileNetwork,
     store: FileStore,
+    log: FileLog,
     runtimes: BTreeMap<String, Setting>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+struct FileLog {
+    driver: FileDriver,
+    max_size: u64,
+    max_file: u32,
+}
+
+/// The words for where a log goes.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum FileDriver {
+    #[default]
+    K8sFile,
+    JsonFile,
+    None,
 }
 
 #[derive(Default, Deserialize)]
@@ -109,12 +131,35 @@ impl Config {
             Err(e) if e.kind() == io::ErrorKind::NotFound => File::default(),
             Err(e) => return Err(Error::io("read", path)(e)),
         };
+        let log = file.log.options().map_err(|why| Error::Config {
+            path: paths.etc().join("config.toml"),
+            source: Box::new(serde::de::Error::custom(why)),
+        })?;
         Ok(Self {
             network: file
                 .network
                 .over(Network::of(paths.instance(), paths.etc())),
             store: file.store.over(StoreSettings::default()),
+            log,
             runtimes: file.runtimes,
+        })
+    }
+}
+
+impl FileLog {
+    fn options(&self) -> Result<LogOptions, &'static str> {
+        if self.max_file > 1 && self.max_size == 0 {
+            return Err(
+                "log.max-file needs log.max-size: without that, a second file is never begun",
+            );
+        }
+        if self.max_file > 1000 {
+            return Err("log.max-file is at most 1000");
+        }
+        Ok(LogOptions {
+            none: self.driver == FileDriver::None,
+            max_size: self.max_size,
+            max_files: self.max_file,
         })
     }
 }
@@ -254,6 +299,15 @@ mod tests {
                 .bridge,
             "x"
         );
+        let log: File = toml::from_str("[log]\nmax-size = 10\nmax-file = 2").unwrap();
+        let options = log.log.options().unwrap();
+        assert_eq!(
+            (options.max_size, options.max_files, options.none),
+            (10, 2, false)
+        );
+        let log: File = toml::from_str("[log]\nmax-file = 2").unwrap();
+        assert!(log.log.options().is_err());
+        assert!(toml::from_str::<File>("[log]\ndriver = \"journald\"").is_err());
         let text = "[store]\nlayers = \"overlay\"\nmax-layer-bytes = 5";
         let file: File = toml::from_str(text).unwrap();
         let store = file.store.over(StoreSettings::default());

@@ -22,6 +22,12 @@ pub enum Error {
     ImageNames { name: String, names: Vec<String> },
     #[error("image {image:?} names no command, and none was given")]
     NoCommand { image: String },
+    #[error(
+        "health checks are asked for, and neither a command is given nor has image {image:?} one"
+    )]
+    NoHealthCheck { image: String },
+    #[error("{what} are not for containers that another's runtime ({runtime}) runs")]
+    NotForeign { what: &'static str, runtime: String },
     #[error("{what} of image {image:?} cannot be read")]
     ImageDocument {
         what: &'static str,
@@ -166,6 +172,7 @@ impl Error {
                 Kind::Conflict
             }
             Self::NoCommand { .. }
+            | Self::NoHealthCheck { .. }
             | Self::ImageDocument { .. }
             | Self::ImageBroken { .. }
             | Self::Capability { .. }
@@ -175,7 +182,9 @@ impl Error {
             | Self::Config { .. }
             | Self::Reference(_)
             | Self::Id(_) => Kind::Invalid,
-            Self::RecordVersion { .. } | Self::LayerType { .. } => Kind::Unsupported,
+            Self::NotForeign { .. } | Self::RecordVersion { .. } | Self::LayerType { .. } => {
+                Kind::Unsupported
+            }
             Self::Stuck { .. } => Kind::Busy,
             Self::Port { source, .. } => match source.kind() {
                 io::ErrorKind::AddrInUse => Kind::Busy,

@@ -81,6 +81,16 @@ impl Paths {
         self.container(id).join("exit.json")
     }
 
+    /// There while it is the user who has ended the container.
+    pub fn stopped(&self, id: &ContainerId) -> PathBuf {
+        self.container(id).join("stopped")
+    }
+
+    /// What its health checks have said.
+    pub fn health(&self, id: &ContainerId) -> PathBuf {
+        self.container(id).join("health.json")
+    }
+
     /// The config of the image that it was made from.
     pub fn image_config(&self, id: &ContainerId) -> PathBuf {
         self.container(id).join("image.json")

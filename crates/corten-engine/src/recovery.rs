@@ -83,7 +83,7 @@ impl Engine {
             Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => (None, container),
             Err(e) => return Err(e),
         };
-        let running = self.status(&container)?.is_running();
+        let running = self.status(&container)?.is_active();
         Ok((!running).then_some(Claim { _lock: lock }))
     }
 
@@ -126,9 +126,16 @@ impl Engine {
             let held = self.paths.bundle(&container.id).exists();
             let never_started = status.is_running() && self.waits_for_nobody(&container)?;
             let auto_remove = container.record.options.auto_remove;
+            let wanted = !self.is_stopped(&container) && self.wants_to_run(&container)?;
+            let revive = match &status {
+                Status::Exited(exit) => wanted && exit.restarting.is_some(),
+                Status::Lost => wanted,
+                _ => false,
+            };
             let what = match (&status, held) {
                 _ if never_started => "container made ready by a process that is gone",
-                (Status::Running { .. }, _) => continue,
+                (Status::Running { .. } | Status::Restarting(_), _) => continue,
+                _ if revive => "container to be restarted whose supervisor is gone",
                 (Status::Lost, _) if held => "container whose supervisor is gone",
                 (_, true) => "container that has exited and still holds resources",
                 (Status::Exited(_) | Status::Lost, false) if auto_remove => {
@@ -144,7 +151,9 @@ impl Engine {
                     self.release_locked(&container)?;
                 }
                 drop(lock);
-                if auto_remove {
+                if revive {
+                    self.prepare(&container)?.start()?;
+                } else if auto_remove {
                     self.remove(&container, true, true)?;
                 }
             }
@@ -279,11 +288,11 @@ impl Engine {
             let age = clock::nanoseconds() - container.created_at;
             // A row of this minute without a folder: another process is making it.
             let in_the_making = !whole && age < 60_000_000_000;
-            if !in_the_making && !self.status(&container)?.is_running() {
+            if !in_the_making && !self.status(&container)?.is_active() {
                 match self.remove(&container, false, true) {
                     Ok(()) => pruned.containers.push(container.id.to_string()),
                     // It was started meanwhile.
-                    Err(e) if self.status(&container)?.is_running() => drop(e),
+                    Err(e) if self.status(&container)?.is_active() => drop(e),
                     Err(e) => return Err(e),
                 }
             }

@@ -113,7 +113,7 @@ impl Engine {
                 Err(e) if e.kind() == Kind::NotFound => 0,
                 Err(e) => return Err(e.into()),
             };
-            match self.status(container)?.is_running() {
+            match self.status(container)?.is_active() {
                 true => running += 1,
                 false => stopped += bytes,
             }

@@ -19,8 +19,12 @@ use rustix::net::RecvFlags;
 use crate::Error;
 use crate::OWN_SERVICE;
 use crate::listen;
-pub use crate::proto::corten::{CreateOptions, ForeignShim, LoopbackForward};
-use crate::proto::corten::{ForwardRequest, ReopenLogRequest, WatchRequest};
+use crate::proto::corten::{
+    CheckRequest, ForwardRequest, ReopenLogRequest, SetRestartRequest, WatchRequest,
+};
+pub use crate::proto::corten::{
+    CheckResponse, CreateOptions, ForeignShim, Health, LoopbackForward, Restart,
+};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
 use crate::ttrpc::status::{Code, Status};
@@ -275,6 +279,37 @@ impl Client {
         self.finish("Watch", stream).map(drop)
     }
 
+    /// When the container is to be started again, from now on.
+    pub fn set_restart(&mut self, restart: Restart) -> Result<(), Error> {
+        let message = SetRestartRequest {
+            id: self.id.clone(),
+            restart: Some(restart),
+        };
+        let stream = self.send_to(OWN_SERVICE, "SetRestart", &message)?;
+        self.finish("SetRestart", stream).map(drop)
+    }
+
+    /// Runs the container's health check now, or waits for the one that runs.
+    pub fn check(&mut self) -> Result<CheckResponse, Error> {
+        let message = CheckRequest {
+            id: self.id.clone(),
+        };
+        let stream = self.send_to(OWN_SERVICE, "Check", &message)?;
+        let bytes = self.finish("Check", stream)?;
+        CheckResponse::decode(bytes.as_slice()).map_err(|source| Error::Answer {
+            method: "Check",
+            source,
+        })
+    }
+
+    /// Waits until the container has ended for good: not only to be started again.
+    pub fn wait_last(&mut self) -> Result<Exit, Error> {
+        let message = self.process("");
+        let stream = self.send_to(OWN_SERVICE, "WaitLast", &message)?;
+        let bytes = self.finish("WaitLast", stream)?;
+        exit_of(&bytes)
+    }
+
     /// After the log's file was renamed: records go to a new file of its name from now on.
     pub fn reopen_log(&mut self) -> Result<(), Error> {
         let message = ReopenLogRequest {
@@ -330,6 +365,11 @@ impl Client {
     /// Waits until the process has exited and its output has been passed on.
     pub fn wait(&mut self, exec_id: &str) -> Result<Exit, Error> {
         let waiting = self.begin_wait(exec_id)?;
+        self.end_wait(waiting)
+    }
+
+    /// Waits for the answer to a Wait that was sent.
+    pub fn end_wait(&mut self, waiting: Waiting) -> Result<Exit, Error> {
         let bytes = self.finish("Wait", waiting.stream)?;
         exit_of(&bytes)
     }

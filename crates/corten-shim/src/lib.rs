@@ -26,6 +26,7 @@ pub mod foreign;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+mod health;
 mod listen;
 pub mod log;
 mod metrics;
@@ -41,4 +42,5 @@ const OWN_SERVICE: &str = "corten.shim.v1.Supervisor";
 
 pub use command::main;
 pub use error::Error;
-pub use record::ExitRecord;
+pub use health::{Entry as HealthEntry, Report as HealthReport};
+pub use record::{ExitRecord, Restarting};

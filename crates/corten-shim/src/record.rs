@@ -19,6 +19,18 @@ pub struct ExitRecord {
     pub exited_at: String,
     /// Whether the kernel's OOM killer ended a process of the container.
     pub oom_killed: bool,
+    /// It is to be started again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restarting: Option<Restarting>,
+}
+
+/// A restart to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarting {
+    /// Which one since the user's start, from 1.
+    pub count: u32,
+    /// How long after the exit, or after the try before this one.
+    pub delay_ms: u64,
 }
 
 impl ExitRecord {
@@ -28,6 +40,7 @@ impl ExitRecord {
             exit_status,
             exited_at: rfc3339(at),
             oom_killed,
+            restarting: None,
         }
     }
 

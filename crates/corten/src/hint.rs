@@ -50,11 +50,24 @@ pub fn of(error: &Error) -> Option<String> {
         Error::NoCommand { .. } => {
             Some("name one after the image, as in 'corten run IMAGE sh'".into())
         }
+        Error::NotForeign { what, .. } => Some(match *what {
+            "health checks" => "add --no-healthcheck, or leave --runtime out".into(),
+            _ => "leave one or the other out".into(),
+        }),
+        Error::NoHealthCheck { .. } => Some("add --health-cmd COMMAND".into()),
         Error::ContainerMissing { .. } => Some("'corten ps --all' lists what is here".into()),
         Error::ContainerState {
             source: Is("running"),
             ..
         } => Some("stop it first, or use --force where the command has it".into()),
+        Error::ContainerState {
+            source: Is("restarting"),
+            ..
+        } => Some("its restart policy will start it again; 'corten stop' ends that".into()),
+        Error::ContainerState {
+            source: Is("without a health check"),
+            ..
+        } => Some("make it with --health-cmd, or of an image with a HEALTHCHECK".into()),
         Error::ContainerState {
             source: Is("incomplete"),
             ..

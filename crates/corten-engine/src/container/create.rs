@@ -6,11 +6,12 @@ use std::os::unix::fs::DirBuilderExt;
 use corten_spec::Kind;
 use corten_store::ImageRecord;
 
+use super::health::Check;
 use super::options::{
-    MountRequest, MountSource, NetworkMode, Options, PortMapping, Protocol, Seccomp,
+    MountRequest, MountSource, NetworkMode, Options, PortMapping, Protocol, RestartPolicy, Seccomp,
 };
 use super::record::{Container, Record, VERSION};
-use super::{anonymous_volume, name, random_id, row, seccomp, spec};
+use super::{anonymous_volume, health, name, random_id, row, seccomp, spec};
 use crate::error::Error;
 use crate::image::ImageConfig;
 use crate::network::NetworkError;
@@ -28,6 +29,8 @@ impl Engine {
         let config_bytes = self.image_config_bytes(&image)?;
         let config = ImageConfig::parse(&options.image, &config_bytes)?;
         spec::command_line(&options, &config)?;
+        health::check(&options, &config)?;
+        self.check_foreign(&options, &config)?;
         if let Seccomp::Profile(profile) = &options.security.seccomp {
             seccomp::check(profile)?;
         }
@@ -61,6 +64,26 @@ impl Engine {
         }
     }
 
+    /// What another's runtime cannot have: our supervisor would have to look it up again, and enter what it does not run.
+    fn check_foreign(&self, options: &Options, image: &ImageConfig) -> Result<(), Error> {
+        let checked = Check::of(&options.health, image.healthcheck.as_ref()).is_some();
+        let what = match (options.restart, checked) {
+            (RestartPolicy::No, false) => return Ok(()),
+            (RestartPolicy::No, true) => "health checks",
+            _ => "restart policies",
+        };
+        match (
+            &options.runtime,
+            self.foreign_runtime(options.runtime.as_deref())?,
+        ) {
+            (Some(runtime), Some(_)) => Err(Error::NotForeign {
+                what,
+                runtime: runtime.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// The row: from here on the container has an owner on disk.
     fn enter(&self, options: Options, image: &ImageRecord) -> Result<Container, Error> {
         for attempt in 0.. {
@@ -80,6 +103,7 @@ impl Engine {
                     manifest: image.manifest.clone(),
                     layers: image.layers.iter().map(|l| l.layer.to_string()).collect(),
                     run: None,
+                    failure: None,
                 },
             };
             let networks = self.rows_of(&options.network.endpoints())?;

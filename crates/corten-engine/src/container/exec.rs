@@ -11,7 +11,9 @@ use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
 use super::record::Container;
+use super::restart::RestartPolicy;
 use super::status::Status;
+use super::stop::ends_policy;
 use super::user::User;
 use super::{spec, user};
 use crate::Engine;
@@ -45,11 +47,18 @@ pub struct ExecSession {
 pub struct Controller {
     bundle: PathBuf,
     id: ContainerId,
+    /// Of a container with a restart policy: the file that says stopped, and its image's stop signal.
+    policy: Option<(PathBuf, Option<String>)>,
 }
 
 impl Controller {
     /// Sends a signal to a process of the container: init with an empty `exec_id`.
     pub fn signal(&self, exec_id: &str, signal: i32) -> Result<(), Error> {
+        if let Some((stopped, own)) = self.policy.as_ref().filter(|_| exec_id.is_empty())
+            && ends_policy(signal, own.as_deref())
+        {
+            std::fs::write(stopped, "").map_err(Error::io("write", stopped))?;
+        }
         let mut shim = corten_shim::client::connect(&self.bundle, &self.id)?;
         Ok(shim.kill(exec_id, signal.unsigned_abs(), false)?)
     }
@@ -111,7 +120,10 @@ impl Engine {
 
     /// The way to the container's supervisor, for signals while streams are open.
     pub fn controller(&self, container: &Container) -> Controller {
+        let policy = container.record.options.restart != RestartPolicy::No;
+        let own = || self.config_of(container).ok().and_then(|c| c.stop_signal);
         Controller {
+            policy: policy.then(|| (self.paths.stopped(&container.id), own())),
             bundle: self.paths.bundle(&container.id),
             id: container.id.clone(),
         }
@@ -197,7 +209,7 @@ impl Engine {
 fn root_of(status: &Status) -> Result<OwnedFd, Error> {
     let pid = match status {
         Status::Running { pid } => *pid,
-        Status::Created | Status::Exited(_) | Status::Lost => 0,
+        Status::Created | Status::Restarting(_) | Status::Exited(_) | Status::Lost => 0,
     };
     let path = format!("/proc/{pid}/root");
     rustix::fs::open(

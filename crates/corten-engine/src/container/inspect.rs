@@ -3,10 +3,11 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::options::{MountSource, NetworkMode, NetworkOptions, PortMapping};
+use super::health::Check;
+use super::options::{LogOptions, MountSource, NetworkMode, NetworkOptions, PortMapping};
 use super::record::Container;
-use super::spec;
 use super::status::Status;
+use super::{restart, spec};
 use crate::Engine;
 use crate::error::Error;
 use crate::network::inspect::{asked, endpoint};
@@ -39,6 +40,7 @@ impl Engine {
             "Path": args.first(),
             "Args": args.get(1..),
             "State": self.inspect_state(container)?,
+            "RestartCount": restart::count(record.run.as_ref(), &self.status(container)?),
             "Image": record.image_config,
             "ImageName": container.image,
             "LogPath": self.paths.log(&container.id),
@@ -54,6 +56,8 @@ impl Engine {
                 "WorkingDir": spec::workdir(options, &image),
                 "Labels": labels,
                 "StopSignal": image.stop_signal,
+                "Healthcheck": Check::of(&options.health, image.healthcheck.as_ref()).map(|c| c.document()),
+                "HealthcheckOnFailureAction": options.health.on_failure.as_str(),
             },
             "HostConfig": self.inspect_host(container),
             "Mounts": self.inspect_mounts(container),
@@ -67,29 +71,48 @@ impl Engine {
         let started = run.map_or(NEVER.into(), |r| {
             rfc3339(r.started_at.0.saturating_mul(1_000_000_000) + i64::from(r.started_at.1))
         });
+        let before = run.and_then(|r| r.last_finished.clone());
+        let before = before.unwrap_or_else(|| NEVER.into());
         let (pid, code, finished, oom) = match &status {
-            Status::Running { pid } => (*pid, 0, NEVER.into(), false),
-            Status::Exited(e) => (0, e.exit_status, e.exited_at.clone(), e.oom_killed),
+            Status::Running { pid } => (*pid, 0, before, false),
+            Status::Exited(e) | Status::Restarting(e) => {
+                (0, e.exit_status, e.exited_at.clone(), e.oom_killed)
+            }
             Status::Lost => (0, 137, NEVER.into(), false),
-            Status::Created => (0, 0, NEVER.into(), false),
+            Status::Created => {
+                let failed = container.record.failure.as_ref();
+                (0, failed.map_or(0, |f| f.exit_code), NEVER.into(), false)
+            }
         };
-        Ok(json!({
+        let failure = container.record.failure.as_ref();
+        let mut state = json!({
             "Status": status.as_str(),
-            "Running": status.is_running(),
+            // docker: one that is being restarted counts as running.
+            "Running": status.is_active(),
             "Paused": false,
+            "Restarting": matches!(status, Status::Restarting(_)),
             "Dead": matches!(status, Status::Lost),
             "Pid": pid,
             "ExitCode": code,
+            "Error": failure.map_or("", |f| &f.error),
             "OOMKilled": oom,
             "StartedAt": started,
             "FinishedAt": finished,
-        }))
+        });
+        if let Some(report) = self.health(container)? {
+            state["Health"] = json!(report);
+        }
+        Ok(state)
     }
 
     fn inspect_host(&self, container: &Container) -> Value {
         let o = &container.record.options;
         json!({
             "AutoRemove": o.auto_remove,
+            "RestartPolicy": {
+                "Name": o.restart.as_str(), "MaximumRetryCount": o.restart.max_retries(),
+            },
+            "LogConfig": log_config(&o.log),
             "Memory": o.limits.memory.unwrap_or(0),
             "NanoCpus": o.limits.cpu_millis.unwrap_or(0) * 1_000_000,
             "PidsLimit": o.limits.pids,
@@ -167,6 +190,19 @@ fn network_mode(options: &NetworkOptions) -> String {
         Some(first) => first.network.clone(),
         None => options.mode.text(),
     }
+}
+
+/// As docker has it: numbers as text, and what was not asked for left out.
+fn log_config(options: &LogOptions) -> Value {
+    let mut config = serde_json::Map::new();
+    if options.max_size > 0 {
+        config.insert("max-size".into(), json!(options.max_size.to_string()));
+    }
+    if options.max_files > 0 {
+        config.insert("max-file".into(), json!(options.max_files.to_string()));
+    }
+    let kind = if options.none { "none" } else { "k8s-file" };
+    json!({ "Type": kind, "Config": config })
 }
 
 fn extra_hosts(options: &NetworkOptions) -> Vec<String> {

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!   create ─► Created ─ start ─► Running ─ exit ─► Exited ─ rm ─► gone
-//!                ▲                  │  supervisor lost  │
-//!                └───── start ──────┴──► Lost ──────────┘ (start and rm clean up first)
+//!                ▲                │  ▲ │  supervisor lost  │
+//!                │                ▼  │ └──► Lost ──────────┤ (start and rm clean up first)
+//!                │            Restarting                   │
+//!                └───── start ─────────────────────────────┘
 //! ```
 //!
 //! The row in the database is made first and removed last, so whatever a crash leaves has an
@@ -11,14 +13,17 @@
 //! off the exit record that it leaves ([`status`]).
 
 mod capability;
+mod condition;
 mod create;
 mod exec;
+pub mod health;
 pub(crate) mod inspect;
 pub mod logs;
 mod name;
 pub mod options;
 pub mod record;
 mod remove;
+pub mod restart;
 mod seccomp;
 mod spec;
 mod start;
@@ -36,6 +41,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 
+pub use condition::Condition;
 pub use exec::{Controller, ExecOptions, ExecSession};
 pub use record::Container;
 pub(crate) use remove::volumes_of;
@@ -43,8 +49,8 @@ pub(crate) use seccomp::version;
 pub use start::Prepared;
 pub(crate) use start::{executable, global_flags, hostname};
 pub use status::Status;
-pub use stop::signal;
 pub(crate) use stop::wait_for;
+pub use stop::{RunEnd, signal};
 
 use crate::Engine;
 use crate::error::{Error, Is};

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+pub use super::health::{HealthOptions, OnFailure};
+pub use super::restart::RestartPolicy;
 use corten_spec::Name;
 use serde::{Deserialize, Serialize};
 
@@ -27,6 +29,23 @@ pub struct Options {
     /// Who runs it, by the name that [`runtime`](crate::runtime) looks up; `None` is our own.
     #[serde(default)]
     pub runtime: Option<String>,
+    #[serde(default)]
+    pub restart: RestartPolicy,
+    #[serde(default)]
+    pub health: HealthOptions,
+    #[serde(default)]
+    pub log: LogOptions,
+}
+
+/// Where the container's output is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogOptions {
+    /// Nowhere: `logs` has nothing to show.
+    pub none: bool,
+    /// Bytes of one file, before another is begun; 0 is without end.
+    pub max_size: u64,
+    /// How many files there are, the oldest being removed for another; 0 is 1.
+    pub max_files: u32,
 }
 
 /// What runs, as whom, with what.

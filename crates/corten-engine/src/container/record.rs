@@ -1,6 +1,7 @@
 //! What the database and the state folder remember of a container: versioned, apart from
 //! the types that the code works with.
 
+use corten_shim::Restarting;
 use corten_spec::{Cidr, ContainerId, Digest, Name};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,18 @@ pub struct Record {
     pub layers: Vec<String>,
     /// The last run, where there was one.
     pub run: Option<Run>,
+    /// Why the last start failed, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// A start that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// The whole chain, in one line.
+    pub error: String,
+    /// As docker's: 127 and 126 where the program is missing or not executable, else 128.
+    pub exit_code: u32,
 }
 
 /// One run of a container: what was handed to it. Addresses and ports are those that it got.
@@ -35,6 +48,12 @@ pub struct Run {
     /// In the order of the container's endpoints.
     #[serde(default)]
     pub networks: Vec<Attached>,
+    /// How often its policy has started it since the user did.
+    #[serde(default)]
+    pub restarts: u32,
+    /// When the run before this one ended, as its exit record had it.
+    #[serde(default)]
+    pub last_finished: Option<String>,
 }
 
 /// What a run got on one network.
@@ -86,6 +105,9 @@ pub struct ExitRecord {
     pub exited_at: String,
     #[serde(default)]
     pub oom_killed: bool,
+    /// It is to be started again, if its supervisor still lives.
+    #[serde(default)]
+    pub restarting: Option<Restarting>,
 }
 
 /// A container as it was found: its row and its record.
@@ -97,4 +119,25 @@ pub struct Container {
     /// Nanoseconds since 1970.
     pub created_at: i64,
     pub record: Record,
+}
+
+impl Failure {
+    pub(crate) fn of(error: &crate::Error) -> Self {
+        let mut text = error.to_string();
+        let mut exit_code = 128;
+        let mut source = std::error::Error::source(error);
+        while let Some(cause) = source {
+            text.push_str(&format!(": {cause}"));
+            let shim = cause.downcast_ref::<corten_shim::Error>();
+            let told = shim.and_then(corten_shim::Error::failure);
+            if let Some(code @ (126 | 127)) = told.map(|f| f.exit_code) {
+                exit_code = code as u32;
+            }
+            source = cause.source();
+        }
+        Self {
+            error: text,
+            exit_code,
+        }
+    }
 }

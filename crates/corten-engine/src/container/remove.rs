@@ -24,8 +24,9 @@ impl Engine {
     /// Refused while the container runs.
     pub fn release(&self, container: &Container) -> Result<(), Error> {
         let (_lock, container) = self.hold(&container.id)?;
-        if self.status(&container)?.is_running() {
-            return Err(running(&container, "cleaned up"));
+        let status = self.status(&container)?;
+        if status.is_active() {
+            return Err(in_the_way(&container, "cleaned up", &status));
         }
         self.release_locked(&container)
     }
@@ -57,11 +58,25 @@ impl Engine {
         container: &Container,
         shim: Option<Client>,
     ) -> Result<(), Error> {
-        let id = &container.id;
         if let Some(mut shim) = shim {
             // It may be on its way out by itself; what it leaves is found below.
             let _deleted = shim.delete("");
             let _gone = shim.shutdown();
+        }
+        self.release_run(container, None)?;
+        remove_tree(&self.paths.bundle(&container.id))
+    }
+
+    /// Gives back what a run held but for its supervisor, whose place is the bundle.
+    pub(crate) fn release_run(
+        &self,
+        container: &Container,
+        shim: Option<&mut Client>,
+    ) -> Result<(), Error> {
+        let id = &container.id;
+        if let Some(shim) = shim {
+            // It may have no container any more.
+            let _deleted = shim.delete("");
         }
         corten_shim::foreign::clean(&self.paths.bundle(id), id)?;
         match corten_runtime::delete(&self.paths.runtime_state(), id, true) {
@@ -71,8 +86,7 @@ impl Engine {
         self.remove_cgroup(&self.paths.cgroup(id))?;
         // Before the addresses: the resolver keeps the namespace, and names must not outlive what they mean.
         self.withdraw_names(container)?;
-        self.detach_networks(container)?;
-        remove_tree(&self.paths.bundle(id))
+        self.detach_networks(container)
     }
 
     /// Frees what removed containers occupied on disk. Apart from the removal, since on a disk with
@@ -121,9 +135,18 @@ impl Engine {
 
     /// Ends it where it runs and that is allowed.
     fn end_by(&self, force: bool, container: &Container) -> Result<(), Error> {
-        match self.status(container)?.is_running() {
-            true if force => self.kill_and_wait(container),
-            true => Err(running(container, "removed")),
+        let status = self.status(container)?;
+        match status.is_active() {
+            true if force => {
+                // Else its policy would start it again.
+                self.mark_stopped(container)?;
+                match status.is_running() {
+                    true => self.kill_and_wait(container),
+                    // The release below ends that.
+                    false => Ok(()),
+                }
+            }
+            true => Err(in_the_way(container, "removed", &status)),
             false => Ok(()),
         }
     }
@@ -188,10 +211,10 @@ pub(crate) fn volumes_of(container: &Container) -> impl Iterator<Item = &str> {
     })
 }
 
-fn running(container: &Container, action: &'static str) -> Error {
+fn in_the_way(container: &Container, action: &'static str, status: &Status) -> Error {
     Error::ContainerState {
         name: container.name.to_string(),
         action,
-        source: Is("running"),
+        source: Is(status.as_str()),
     }
 }

@@ -16,7 +16,7 @@ use corten_spec::{ContainerId, Kind};
 use corten_store::{LayerId, RootMount, Snapshotter as _};
 use serde_json::{Value, json};
 
-use super::options::{MountRequest, MountSource, NetworkMode, Options};
+use super::options::{MountRequest, MountSource, NetworkMode, Options, PortMapping};
 use super::record::{Container, Run};
 use super::spec::{self, Facts};
 use super::user::{self, User};
@@ -38,6 +38,16 @@ pub struct Prepared<'e> {
     shim: Option<Client>,
     /// Other processes keep away until the start is decided.
     lock: Option<File>,
+    /// By its policy, in the supervisor of the run before, which stays whatever comes of this start.
+    again: bool,
+}
+
+/// What a start by policy has instead of a new supervisor.
+pub(super) struct Again {
+    pub shim: Client,
+    /// The ports of the run before, which the supervisor holds.
+    pub ports: Vec<PortMapping>,
+    pub count: u32,
 }
 
 impl Engine {
@@ -47,7 +57,7 @@ impl Engine {
         let container = &container;
         let name = container.name.as_str();
         let status = self.status(container)?;
-        if status.is_running() {
+        if status.is_active() {
             return Err(Error::ContainerState {
                 name: name.into(),
                 action: "started",
@@ -57,10 +67,13 @@ impl Engine {
         if self.paths.bundle(&container.id).exists() {
             self.release_locked(container)?;
         }
-        match self.set_up(container.clone(), lock) {
+        self.forget_stopped(container)?;
+        match self.set_up(container.clone(), lock, None) {
             Ok(prepared) => Ok(prepared),
             Err((e, _lock)) => {
-                let undone = self.undo_start(container);
+                let undone = self
+                    .undo_start(container)
+                    .and_then(|()| self.note_error(container, &e));
                 Err(match undone {
                     Ok(()) => e.of_container(name, "started"),
                     Err(second) => Error::Undo {
@@ -82,24 +95,39 @@ impl Engine {
     }
 
     /// The lock comes back with an error, so that the undoing is still under it.
-    fn set_up(&self, mut container: Container, lock: File) -> Result<Prepared<'_>, (Error, File)> {
-        match self.set_up_locked(&mut container) {
+    pub(super) fn set_up(
+        &self,
+        mut container: Container,
+        lock: File,
+        again: Option<Again>,
+    ) -> Result<Prepared<'_>, (Error, File)> {
+        let is_again = again.is_some();
+        match self.set_up_locked(&mut container, again) {
             Ok(shim) => Ok(Prepared {
                 engine: self,
                 container,
                 shim: Some(shim),
                 lock: Some(lock),
+                again: is_again,
             }),
             Err(e) => Err((e, lock)),
         }
     }
 
-    fn set_up_locked(&self, container: &mut Container) -> Result<Client, Error> {
+    fn set_up_locked(
+        &self,
+        container: &mut Container,
+        again: Option<Again>,
+    ) -> Result<Client, Error> {
         let id = container.id.clone();
         let options = container.record.options.clone();
         let mount = self.ensure_snapshot(container)?;
         let folder = self.paths.container(&id);
-        forget_exit(&self.paths.exit_record(&id))?;
+        // A damaged one is no reason not to start.
+        let last = self.exit_record(container).ok().flatten();
+        if again.is_none() {
+            forget_exit(&self.paths.exit_record(&id))?;
+        }
 
         let image = self.config_of(container)?;
         let joined = self.joined(&options.network.mode)?;
@@ -123,30 +151,55 @@ impl Engine {
         };
         let (user, root) = self.look_inside(&options, &image, &mount)?;
 
-        let held = hold_ports(&options.network.ports)?;
+        let held = match again {
+            None => hold_ports(&options.network.ports)?,
+            Some(_) => Vec::new(),
+        };
         let mut run = Run {
             started_at: clock::now(),
             ports: held.iter().map(|h| h.mapping.clone()).collect(),
             ..Run::default()
         };
         run.ports.dedup();
+        run.last_finished = last.map(|exit| exit.exited_at);
+        if let Some(again) = &again {
+            run.ports.clone_from(&again.ports);
+            run.restarts = again.count;
+        }
+        container.record.failure = None;
         // What is about to exist has its owner on disk first.
         container.record.run = Some(run.clone());
         self.update(container)?;
 
-        let bundle = self.make_bundle(&id)?;
+        let bundle = self.paths.bundle(&id);
         let foreign = self.foreign_runtime(options.runtime.as_deref())?;
-        let handed = match &foreign {
-            None => Some(root),
-            Some(_) => {
-                // The foreign shim mounts it itself, and two mounts must not share an upper folder.
+        let place = match again {
+            // After the sockets, and counted from 1.
+            None => Root::Inherited(held.len() as u32 + 1),
+            Some(_) => Root::Mounts(vec![runtime_mount(&mount)]),
+        };
+        let handed = match (&foreign, &again) {
+            (None, None) => Some(root),
+            (None, Some(_)) => {
+                // The supervisor mounts it once more, and two mounts must not share an upper folder.
+                drop(root);
+                None
+            }
+            (Some(_), _) => {
+                // The foreign shim mounts it itself.
                 drop(root);
                 let own = options.network.mode.is_own().then(new_namespace);
                 own.transpose()?.map(OwnedFd::from)
             }
         };
         let has_namespace = foreign.is_some() && handed.is_some();
-        let mut shim = self.spawn(&id, &bundle, &held, handed)?;
+        let mut shim = match again {
+            None => {
+                self.make_bundle(&bundle)?;
+                self.spawn(&id, &bundle, &held, handed)?
+            }
+            Some(again) => again.shim,
+        };
         // While the supervisor starts on another processor.
         let handed = has_namespace.then(|| shim.inherited(held.len()));
         let facts = Facts {
@@ -164,8 +217,8 @@ impl Engine {
             self.attach_networks(container, &text(namespace), &mut run)?;
         }
         let request = match &foreign {
-            None => self.create_request(container, held.len())?,
-            Some(foreign) => self.foreign_request(container, foreign, &mount)?,
+            None => self.create_request(container, &image, place)?,
+            Some(foreign) => self.foreign_request(container, foreign, (&mount, &image))?,
         };
         run.pid = shim.create(request)?;
         drop(joined);
@@ -271,14 +324,12 @@ impl Engine {
         })
     }
 
-    fn make_bundle(&self, id: &ContainerId) -> Result<PathBuf, Error> {
-        let bundle = self.paths.bundle(id);
+    fn make_bundle(&self, bundle: &Path) -> Result<(), Error> {
         make_private(&self.paths.bundles())?;
         fs::DirBuilder::new()
             .mode(0o700)
-            .create(&bundle)
-            .map_err(Error::io("make folder", &bundle))?;
-        Ok(bundle)
+            .create(bundle)
+            .map_err(Error::io("make folder", bundle))
     }
 
     fn spawn(
@@ -306,23 +357,38 @@ impl Engine {
         })?)
     }
 
-    fn create_request(&self, container: &Container, root: usize) -> Result<CreateRequest, Error> {
+    fn create_request(
+        &self,
+        container: &Container,
+        image: &ImageConfig,
+        root: Root,
+    ) -> Result<CreateRequest, Error> {
         let (id, options) = (&container.id, &container.record.options);
         let mut exit_command = global_flags(&self.paths)?;
         exit_command.extend(["system", "exited", id.as_str()].map(Into::into));
+        let (rootfs, root_mount) = match root {
+            Root::Inherited(place) => (vec![], place),
+            Root::Mounts(mounts) => (mounts, 0),
+        };
         Ok(CreateRequest {
             bundle: self.paths.bundle(id),
-            rootfs: vec![],
+            rootfs,
             stdio: Stdio::attach(options.process.tty),
             options: CreateOptions {
-                log_path: text(&self.paths.log(id)),
+                log_path: match options.log.none {
+                    true => String::new(),
+                    false => text(&self.paths.log(id)),
+                },
                 exit_record: text(&self.paths.exit_record(id)),
                 exit_command,
                 attach: true,
                 open_stdin: options.process.open_stdin,
                 stdin_once: options.process.stdin_once,
-                // After the sockets, and counted from 1.
-                root_mount: root as u32 + 1,
+                root_mount,
+                log_max_size: options.log.max_size,
+                log_max_files: options.log.max_files,
+                restart: self.restart_terms(container)?,
+                health: self.health_request(container, image)?,
                 ..CreateOptions::default()
             },
         })
@@ -333,15 +399,14 @@ impl Engine {
         &self,
         container: &Container,
         foreign: &Foreign,
-        mount: &RootMount,
+        (mount, image): (&RootMount, &ImageConfig),
     ) -> Result<CreateRequest, Error> {
-        let request = self.create_request(container, 0)?;
+        let root = Root::Mounts(vec![runtime_mount(mount)]);
+        let request = self.create_request(container, image, root)?;
         let mounts = &container.record.options.mounts;
         let shared = |m: &MountRequest| m.options.iter().any(|o| o.ends_with("shared"));
         Ok(CreateRequest {
-            rootfs: vec![runtime_mount(mount)],
             options: CreateOptions {
-                root_mount: 0,
                 foreign: Some(foreign.order(mounts.iter().any(shared))),
                 ..request.options
             },
@@ -357,6 +422,13 @@ impl Engine {
             Err(e) => Err(e.into()),
         }
     }
+}
+
+/// Where the supervisor has the container's root from.
+enum Root {
+    /// A mount that it has inherited: its place, from 1.
+    Inherited(u32),
+    Mounts(Vec<corten_runtime::rootfs::Mount>),
 }
 
 impl Prepared<'_> {
@@ -380,18 +452,34 @@ impl Prepared<'_> {
             Err(e) => {
                 let error = Error::from(e).of_container(name, "started");
                 self.shim = Some(shim);
+                let (engine, container) = (self.engine, self.container.clone());
+                if self.again {
+                    return Err(error);
+                }
+                // First given back, under the lock, then noted.
+                self.give_back();
+                let _noted = engine.note_error(&container, &error);
                 Err(error)
             }
         }
     }
 }
 
-impl Drop for Prepared<'_> {
-    fn drop(&mut self) {
+impl Prepared<'_> {
+    fn give_back(&mut self) {
         if self.shim.take().is_some() {
             // Best effort: there is nobody left to tell, and `system check` finds what stays.
-            let _given_back = self.engine.undo_start(&self.container);
+            let _given_back = match self.again {
+                true => self.engine.release_again(&self.container),
+                false => self.engine.undo_start(&self.container),
+            };
         }
+    }
+}
+
+impl Drop for Prepared<'_> {
+    fn drop(&mut self) {
+        self.give_back();
         self.lock = None;
     }
 }
@@ -453,7 +541,7 @@ fn write_config(bundle: &Path, document: &Value) -> Result<(), Error> {
 
 /// A path for the wire, which carries text: all of ours begin in folders that the store has checked
 /// to be UTF-8, or that were given as flags.
-fn text(path: &Path) -> String {
+pub(super) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }
 

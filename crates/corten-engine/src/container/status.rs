@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 
 use corten_shim::proto::task::Status as TaskStatus;
+use corten_spec::Kind;
 
 use super::record::{Container, ExitRecord};
 use crate::Engine;
@@ -19,6 +20,8 @@ pub enum Status {
     Running {
         pid: u32,
     },
+    /// It has ended and its supervisor waits to start it again.
+    Restarting(ExitRecord),
     Exited(ExitRecord),
     /// It ran, and its supervisor ended without leaving an exit record: killed, or the host went down.
     Lost,
@@ -30,6 +33,7 @@ impl Status {
         match self {
             Self::Created => "created",
             Self::Running { .. } => "running",
+            Self::Restarting(_) => "restarting",
             Self::Exited(_) => "exited",
             Self::Lost => "dead",
         }
@@ -38,16 +42,30 @@ impl Status {
     pub fn is_running(&self) -> bool {
         matches!(self, Self::Running { .. })
     }
+
+    /// It runs, or will by itself.
+    pub fn is_active(&self) -> bool {
+        matches!(self, Self::Running { .. } | Self::Restarting(_))
+    }
 }
 
 impl Engine {
     pub fn status(&self, container: &Container) -> Result<Status, Error> {
-        if let Some(pid) = self.running_pid(container)? {
+        let task = self.task_of(container)?;
+        if let Some(Some(pid)) = task {
             return Ok(Status::Running { pid });
         }
         Ok(
             match (self.exit_record(container)?, &container.record.run) {
+                (Some(exit), _) if exit.restarting.is_some() && task.is_some() => {
+                    Status::Restarting(exit)
+                }
                 (Some(exit), _) => Status::Exited(exit),
+                // By its policy it was started just now, between our two looks.
+                (None, Some(_)) if task.is_some() => match self.task_of(container)? {
+                    Some(Some(pid)) => Status::Running { pid },
+                    _ => Status::Lost,
+                },
                 (None, Some(_)) => Status::Lost,
                 (None, None) => Status::Created,
             },
@@ -67,15 +85,18 @@ impl Engine {
         }
     }
 
-    /// Init's pid if a supervisor answers for a container that has not exited.
-    fn running_pid(&self, container: &Container) -> Result<Option<u32>, Error> {
+    /// Init's pid if a supervisor answers for a container that has not exited; `Some(None)` if one answers otherwise.
+    fn task_of(&self, container: &Container) -> Result<Option<Option<u32>>, Error> {
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Ok(None);
         };
-        match shim.state("") {
-            Ok(state) if state.status() != TaskStatus::Stopped => Ok(Some(state.pid)),
-            // It is going away, or has no task (yet, or any more).
-            _ => Ok(None),
-        }
+        Ok(match shim.state("") {
+            Ok(state) if state.status() != TaskStatus::Stopped => Some(Some(state.pid)),
+            Ok(_) => Some(None),
+            // It has no task (yet, or any more).
+            Err(e) if e.kind() == Kind::NotFound => Some(None),
+            // It is going away.
+            Err(_) => None,
+        })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use corten_shim::client::{Client, Exit};
+use corten_shim::client::{Client, Exit, Waiting};
 use corten_spec::Kind;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -10,6 +10,7 @@ use super::inspect::rfc3339;
 use super::record::{Container, ExitRecord};
 use super::status::Status;
 use crate::error::{Error, Is};
+use crate::image::ImageConfig;
 use crate::{Engine, clock};
 
 /// signal(7) for x86 and Arm, by number less one.
@@ -43,6 +44,21 @@ pub fn signal(text: &str) -> Option<i32> {
     (34..=64).contains(&number).then_some(number)
 }
 
+/// What asks a container of this image to end.
+pub(super) fn stop_signal_of(image: &ImageConfig) -> i32 {
+    let own = image.stop_signal.as_deref();
+    own.and_then(signal).unwrap_or(SIGTERM)
+}
+
+/// Whether a signal of the user's means that the container is not to be started again. As docker decides it: the image's own stop
+/// signal, or any for an image that names none, since nobody knows what ends its program.
+pub(super) fn ends_policy(number: i32, stop_signal: Option<&str>) -> bool {
+    match stop_signal.and_then(signal) {
+        Some(own) => number == SIGKILL || number == own,
+        None => true,
+    }
+}
+
 /// Waits for init's end, at most so long.
 pub(crate) fn wait_for(
     shim: &mut Client,
@@ -67,7 +83,32 @@ pub(crate) fn wait_for(
     }
 }
 
+/// A wait for the end of one run, after which its policy may go on.
+pub struct RunEnd {
+    shim: Client,
+    waiting: Waiting,
+}
+
+impl RunEnd {
+    /// Blocks until then. `None`: the supervisor is gone.
+    pub fn status(mut self) -> Option<u32> {
+        self.shim.end_wait(self.waiting).ok().map(|e| e.status)
+    }
+}
+
 impl Engine {
+    /// Begins to wait for the end of the run of a container that may be started again. `None`: it has no policy, or no supervisor.
+    pub fn run_end(&self, container: &Container) -> Result<Option<RunEnd>, Error> {
+        if self.restart_terms(container)?.is_none() {
+            return Ok(None);
+        }
+        let Some(mut shim) = self.supervisor(&container.id)? else {
+            return Ok(None);
+        };
+        let waiting = shim.begin_wait("")?;
+        Ok(Some(RunEnd { shim, waiting }))
+    }
+
     /// Sends a signal to the container's init.
     pub fn kill(&self, container: &Container, signal: i32) -> Result<(), Error> {
         let status = self.status(container)?;
@@ -76,19 +117,47 @@ impl Engine {
             action: "signalled",
             source: Is(status.as_str()),
         };
-        if !status.is_running() {
+        if !status.is_active() {
             return Err(refused(&status));
+        }
+        if signal == SIGKILL
+            || ends_policy(signal, self.config_of(container)?.stop_signal.as_deref())
+        {
+            self.mark_stopped(container)?;
+        }
+        if !status.is_running() {
+            // There is no process to signal, and now none will come; or one has come just now.
+            return match self.end_restarting(container)? {
+                Status::Running { .. } => self.kill(container, signal),
+                _ => Ok(()),
+            };
         }
         let Some(mut shim) = self.supervisor(&container.id)? else {
             return Err(refused(&Status::Lost));
         };
-        Ok(shim.kill("", signal.unsigned_abs(), false)?)
+        match shim.kill("", signal.unsigned_abs(), false) {
+            // It has ended by itself just before: what the signal was to say is said.
+            Err(e) if e.kind() == Kind::NotFound && self.is_stopped(container) => {
+                self.end_restarting(container)?;
+                Ok(())
+            }
+            sent => Ok(sent?),
+        }
     }
 
     /// Asks init to end by the image's stop signal, and makes it after `patience`. A container
     /// that does not run is stopped already.
     pub fn stop(&self, container: &Container, patience: Duration) -> Result<(), Error> {
-        if !self.status(container)?.is_running() {
+        let status = self.status(container)?;
+        if !status.is_active() {
+            // Else the host's next start would bring back one that has lost its supervisor.
+            return match self.wants_to_run(container)? {
+                true => self.mark_stopped(container),
+                false => Ok(()),
+            };
+        }
+        self.mark_stopped(container)?;
+        if !status.is_running() && !self.end_restarting(container)?.is_running() {
             return Ok(());
         }
         let Some(mut shim) = self.supervisor(&container.id)? else {
@@ -121,13 +190,39 @@ impl Engine {
             }
         }
         drop(shim);
+        if self.restart_terms(container)?.is_some() {
+            // It may have ended by itself just before it was marked.
+            self.end_restarting(container)?;
+        }
         self.after_exit(container)
     }
 
+    /// A container that waits to be started again, and whose user has ended that: what it holds is given back. Returns what it
+    /// is then; it may have been started just before.
+    pub(crate) fn end_restarting(&self, container: &Container) -> Result<Status, Error> {
+        let (_lock, container) = match self.hold(&container.id) {
+            Err(Error::ContainerMissing { .. } | Error::ContainerState { .. }) => {
+                return Ok(Status::Created);
+            }
+            held => held?,
+        };
+        let status = self.status(&container)?;
+        if matches!(status, Status::Restarting(_)) {
+            self.release_locked(&container)?;
+        }
+        Ok(status)
+    }
+
     /// The end of a container in the foreground: waits for it on a connection that there is, gives back
-    /// what it held, and removes it where it was started so. Returns the exit status.
-    pub fn finish(&self, container: &Container, mut shim: Client) -> Result<u32, Error> {
-        let Ok(exit) = shim.wait("") else {
+    /// what it held, and removes it where it was started so. One that is to be started again is left to its supervisor. Returns
+    /// the exit status.
+    pub fn finish(
+        &self,
+        container: &Container,
+        mut shim: Client,
+        waiting: Option<Waiting>,
+    ) -> Result<u32, Error> {
+        let Some(exit) = waiting.and_then(|w| shim.end_wait(w).ok()) else {
             // The supervisor is gone: its record tells, or nobody does.
             drop(shim);
             let exit = self.wait(container);
@@ -141,6 +236,9 @@ impl Engine {
             }
             held => held?,
         };
+        if self.restart_terms(&container)?.is_some() && self.status(&container)?.is_active() {
+            return Ok(exit.status);
+        }
         if shim.delete("").is_err() {
             // Another process gave it back already, and may have started it again.
             drop(_lock);
@@ -164,19 +262,18 @@ impl Engine {
     }
 
     fn stop_signal(&self, container: &Container) -> Result<i32, Error> {
-        Ok(self
-            .config_of(container)?
-            .stop_signal
-            .as_deref()
-            .and_then(signal)
-            .unwrap_or(SIGTERM))
+        Ok(stop_signal_of(&self.config_of(container)?))
     }
 
-    /// Waits for the container's end and returns its exit status. One that has ended answers at once.
+    /// Waits for the container's end and returns its exit status. One that has ended answers at once; one that is started again
+    /// has not ended.
     pub fn wait(&self, container: &Container) -> Result<ExitRecord, Error> {
         let told = match self.supervisor(&container.id)? {
             // An error means that the supervisor is gone, and its record tells.
-            Some(mut shim) => shim.wait("").ok(),
+            Some(mut shim) => match self.restart_terms(container)? {
+                Some(_) => shim.wait_last().ok(),
+                None => shim.wait("").ok(),
+            },
             None => None,
         };
         match (self.status(container)?, told) {
@@ -187,6 +284,7 @@ impl Engine {
                 exit_status: exit.status,
                 exited_at: rfc3339(clock::nanoseconds_of(exit.at)),
                 oom_killed: false,
+                restarting: None,
             }),
             (other, None) => Err(Error::ContainerState {
                 name: container.name.to_string(),
@@ -199,7 +297,21 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use super::signal;
+    use super::{ends_policy, signal};
+
+    #[test]
+    fn signals_that_end_a_restart_policy() {
+        for (number, own, ends) in [
+            (9, Some("QUIT"), true),
+            (3, Some("QUIT"), true),
+            (15, Some("QUIT"), false),
+            (1, Some("SIGTERM"), false),
+            (1, None, true),
+            (15, None, true),
+        ] {
+            assert_eq!(ends_policy(number, own), ends, "{number} {own:?}");
+        }
+    }
 
     #[test]
     fn names_and_numbers() {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::ImageError;
 use super::build::{set_label, set_variable};
+use crate::container::health;
 
 /// One instruction.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub enum Instruction {
     Entrypoint(Vec<String>),
     Env(Vec<String>),
     Expose(Vec<String>),
+    /// As it stands in a config.
+    HealthCheck(Value),
     Label(Vec<(String, String)>),
     OnBuild(String),
     StopSignal(String),
@@ -53,6 +56,9 @@ impl FromStr for Instruction {
                 let ports = rest.split_whitespace().map(port).collect::<Option<_>>();
                 Self::Expose(ports.ok_or_else(|| wrong("a port is a number, with /tcp or /udp"))?)
             }
+            "HEALTHCHECK" => Self::HealthCheck(health::instruction(rest).ok_or_else(|| {
+                wrong("it is NONE, or CMD and a command, with --interval, --timeout, --start-period, --start-interval, --retries before it")
+            })?),
             "VOLUME" => Self::Volume(match list(rest) {
                 Some(paths) => paths,
                 None => rest.split_whitespace().map(str::to_owned).collect(),
@@ -66,7 +72,7 @@ impl FromStr for Instruction {
             "ONBUILD" => Self::OnBuild(rest.into()),
             _ => {
                 return Err(wrong(
-                    "the instructions are CMD ENTRYPOINT ENV EXPOSE LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR",
+                    "the instructions are CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD STOPSIGNAL USER VOLUME WORKDIR",
                 ));
             }
         })
@@ -92,6 +98,7 @@ impl Instruction {
             Self::Env(variables) => variables.iter().for_each(|v| set_variable(config, v)),
             Self::Label(labels) => labels.iter().for_each(|(k, v)| set_label(config, k, v)),
             Self::Expose(ports) => set(config, "ExposedPorts", ports),
+            Self::HealthCheck(check) => config["Healthcheck"] = check.clone(),
             Self::Volume(paths) => set(config, "Volumes", paths),
             Self::User(user) => config["User"] = json!(user),
             Self::WorkDir(folder) => config["WorkingDir"] = json!(folder),
@@ -176,6 +183,7 @@ mod tests {
             "WORKDIR /srv",
             "STOPSIGNAL SIGTERM",
             "ONBUILD RUN x",
+            "HEALTHCHECK --retries=2 CMD true",
         ] {
             text.parse::<Instruction>().unwrap().apply(&mut config);
         }
@@ -185,6 +193,7 @@ mod tests {
             "Labels": { "org.x": "y", "z": "1 2" }, "ExposedPorts": { "80/tcp": {}, "53/udp": {} },
             "Volumes": { "/data": {}, "/a": {}, "/b": {} }, "User": "web:web", "WorkingDir": "/srv",
             "StopSignal": "SIGTERM", "OnBuild": ["RUN x"],
+            "Healthcheck": { "Test": ["CMD-SHELL", "true"], "Retries": 2 },
         });
         assert_eq!(config, expected);
     }
@@ -200,6 +209,7 @@ mod tests {
             "EXPOSE 0",
             "WORKDIR x",
             "LABEL k",
+            "HEALTHCHECK x",
         ] {
             let e = bad.parse::<Instruction>().unwrap_err();
             assert!(e.to_string().contains("cannot be used"), "{bad}: {e}");

@@ -41,6 +41,7 @@ pub use pull::{Progress, PullOptions, PullPolicy};
 pub use remove::Removed;
 
 use crate::Engine;
+use crate::container::health::ImageCheck;
 use crate::error::Error;
 
 /// Configs are small; a larger one is an attack or a mistake.
@@ -59,6 +60,8 @@ pub struct ImageConfig {
     /// `PORT[/PROTOCOL]`.
     pub exposed: Vec<String>,
     pub labels: BTreeMap<String, String>,
+    /// docker's, which the OCI's specification does not have.
+    pub healthcheck: Option<ImageCheck>,
 }
 
 impl ImageConfig {
@@ -70,6 +73,11 @@ impl ImageConfig {
                 image: image.into(),
                 source,
             })?;
+        let healthcheck = ImageCheck::parse(bytes).map_err(|source| Error::ImageDocument {
+            what: "health check",
+            image: image.into(),
+            source,
+        })?;
         let Some(c) = document.config() else {
             return Ok(Self::default());
         };
@@ -83,6 +91,7 @@ impl ImageConfig {
             volumes: c.volumes().clone().unwrap_or_default(),
             exposed: c.exposed_ports().clone().unwrap_or_default(),
             labels: c.labels().clone().unwrap_or_default().into_iter().collect(),
+            healthcheck,
         })
     }
 }

@@ -12,7 +12,9 @@ use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
 
 use super::forward::Forward;
+use super::health::Health;
 use super::options::Options;
+use super::restart::Terms;
 use super::task::{Phase, Process, Task, Wanted};
 use super::watch::Watch;
 use super::{Shim, say};
@@ -60,6 +62,10 @@ impl Shim {
             false => None,
             true => Some(listen(&bundle)?),
         };
+        let restart = options.corten.restart.clone();
+        let restart = restart.map(Terms::try_from).transpose()?;
+        let health = options.corten.health.clone();
+        let health = health.map(|h| Health::new(h, &spec)).transpose()?;
         let (prepared, stdio) = self.prepare_init(&request, &options, &spec)?;
         let rootfs = match options.corten.root_mount {
             0 => assemble(&request)?,
@@ -128,7 +134,12 @@ impl Shim {
         task.oom = oom;
         task.kill_all = shares_pids(&spec);
         task.attach = attach;
+        task.health = health.map(Box::new);
         task.take_options(options.corten);
+        if let Some(terms) = restart {
+            let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
+            self.set_restart(&request.id, terms, record, command);
+        }
         let serial = self.serial();
         self.tasks.insert(serial, task);
         self.publisher
@@ -255,6 +266,12 @@ impl Shim {
         let pidfd =
             pidfd.map_err(|e| Status::new(Code::Unknown, format!("cannot keep the pidfd: {e}")))?;
         task.init.phase = Phase::Running { pid, pidfd };
+        if let Some(health) = &mut task.health {
+            health.begin();
+        }
+        if let Some(restart) = self.restarts.get_mut(&id) {
+            restart.started();
+        }
         let event = TaskStart {
             container_id: id,
             pid,

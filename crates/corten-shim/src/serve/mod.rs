@@ -19,10 +19,12 @@ mod create;
 mod exec;
 mod foreign;
 mod forward;
+mod health;
 mod loggers;
 mod options;
 mod publisher;
 mod reap;
+mod restart;
 mod service;
 mod settle;
 mod task;
@@ -90,6 +92,7 @@ enum Token {
     Forward(u32, usize, forward::Part),
     Watch(u32),
     Logger,
+    Health(u32),
     Foreign(u32, foreign::Part),
 }
 
@@ -111,6 +114,8 @@ struct Shim {
     signals: Receiver,
     connections: BTreeMap<u32, Connection>,
     tasks: BTreeMap<u32, Task>,
+    /// By container, which has no task while it waits.
+    restarts: BTreeMap<String, restart::Restart>,
     publisher: Publisher,
     loggers: loggers::Loggers,
     scratch: Box<[u8]>,
@@ -143,6 +148,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         signals,
         connections: BTreeMap::new(),
         tasks: BTreeMap::new(),
+        restarts: BTreeMap::new(),
         publisher,
         loggers: Default::default(),
         scratch: vec![0; SCRATCH].into(),
@@ -250,6 +256,11 @@ impl Shim {
                     process.io.ready(part, &mut self.scratch);
                 }
             }
+            Token::Health(task) => {
+                if let Some(task) = self.tasks.get_mut(&task) {
+                    task.read_check(&mut self.scratch);
+                }
+            }
             Token::Watch(task) => {
                 let task = self.tasks.get_mut(&task);
                 if let Some(watch) = task.and_then(|t| t.watch.as_mut()) {
@@ -287,6 +298,8 @@ impl Shim {
     /// The next moment at which something must be done although nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let tasks = self.tasks.values().filter_map(Task::deadline).min();
+        let restarts = self.restarts.values();
+        let restarts = restarts.filter_map(restart::Restart::deadline).min();
         let idle = self.config.until_idle && !self.is_visited() && self.tasks.is_empty();
         let lonely = (idle && !self.visited).then(|| self.started + LONELY);
         let ending = self.ending.map(|at| at + FAREWELL);
@@ -294,6 +307,7 @@ impl Shim {
         let loggers = self.loggers.deadline();
         [
             tasks,
+            restarts,
             lonely,
             ending,
             again,
@@ -318,6 +332,7 @@ impl Shim {
         }
         self.config.until_idle
             && self.tasks.is_empty()
+            && !self.restarts.values().any(restart::Restart::is_pending)
             && !self.is_visited()
             && self.loggers.is_empty()
             && (self.visited || self.started.elapsed() >= LONELY)

@@ -44,10 +44,13 @@ impl Shim {
         self.reap_again = true;
     }
 
-    /// An orphan, a logger or an exit command is in no task, and needs no more than to be reaped.
+    /// An orphan, a logger or an exit command belongs to nobody, and needs no more than to be reaped.
     fn exited(&mut self, pid: u32, status: u32) {
         self.logger_ended(pid, status);
-        if self.foreign_child(pid, status) {
+        if self.restart_ended(pid, status)
+            || self.check_ended(pid, status)
+            || self.foreign_child(pid, status)
+        {
             return;
         }
         for task in self.tasks.values_mut() {

@@ -92,6 +92,15 @@ impl Shim {
         if request.service == OWN_SERVICE && request.method == "Watch" {
             return Some(decode(payload).and_then(|r| self.watch(r)));
         }
+        if request.service == OWN_SERVICE && request.method == "SetRestart" {
+            return Some(decode(payload).and_then(|r| self.update_restart(r)));
+        }
+        if request.service == OWN_SERVICE && request.method == "WaitLast" {
+            return self.wait_for_last(responder, decode(payload));
+        }
+        if request.service == OWN_SERVICE && request.method == "Check" {
+            return self.check_now(responder, decode(payload));
+        }
         if request.service == OWN_SERVICE && request.method == "ReopenLog" {
             return Some(decode(payload).and_then(|r: ReopenLogRequest| self.reopen_log(&r.id)));
         }
@@ -305,7 +314,16 @@ impl Shim {
             Ok(request) => request,
             Err(status) => return Some(Err(status)),
         };
-        match self.process(&request.id, &request.exec_id) {
+        self.wait_for(responder, &request.id, &request.exec_id)
+    }
+
+    pub(super) fn wait_for(
+        &mut self,
+        responder: Responder,
+        id: &str,
+        exec_id: &str,
+    ) -> Option<Answer> {
+        match self.process(id, exec_id) {
             Err(status) => Some(Err(status)),
             Ok(process) => match process.exit() {
                 Some(exit) => Some(Ok(waited(&exit))),
@@ -500,6 +518,7 @@ impl Shim {
     /// Ends the shim, unless containers are left: one of a pod's may be deleted before the others.
     fn shutdown(&mut self, _request: &ShutdownRequest) -> Answer {
         if self.tasks.is_empty() {
+            self.end_restarts();
             self.ending = Some(std::time::Instant::now());
         }
         Ok(Vec::new())

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use prost::Message;
 
+use super::restart::Restart;
 use super::task::{COMPANY, Exit, PATIENCE, Phase, Process, Task};
 use super::{Number, Shim, say};
 use crate::ExitRecord;
@@ -21,6 +22,7 @@ impl Shim {
                 self.tell(serial, number);
             }
             self.run_exit_command(serial);
+            self.advance_health(serial);
             self.advance_foreign(serial);
             if let Some(task) = self.tasks.get_mut(&serial) {
                 if let Some(watch) = &mut task.watch {
@@ -31,6 +33,7 @@ impl Shim {
                     .for_each(super::forward::Forward::expire);
             }
         }
+        self.advance_restarts();
     }
 
     /// The processes of a task whose exit can be told now, execs before init.
@@ -79,15 +82,16 @@ impl Shim {
         };
         process.phase = Phase::Exited(exit);
         if number == 0 {
-            record(task, exit);
+            record(task, exit, self.restarts.get_mut(&id));
         }
+        let restarting = number == 0 && task.restarting;
         let Some(process) = task.process(number) else {
             return;
         };
         let event = TaskExit {
             container_id: id.clone(),
             id: match number {
-                0 => id,
+                0 => id.clone(),
                 _ => process.exec_id.clone(),
             },
             pid: exit.pid,
@@ -111,8 +115,14 @@ impl Shim {
         let waiters = std::mem::take(&mut process.waiters);
         let deleters = std::mem::take(&mut process.deleters);
         let exec_id = process.exec_id.clone();
+        if number == 0 {
+            self.forget_check(serial);
+        }
         for waiter in waiters {
             self.respond(waiter, Ok(waited(&exit)));
+        }
+        if number == 0 && !restarting {
+            self.tell_last(&id);
         }
         for deleter in deleters {
             if let Some(answer) = self.delete_for(deleter, serial, &exec_id) {
@@ -131,27 +141,32 @@ impl Shim {
         let due = task
             .told
             .is_some_and(|told| alone || told.elapsed() >= PATIENCE);
-        if !due || task.exit_command.is_empty() {
+        if !due || task.restarting || task.exit_command.is_empty() {
             return;
         }
-        let command = std::mem::take(&mut task.exit_command);
-        let started = Command::new(&command[0])
-            .args(&command[1..])
-            .current_dir("/")
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .spawn();
-        // Its end is reaped like any child's.
-        if let Err(error) = started {
-            say(format_args!(
-                "cannot run the exit command {}: {error}",
-                command[0]
-            ));
-        }
+        run_command(&std::mem::take(&mut task.exit_command));
     }
 }
 
-fn record(task: &mut Task, exit: Exit) {
+/// Starts a command of the engine's. Its end is reaped like any child's.
+pub(super) fn run_command(command: &[String]) {
+    let [program, arguments @ ..] = command else {
+        return;
+    };
+    let started = Command::new(program)
+        .args(arguments)
+        .current_dir("/")
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    if let Err(error) = started {
+        say(format_args!(
+            "cannot run the exit command {program}: {error}"
+        ));
+    }
+}
+
+fn record(task: &mut Task, exit: Exit, restart: Option<&mut Restart>) {
     task.told = Some(Instant::now());
     task.watch = None;
     if let Some(watch) = &task.oom
@@ -159,8 +174,14 @@ fn record(task: &mut Task, exit: Exit) {
     {
         task.oom_kills = task.oom_kills.max(kills);
     }
+    let oom = task.oom_kills > 0;
+    let restarting = restart.and_then(|r| r.exited(exit, oom));
+    task.restarting = restarting.is_some();
     if let Some(path) = &task.exit_record {
-        let record = ExitRecord::new(exit.pid, exit.status, exit.at, task.oom_kills > 0);
+        let record = ExitRecord {
+            restarting,
+            ..ExitRecord::new(exit.pid, exit.status, exit.at, oom)
+        };
         if let Err(error) = record.write(path) {
             say(format_args!("cannot write {}: {error}", path.display()));
         }

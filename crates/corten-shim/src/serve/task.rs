@@ -20,6 +20,7 @@ use rustix::event::PollFlags;
 use super::connection::Responder;
 use super::foreign::Foreign;
 use super::forward::Forward;
+use super::health::Health;
 use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
@@ -173,9 +174,12 @@ pub struct Task {
     pub exit_command: Vec<String>,
     /// When init's exit was told.
     pub told: Option<Instant>,
+    /// Whether it is to be started again: then the exit command is not for this exit.
+    pub restarting: bool,
     pub forwards: Vec<Forward>,
     /// Whose absence is mended while init runs.
     pub watch: Option<Watch>,
+    pub health: Option<Box<Health>>,
     /// When [`Io::drain`] last said what, for the deadline.
     pub drains: Vec<(Number, Drain)>,
     /// Who runs it, if not we.
@@ -201,8 +205,10 @@ impl Task {
             exit_record: None,
             exit_command: Vec::new(),
             told: None,
+            restarting: false,
             forwards: Vec::new(),
             watch: None,
+            health: None,
             drains: Vec::new(),
             foreign: None,
         }
@@ -259,6 +265,9 @@ impl Task {
         if let Some(fd) = self.watch.as_ref().and_then(Watch::as_fd) {
             to.add(fd, PollFlags::empty(), Token::Watch(serial));
         }
+        if let Some(fd) = self.health.as_ref().and_then(|h| h.as_fd()) {
+            to.add(fd, PollFlags::IN, Token::Health(serial));
+        }
         if let Some(foreign) = &self.foreign {
             foreign.interest(serial, to);
         }
@@ -294,10 +303,11 @@ impl Task {
         };
         let command = self
             .told
-            .filter(|_| !self.exit_command.is_empty())
+            .filter(|_| !self.exit_command.is_empty() && !self.restarting)
             .map(|t| t + PATIENCE);
         let forwards = self.forwards.iter().filter_map(Forward::deadline);
         let watch = self.watch.as_ref().and_then(Watch::deadline);
+        let health = self.health.as_ref().and_then(|h| h.deadline());
         let foreign = self.foreign.as_ref().and_then(|f| f.deadline());
         draining
             .min()
@@ -306,6 +316,7 @@ impl Task {
             .chain(command)
             .chain(forwards)
             .chain(watch)
+            .chain(health)
             .chain(foreign)
             .min()
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use corten_shim::attach::{self, Size};
-use corten_shim::client::{CreateOptions, CreateRequest, ForeignShim, Stdio};
+use corten_shim::client::{CreateOptions, CreateRequest, ForeignShim, Health, Restart, Stdio};
 use corten_shim::foreign::RuncOptions;
 use corten_shim::{ExitRecord, foreign};
 use corten_spec::Kind;
@@ -43,6 +43,14 @@ impl Rig {
 
     fn create_foreign(&mut self, terminal: bool) -> Result<u32, corten_shim::Error> {
         let options = self.foreign_options();
+        self.create_foreign_with(terminal, options)
+    }
+
+    fn create_foreign_with(
+        &mut self,
+        terminal: bool,
+        options: CreateOptions,
+    ) -> Result<u32, corten_shim::Error> {
         let root = corten_runtime::rootfs::Mount {
             fstype: "bind".into(),
             source: self.path("rootfs").display().to_string(),
@@ -333,4 +341,73 @@ fn an_out_of_memory_kill_is_recorded() {
     rig.client().delete("").unwrap();
     rig.client.take().unwrap().shutdown().unwrap();
     rig.assert_nothing_foreign();
+}
+
+#[test]
+fn a_foreign_container_is_started_again_in_the_same_supervisor() {
+    if !has_shim() {
+        return;
+    }
+    let mut rig = Rig::new("echo run; exit 5");
+    let options = || CreateOptions {
+        restart: Some(Restart {
+            policy: "always".into(),
+            max_retries: 0,
+            command: ["/bin/sleep", "1000"].map(Into::into).to_vec(),
+            stopped: rig.path("stopped").display().to_string(),
+        }),
+        ..rig.foreign_options()
+    };
+    for (run, options) in (1..).zip([options(), options(), options()]) {
+        rig.create_foreign_with(false, options).unwrap();
+        rig.client().start("").unwrap();
+        // The command that this start was for has nothing more to do.
+        let done = sleepers(rig.shim_pid);
+        done.into_iter()
+            .for_each(|pid| kill_process(pid, Signal::KILL).unwrap());
+        assert_eq!(rig.client().wait("").unwrap().status, 5);
+        let record = ExitRecord::read(&rig.path("exit.json")).unwrap().unwrap();
+        assert_eq!(record.restarting.map(|r| r.count), Some(run));
+        eventually("the command", || !sleepers(rig.shim_pid).is_empty());
+        rig.client().delete("").unwrap();
+        let gone = rig.client().state("").unwrap_err();
+        assert_eq!(gone.kind(), Kind::NotFound);
+        // The bundle is its client's: a new one for each run.
+        fs::remove_dir_all(rig.foreign("")).unwrap();
+    }
+    let log = fs::read_to_string(rig.path("log")).unwrap();
+    assert_eq!(log.lines().filter(|l| l.ends_with("run")).count(), 3);
+    let command = sleepers(rig.shim_pid);
+    rig.client.take().unwrap().shutdown().unwrap();
+    command
+        .into_iter()
+        .for_each(|pid| kill_process(pid, Signal::KILL).unwrap());
+    rig.assert_nothing_foreign();
+}
+
+#[test]
+fn a_foreign_container_has_no_health_checks() {
+    if !has_shim() {
+        return;
+    }
+    let mut rig = Rig::new("sleep 1000");
+    let mut options = rig.foreign_options();
+    options.health = Some(Health::default());
+    let refused = rig.create_foreign_with(false, options).unwrap_err();
+    assert_eq!(refused.kind(), Kind::Unsupported, "{refused}");
+    rig.client.take().unwrap().shutdown().unwrap();
+    rig.assert_nothing_foreign();
+}
+
+/// The commands that a supervisor runs to start its container again: children of it that sleep.
+fn sleepers(parent: u32) -> Vec<Pid> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let sleeps = |pid: &&str| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.starts_with(b"/bin/sleep")
+    };
+    let pids = text.split_whitespace().filter(sleeps);
+    pids.filter_map(|p| Pid::from_raw(p.parse().ok()?))
+        .collect()
 }

@@ -6,3 +6,4 @@ mod engine;
 mod foreign;
 mod rig;
 mod stdio;
+mod supervise;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use corten_engine::Engine;
-use corten_engine::container::Container;
+use corten_engine::container::{Container, RunEnd};
 
 use super::Global;
 use crate::failure::Failure;
@@ -37,11 +37,15 @@ pub fn to(engine: &Engine, container: &Container, stdin: bool) -> Result<ExitCod
     }
     let process = &container.record.options.process;
     let stdin = process.open_stdin && stdin;
+    let end = engine.run_end(container)?;
     let streams = engine.attach(container, "", stdin)?;
     let ended = Session::new(streams, process.tty, stdin)?.run(engine.controller(container))?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
     }
-    let exit = engine.wait(container)?;
-    Ok(ExitCode::from(exit.exit_status.min(255) as u8))
+    let status = match end.and_then(RunEnd::status) {
+        Some(status) => status,
+        None => engine.wait(container)?.exit_status,
+    };
+    Ok(ExitCode::from(status.min(255) as u8))
 }

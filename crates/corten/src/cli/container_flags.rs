@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use corten_engine::Config;
 use corten_engine::container::options::{
     Limits, Options, ProcessOptions, Seccomp, Security, Ulimit,
 };
@@ -10,6 +11,7 @@ use corten_engine::image::PullPolicy;
 use corten_spec::Name;
 
 use super::network_flags::NetworkFlags;
+use super::supervision_flags::SupervisionFlags;
 use super::value::{self, SecurityOption};
 use crate::failure::Failure;
 
@@ -100,6 +102,8 @@ pub struct ContainerFlags {
     runtime: Option<String>,
     #[command(flatten)]
     network: NetworkFlags,
+    #[command(flatten)]
+    supervision: SupervisionFlags,
     /// The image, and the command to run in it instead of its own
     #[arg(required = true, trailing_var_arg = true, value_names = ["IMAGE", "COMMAND"])]
     image_and_command: Vec<String>,
@@ -121,7 +125,7 @@ impl ContainerFlags {
     }
 
     /// The options, with files read and the flags checked against each other.
-    pub fn options(&self) -> Result<Options, Failure> {
+    pub fn options(&self, config: &Config) -> Result<Options, Failure> {
         let cwd = std::env::current_dir()?;
         let mut mounts = Vec::new();
         for v in &self.volume {
@@ -158,6 +162,9 @@ impl ContainerFlags {
             auto_remove: self.rm,
             read_only: self.read_only,
             init: self.init,
+            restart: self.supervision.policy(self.rm)?,
+            health: self.supervision.health()?,
+            log: self.supervision.log(&config.log)?,
             runtime: self.runtime.clone(),
         })
     }

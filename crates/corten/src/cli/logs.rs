@@ -4,10 +4,12 @@ use std::io::{self, Write};
 
 use corten_engine::container::logs::{Entry, LogOptions, Stream};
 
-use super::Global;
+use super::{Global, value};
 use crate::failure::Failure;
 
 /// Print what a container has written
+///
+/// With --follow, up to the container's end: one that its restart policy starts again has not ended.
 #[derive(clap::Args)]
 pub struct Args {
     /// Go on until the container ends
@@ -16,6 +18,12 @@ pub struct Args {
     /// Print only so many lines from the end, or all
     #[arg(short = 'n', long, value_name = "LINES", default_value = "all", value_parser = tail)]
     tail: Tail,
+    /// Print nothing from before a time: 2026-11-23T14:46:41Z, a date, seconds since 1970, or how long ago, such as 10m
+    #[arg(long, value_name = "TIME", value_parser = value::moment)]
+    since: Option<i64>,
+    /// Print nothing from after a time
+    #[arg(long, value_name = "TIME", value_parser = value::moment)]
+    until: Option<i64>,
     /// Put the time before each line
     #[arg(short, long)]
     timestamps: bool,
@@ -43,6 +51,8 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     let options = LogOptions {
         follow: args.follow,
         tail: args.tail.0,
+        since: args.since,
+        until: args.until,
     };
     let mut failed = None;
     let mut line_starts = true;

@@ -5,6 +5,7 @@ mod attach;
 mod container_flags;
 mod exec;
 mod export;
+mod healthcheck;
 mod image;
 mod inspect;
 mod kill;
@@ -17,12 +18,16 @@ mod port;
 mod ps;
 mod pull;
 mod registry;
+mod restart;
 mod rm;
 mod run;
 mod start;
 mod stop;
+mod supervision_flags;
 mod sync;
 mod system;
+mod units;
+mod update;
 pub mod value;
 mod wait;
 
@@ -108,8 +113,12 @@ enum Command {
     Exec(exec::Args),
     Attach(attach::Args),
     Stop(stop::Args),
+    Restart(restart::Args),
     Kill(kill::Args),
     Wait(wait::Args),
+    Update(update::Args),
+    #[command(subcommand)]
+    Healthcheck(healthcheck::Command),
     Rm(rm::Args),
     #[command(subcommand)]
     Network(network::Command),
@@ -215,6 +224,9 @@ impl Cli {
             Command::Exec(args) => exec::run(&global, args),
             Command::Attach(args) => attach::run(&global, args),
             Command::Stop(args) => stop::run(&global, args).map(done),
+            Command::Restart(args) => restart::run(&global, args).map(done),
+            Command::Update(args) => update::run(&global, args).map(done),
+            Command::Healthcheck(command) => healthcheck::run(&global, command),
             Command::Kill(args) => kill::run(&global, args).map(done),
             Command::Wait(args) => wait::run(&global, args).map(done),
             Command::Rm(args) => rm::run(&global, args).map(done),

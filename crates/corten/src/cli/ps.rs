@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use corten_engine::Engine;
 use corten_engine::container::options::{NetworkMode, PortMapping};
+use corten_engine::container::record::ExitRecord;
+use corten_engine::container::restart;
 use corten_engine::container::{Container, Status};
 use serde_json::{Value, json};
 
@@ -14,9 +16,9 @@ use crate::output::{self, table};
 
 /// List containers
 ///
-/// Filters: id=, name= (parts of them), label=KEY[=VALUE], status=created|running|exited|dead,
-/// exited=CODE, ancestor=IMAGE, network=NETWORK. Fields of a format: .ID .Names .Image .Command
-/// .CreatedAt .RunningFor .State .Status .Ports .Networks .Labels .Pid .ExitCode
+/// Filters: id=, name= (parts of them), label=KEY[=VALUE], status=created|running|restarting|exited|dead,
+/// exited=CODE, ancestor=IMAGE, network=NETWORK, health=starting|healthy|unhealthy|none. Fields of a format: .ID .Names .Image .Command
+/// .CreatedAt .RunningFor .State .Status .Ports .Networks .Labels .Pid .ExitCode .Health .Restarts
 ///
 /// Examples:
 ///   corten ps --all --filter status=exited --format '{{.Names}}: {{.Status}}'
@@ -40,6 +42,9 @@ pub struct Args {
     format: Option<String>,
 }
 
+const STATES: [&str; 5] = ["created", "running", "restarting", "exited", "dead"];
+const HEALTH: [&str; 4] = ["starting", "healthy", "unhealthy", "none"];
+
 /// One `--filter`.
 enum Filter {
     Id(String),
@@ -49,6 +54,7 @@ enum Filter {
     Exited(u32),
     Ancestor(String),
     Network(String),
+    Health(String),
 }
 
 impl Filter {
@@ -56,7 +62,7 @@ impl Filter {
         let wrong = || {
             Failure::new(
                 format!("filter {text:?} cannot be used"),
-                "the filters are id, name, label, status (created, running, exited, dead), exited, ancestor and network",
+                "the filters are id, name, label, status (created, running, restarting, exited, dead), exited, ancestor, network and health (starting, healthy, unhealthy, none)",
             )
         };
         let (key, value) = text.split_once('=').ok_or_else(wrong)?;
@@ -68,9 +74,8 @@ impl Filter {
                 Some((key, value)) => Self::Label(key.into(), Some(value.into())),
                 None => Self::Label(owned, None),
             },
-            "status" if ["created", "running", "exited", "dead"].contains(&value) => {
-                Self::Status(owned)
-            }
+            "status" if STATES.contains(&value) => Self::Status(owned),
+            "health" if HEALTH.contains(&value) => Self::Health(owned),
             "exited" => Self::Exited(value.parse().map_err(|_| wrong())?),
             "ancestor" => Self::Ancestor(owned),
             "network" => Self::Network(owned),
@@ -98,6 +103,7 @@ impl Filter {
                 let name = engine.network(network).map_or(network.clone(), |n| n.name);
                 networks(c).contains(&name)
             }
+            Self::Health(wanted) => health(engine, c).as_deref().unwrap_or("none") == wanted,
         }
     }
 
@@ -136,7 +142,7 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
         let admitted = filters
             .iter()
             .all(|f| f.admits(&engine, &container, &status));
-        if admitted && (all || status.is_running()) {
+        if admitted && (all || status.is_active()) {
             found.push((container, status));
         }
     }
@@ -185,7 +191,7 @@ fn print(
                 familiar(&c.image),
                 command,
                 age,
-                status(c, s, now),
+                status(engine, c, s, now),
                 ports(c, s),
                 c.name.to_string(),
             ]
@@ -222,21 +228,32 @@ fn command(engine: &Engine, c: &Container, whole: bool) -> String {
     }
 }
 
-fn status(c: &Container, s: &Status, now: i64) -> String {
+/// The word for its health, if it is checked.
+fn health(engine: &Engine, c: &Container) -> Option<String> {
+    // Its report may be damaged; the list is not to fail for that.
+    engine.health(c).ok().flatten().map(|report| report.status)
+}
+
+fn status(engine: &Engine, c: &Container, s: &Status, now: i64) -> String {
     let since = |at: i64| output::duration(now - at);
+    let ended = |e: &ExitRecord| {
+        let at = e.exited_at.parse::<jiff::Timestamp>();
+        since(at.map_or(now, |t| t.as_second()))
+    };
     match s {
         Status::Created => "Created".into(),
         Status::Running { .. } => {
             let started = c.record.run.as_ref().map_or(now, |r| r.started_at.0);
-            format!("Up {}", since(started))
+            // As docker writes it.
+            let health = match health(engine, c).as_deref() {
+                None => String::new(),
+                Some("starting") => " (health: starting)".into(),
+                Some(word) => format!(" ({word})"),
+            };
+            format!("Up {}{health}", since(started))
         }
-        Status::Exited(e) => {
-            let at = e
-                .exited_at
-                .parse::<jiff::Timestamp>()
-                .map_or(now, |t| t.as_second());
-            format!("Exited ({}) {} ago", e.exit_status, since(at))
-        }
+        Status::Restarting(e) => format!("Restarting ({}) {} ago", e.exit_status, ended(e)),
+        Status::Exited(e) => format!("Exited ({}) {} ago", e.exit_status, ended(e)),
         Status::Lost => "Dead (its supervisor is gone)".into(),
     }
 }
@@ -271,9 +288,14 @@ fn summary(engine: &Engine, c: &Container, s: &Status, whole: bool, now: i64) ->
         "CreatedAt": c.created_at,
         "RunningFor": format!("{} ago", output::duration(now - created)),
         "State": s.as_str(),
-        "Status": status(c, s, now),
+        "Status": status(engine, c, s, now),
+        "Health": health(engine, c).unwrap_or_default(),
+        "Restarts": restart::count(c.record.run.as_ref(), s),
         "Pid": if let Status::Running { pid } = s { *pid } else { 0 },
-        "ExitCode": if let Status::Exited(e) = s { Some(e.exit_status) } else { None },
+        "ExitCode": match s {
+            Status::Exited(e) | Status::Restarting(e) => Some(e.exit_status),
+            _ => None,
+        },
         "Ports": ports(c, s),
         "Networks": networks(c).join(","),
         "Labels": c.record.options.labels,

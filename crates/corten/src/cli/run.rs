@@ -71,15 +71,17 @@ pub fn foreground(
     };
     // Dropped with an error, `prepared` takes the container down again.
     let session = Session::new(streams, tty, stdin)?;
-    let shim = match prepared.start() {
+    let mut shim = match prepared.start() {
         Ok(shim) => shim,
         Err(e) => return Err(not_started(engine, container, e)),
     };
+    // For this end, not for one of a run after it. Where its supervisor has gone, the record tells.
+    let waiting = shim.begin_wait("").ok();
     let ended = session.run(engine.controller(container))?;
     if ended.detached {
         return Ok(ExitCode::SUCCESS);
     }
-    let status = engine.finish(container, shim)?;
+    let status = engine.finish(container, shim, waiting)?;
     if container.record.options.auto_remove {
         engine.sweep()?;
     }
@@ -102,7 +104,7 @@ pub fn create(global: &Global, args: CreateArgs) -> Result<(), Failure> {
 }
 
 fn make(engine: &Engine, flags: &ContainerFlags, detach: bool) -> Result<Container, Failure> {
-    let mut options = flags.options()?;
+    let mut options = flags.options(engine.config())?;
     // Who comes to a detached container later may come and go.
     options.process.stdin_once &= !detach;
     let cidfile = flags.cidfile.as_deref().map(reserve).transpose()?;

@@ -37,7 +37,8 @@ pub fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     }
     each(&args.containers, |name| {
         let container = engine.container(name)?;
-        if engine.status(&container)?.is_running() {
+        // docker: one that is being restarted counts as running.
+        if engine.status(&container)?.is_active() {
             return Ok(());
         }
         engine.prepare(&container)?.start()?;

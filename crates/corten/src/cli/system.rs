@@ -4,7 +4,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::Global;
+use super::{Global, units};
 use crate::failure::Failure;
 use crate::output::{self, table};
 
@@ -34,7 +34,18 @@ pub enum Command {
         /// Folder for the CNI plugins (bridge, host-local, portmap and so on); none are laid without it
         #[arg(long, value_name = "DIR")]
         cni: Option<PathBuf>,
+        /// Folder for the units corten-restart.service and .timer, which run 'system start'; none are laid without it
+        #[arg(long, value_name = "DIR")]
+        systemd: Option<PathBuf>,
     },
+    /// Start the containers whose restart policy wants them running and that do not run
+    ///
+    /// For the host's start, and for after a supervisor was killed. Containers that were stopped by the user are left out, but for those
+    /// with the policy always. Prints the names of those that were started.
+    Start,
+    /// What a supervisor runs when a container that has ended is to be started again
+    #[command(hide = true)]
+    Restarted { container: String },
     /// What a supervisor runs when its container has ended and nobody waits
     #[command(hide = true)]
     Exited { container: String },
@@ -49,7 +60,14 @@ pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Df => disk_use(global)?,
         Command::Check { repair } => return check(global, repair),
         Command::Prune => prune(global)?,
-        Command::Install { bin, cni } => install(&bin, cni.as_deref())?,
+        Command::Install { bin, cni, systemd } => {
+            install(&bin, cni.as_deref())?;
+            if let Some(folder) = systemd {
+                units::install(global, &folder)?;
+            }
+        }
+        Command::Start => start(global)?,
+        Command::Restarted { container } => global.engine()?.restart_again(&container)?,
         Command::Names => global.engine()?.ensure_names()?,
         Command::Exited { container } => {
             let engine = global.engine()?;
@@ -116,6 +134,19 @@ fn disk_use(global: &Global) -> Result<(), Failure> {
         &["TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"],
         &rows,
     )?)
+}
+
+fn start(global: &Global) -> Result<(), Failure> {
+    let (started, failed) = global.engine()?.start_by_policy()?;
+    for name in started {
+        output::line(name)?;
+    }
+    let mut failed = failed.into_iter().map(Failure::from);
+    let last = failed.next_back();
+    for failure in failed {
+        failure.report();
+    }
+    last.map_or(Ok(()), Err)
 }
 
 fn check(global: &Global, repair: bool) -> Result<ExitCode, Failure> {

@@ -69,8 +69,57 @@ pub enum ValueError {
     NetworkOption(String),
     #[error("security options are seccomp=FILE, seccomp=unconfined and no-new-privileges")]
     SecurityOption,
+    #[error("a time is numbers with units (h, m, s, ms, us, ns), such as 1m30s or 500ms")]
+    Time,
+    #[error(
+        "a moment is a time such as 2026-11-23T14:46:41Z, a date, seconds since 1970, or how long ago, such as 10m"
+    )]
+    Moment,
     #[error("a signal is a name such as TERM or a number from 1 to 64")]
     Signal,
+}
+
+/// `1m30s`, `500ms`, `0`.
+pub fn duration(s: &str) -> Result<std::time::Duration, ValueError> {
+    corten_engine::container::health::duration(s).ok_or(ValueError::Time)
+}
+
+/// A time, in nanoseconds since 1970: RFC 3339, a date or date and time of UTC, seconds since 1970 with or without a
+/// fraction, or how long ago.
+pub fn moment(s: &str) -> Result<i64, ValueError> {
+    if let Ok(ago) = duration(s)
+        && s != "0"
+    {
+        let ago = i64::try_from(ago.as_nanos()).map_err(|_| ValueError::Moment)?;
+        return Ok(now().saturating_sub(ago));
+    }
+    if let Some(at) = epoch(s) {
+        return Ok(at);
+    }
+    let local = |s: &str| {
+        let midnight = || Some(s.parse::<jiff::civil::Date>().ok()?.at(0, 0, 0, 0));
+        let at: jiff::civil::DateTime = s.parse().ok().or_else(midnight)?;
+        Some(at.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp())
+    };
+    let at = s.parse::<jiff::Timestamp>().ok().or_else(|| local(s));
+    let at = at.ok_or(ValueError::Moment)?.as_nanosecond();
+    i64::try_from(at).map_err(|_| ValueError::Moment)
+}
+
+/// `1795445201.5`
+fn epoch(s: &str) -> Option<i64> {
+    let (seconds, fraction) = s.split_once('.').unwrap_or((s, ""));
+    let digits = |t: &str| t.bytes().all(|b| b.is_ascii_digit());
+    if seconds.is_empty() || !digits(seconds) || !digits(fraction) || fraction.len() > 9 {
+        return None;
+    }
+    let seconds: i64 = seconds.parse().ok()?;
+    let nanoseconds: i64 = format!("{fraction:0<9}").parse().ok()?;
+    seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+}
+
+fn now() -> i64 {
+    i64::try_from(jiff::Timestamp::now().as_nanosecond()).unwrap_or(i64::MAX)
 }
 
 /// `64m`, `1g`, `512` (bytes), as docker's: binary units, a trailing `b` welcome.
@@ -488,6 +537,56 @@ mod tests {
         assert_eq!(cpus("0.5"), Ok(500));
         for bad in ["0", "-1", "nan", "inf", "1e1", "100000", "0.001", ""] {
             assert!(cpus(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times() {
+        use std::time::Duration;
+        for (text, time) in [
+            ("1m30s", Some(Duration::from_secs(90))),
+            ("500ms", Some(Duration::from_millis(500))),
+            ("1.5h", Some(Duration::from_secs(5400))),
+            ("0", Some(Duration::ZERO)),
+            ("5us", Some(Duration::from_micros(5))),
+            ("", None),
+            ("5", None),
+            ("s", None),
+            ("-1s", None),
+            ("1d", None),
+            ("1.2.3s", None),
+            ("99999999999h", None),
+        ] {
+            assert_eq!(duration(text).ok(), time, "{text}");
+        }
+    }
+
+    #[test]
+    fn moments() {
+        assert_eq!(moment("1795445201"), Ok(1_795_445_201_000_000_000));
+        assert_eq!(moment("1795445201.5"), Ok(1_795_445_201_500_000_000));
+        assert_eq!(
+            moment("2026-11-23T14:46:41Z"),
+            Ok(1_795_445_201_000_000_000)
+        );
+        assert_eq!(
+            moment("2026-11-23T16:46:41+02:00"),
+            Ok(1_795_445_201_000_000_000)
+        );
+        for local in ["2026-11-23", "2026-11-23T14:46", "2026-11-23T14:46:41"] {
+            assert!(moment(local).is_ok(), "{local}");
+        }
+        let minute_ago = moment("1m").unwrap();
+        assert!(now() - minute_ago >= 60_000_000_000);
+        for bad in [
+            "",
+            "yesterday",
+            "1.0000000001",
+            "-5",
+            "2026-13-01",
+            "99999999999999",
+        ] {
+            assert_eq!(moment(bad), Err(ValueError::Moment), "{bad}");
         }
     }
 

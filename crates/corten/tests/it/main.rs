@@ -4,6 +4,8 @@
 //! | module | shows |
 //! | --- | --- |
 //! | `exit`, `flags`, `interactive`, `lifecycle` | busybox: codes, flags, terminals, streams, `-d` to `rm` |
+//! | `restart`, `crash_restart` | restart policies: who is started again, what commands do meanwhile, what a `kill -9` of each process leaves |
+//! | `health`, `logs` | health checks; logs over rotated files and restarts |
 //! | `server`, `limits` | Python: published ports on both families, memory, processor, processes |
 //! | `database` | PostgreSQL on a bind mount through a `kill -9` of everything |
 //! | `peers` | podman on corten-oci, containerd on our shim |
@@ -26,14 +28,17 @@
 mod callers;
 mod crash;
 mod crash_networks;
+mod crash_restart;
 mod database;
 mod exit;
 mod flags;
+mod health;
 mod hostile;
 mod images;
 mod interactive;
 mod lifecycle;
 mod limits;
+mod logs;
 mod mounts;
 mod networks;
 mod networks_use;
@@ -43,6 +48,7 @@ mod pull;
 mod refusal;
 mod registry;
 mod remote;
+mod restart;
 mod roundtrip;
 mod runtimes;
 mod server;

@@ -163,6 +163,9 @@ impl Shim {
                 foreign.forget_fifos(number);
             }
         }
+        if answer.is_ok() && number == 0 {
+            self.foreign_restarted(serial);
+        }
         if answer.is_ok() && number != 0 {
             self.await_exit(serial, number);
         }

@@ -14,6 +14,7 @@ use crate::proto::task::{
 };
 use crate::serve::connection::Responder;
 use crate::serve::options::Options;
+use crate::serve::restart::Terms;
 use crate::serve::service::{Answer, decode};
 use crate::serve::task::{Phase, Process, Task, Wanted};
 use crate::serve::{Number, Shim};
@@ -56,6 +57,12 @@ impl Shim {
             true => self.config.bundle.clone(),
             false => PathBuf::from(&request.bundle),
         };
+        if options.corten.health.is_some() {
+            let text = "health checks are not made in containers that another's shim runs";
+            return Err(Status::new(Code::Unimplemented, text));
+        }
+        let restart = options.corten.restart.clone();
+        let restart = restart.map(Terms::try_from).transpose()?;
         let wanted_shim = options.corten.foreign.clone().unwrap_or_default();
         if !wanted_shim.binary.starts_with('/') {
             let text = format!("foreign shim {:?}: no absolute path", wanted_shim.binary);
@@ -110,6 +117,10 @@ impl Shim {
         let mut task = Task::new(id, bundle, self.config.state_root.clone(), init);
         task.attach = attach;
         task.take_options(options.corten);
+        if let Some(terms) = restart {
+            let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
+            self.set_restart(&request.id, terms, record, command);
+        }
         task.foreign = Some(Box::new(foreign));
         let serial = self.serial();
         self.tasks.insert(serial, task);
