@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use corten_runtime::rootfs;
-use corten_runtime::{Create, Created, Options as RuntimeOptions, Rootfs};
+use corten_runtime::{Create, Options as RuntimeOptions, Rootfs};
 use corten_spec::ContainerId;
 use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
 
+use super::checkpoint::Restorable;
 use super::forward::Forward;
 use super::options::{self, Options};
 use super::task::{Phase, Process, Task, Wanted};
@@ -21,7 +22,8 @@ use crate::listen::bind_in;
 use crate::log::Log;
 use crate::proto::corten::{ForwardRequest, LoopbackForward, WatchRequest};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
-use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, StartResponse};
+use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, Mount, StartResponse};
+use crate::stdio::Io;
 use crate::stdio::prepare::{Plan, Prepared, prepare};
 use crate::ttrpc::status::{Code, Status};
 
@@ -30,6 +32,9 @@ const SPEC_MAX: u64 = 16 << 20;
 /// Where `delete` finds the state root after a crash, in the bundle.
 pub const STATE_ROOT_FILE: &str = "corten-state-root";
 
+/// Where `delete` finds how init ended, if it had, in the bundle.
+pub const EXIT_FILE: &str = "corten-exit.json";
+
 impl Shim {
     pub(super) fn create(&mut self, request: CreateTaskRequest) -> Result<Vec<u8>, Status> {
         let id: ContainerId = request.id.parse().map_err(|e| invalid(format!("{e}")))?;
@@ -37,11 +42,9 @@ impl Shim {
             let text = format!("container {id} already exists");
             return Err(Status::new(Code::AlreadyExists, text));
         }
-        if !request.checkpoint.is_empty() {
-            return Err(Status::new(
-                Code::Unimplemented,
-                "restoring from a checkpoint is not supported",
-            ));
+        if !request.parent_checkpoint.is_empty() {
+            let text = "parent_checkpoint: a checkpoint's images name their parent themselves";
+            return Err(Status::new(Code::Unimplemented, text));
         }
         let options = options::decode(request.options.as_ref(), &self.config.namespace)?;
         let bundle = match request.bundle.is_empty() {
@@ -66,34 +69,38 @@ impl Shim {
             0 => assemble(&request)?,
             place => Rootfs::Mount(self.inherited_root(place)?),
         };
-        let mut created = corten_runtime::create(Create {
-            id: &id,
-            bundle: &bundle,
-            spec: &spec,
-            state_root: &state_root,
-            rootfs,
-            stdio,
-            options: RuntimeOptions {
-                no_pivot: options.corten.no_pivot_root,
-                no_new_keyring: options.corten.no_new_keyring,
-                die_with_caller: true,
-                ..RuntimeOptions::default()
-            },
-        })?;
-        for warning in &created.warnings {
-            say(format_args!("{id}: {warning}"));
-        }
-        let pid = created.pid;
-        let joined = join(prepared, &mut created);
-        let io = match joined {
-            Ok(io) => io,
-            Err(status) => {
-                // Nobody will ask for it: it must not wait at its gate for ever.
-                let undone = corten_runtime::delete(&state_root, &id, true);
-                if let Err(error) = undone {
-                    say(format_args!("cannot undo the creation of {id}: {error}"));
-                }
-                return Err(status);
+        let choices = RuntimeOptions {
+            no_pivot: options.corten.no_pivot_root,
+            no_new_keyring: options.corten.no_new_keyring,
+            systemd_cgroup: options.systemd_cgroup,
+            die_with_caller: true,
+            ..RuntimeOptions::default()
+        };
+        let kill_all = shares_pids(&spec);
+        let (phase, io) = match request.checkpoint.is_empty() {
+            true => make(
+                Create {
+                    id: &id,
+                    bundle: &bundle,
+                    spec: &spec,
+                    state_root: &state_root,
+                    rootfs,
+                    stdio,
+                    options: choices,
+                },
+                prepared,
+            )?,
+            false => {
+                let restorable = Restorable {
+                    images: request.checkpoint.clone().into(),
+                    spec,
+                    rootfs,
+                    stdio,
+                    prepared,
+                    options: choices,
+                };
+                restorable.check()?;
+                (Phase::Restorable(Box::new(restorable)), Io::default())
             }
         };
         let event = TaskCreate {
@@ -106,10 +113,9 @@ impl Shim {
                 stderr: request.stderr.clone(),
                 terminal: request.terminal,
             }),
-            checkpoint: String::new(),
-            pid,
+            checkpoint: request.checkpoint.clone(),
+            pid: 0,
         };
-        let oom = watch_memory(&state_root, &id);
         let init = Process {
             number: 0,
             exec_id: String::new(),
@@ -119,13 +125,24 @@ impl Shim {
                 stdout: request.stdout,
                 stderr: request.stderr,
             },
-            phase: Phase::Created(Box::new(created)),
+            phase,
             io,
             size: None,
             waiters: Vec::new(),
             deleters: Vec::new(),
         };
+        let pid = init.pid();
+        let event = TaskCreate { pid, ..event };
+        let oom = match init.is_alive() {
+            true => watch_memory(&state_root, &id),
+            false => None,
+        };
         let corten = options.corten;
+        let exit_record = match corten.exit_record.as_str() {
+            "" if self.config.until_idle => None,
+            "" => Some(bundle.join(EXIT_FILE)),
+            path => Some(PathBuf::from(path)),
+        };
         let task = Task {
             id,
             bundle,
@@ -134,14 +151,13 @@ impl Shim {
             execs: Vec::new(),
             next_number: 1,
             paused: false,
+            options: options.lasting,
             oom,
             oom_kills: 0,
-            kill_all: shares_pids(&spec),
+            kill_all,
             attach,
             greeting: Vec::new(),
-            exit_record: Some(corten.exit_record)
-                .filter(|p| !p.is_empty())
-                .map(PathBuf::from),
+            exit_record,
             exit_command: corten.exit_command,
             told: None,
             forwards: Vec::new(),
@@ -183,7 +199,7 @@ impl Shim {
             open_stdin: corten.open_stdin,
             stdin_once: corten.stdin_once,
             await_client: false,
-            owner: options.owner,
+            owner: options.lasting.owner,
             size,
         })
         .map_err(|e| Status::of(e.kind(), e.to_string()))
@@ -234,6 +250,9 @@ impl Shim {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
         let id = task.id.as_str().to_string();
+        if matches!(task.init.phase, Phase::Restorable(_)) {
+            return self.restore(serial);
+        }
         let Phase::Created(created) = &mut task.init.phase else {
             let text = format!("container {id} was started before");
             return Err(Status::new(Code::FailedPrecondition, text));
@@ -254,11 +273,23 @@ impl Shim {
     }
 }
 
-fn join(prepared: Prepared, created: &mut Created) -> Result<crate::stdio::Io, Status> {
-    let console = created.console.take();
-    prepared
-        .finish(console)
-        .map_err(|e| Status::of(e.kind(), e.to_string()))
+/// Makes the container, whose init then waits, and joins its terminal.
+fn make(create: Create<'_>, prepared: Prepared) -> Result<(Phase, Io), Status> {
+    let (id, state_root) = (create.id, create.state_root);
+    let mut created = corten_runtime::create(create)?;
+    for warning in &created.warnings {
+        say(format_args!("{id}: {warning}"));
+    }
+    match prepared.finish(created.console.take()) {
+        Ok(io) => Ok((Phase::Created(Box::new(created)), io)),
+        Err(error) => {
+            // Nobody will ask for it: it must not wait at its gate for ever.
+            if let Err(error) = corten_runtime::delete(state_root, id, true) {
+                say(format_args!("cannot undo the creation of {id}: {error}"));
+            }
+            Err(Status::of(error.kind(), error.to_string()))
+        }
+    }
 }
 
 fn invalid(text: String) -> Status {
@@ -274,7 +305,7 @@ fn failed(step: &str, path: &Path, error: &std::io::Error) -> Status {
     Status::of(kind, text)
 }
 
-fn read_spec(bundle: &Path) -> Result<Spec, Status> {
+pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Status> {
     let path = bundle.join("config.json");
     let file = File::open(&path).map_err(|e| failed("open", &path, &e))?;
     let mut bytes = Vec::new();
@@ -295,16 +326,16 @@ fn assemble(request: &CreateTaskRequest) -> Result<Rootfs, Status> {
     if request.rootfs.is_empty() {
         return Ok(Rootfs::Bundle);
     }
-    let mounts: Vec<rootfs::Mount> = request
-        .rootfs
-        .iter()
-        .map(|m| rootfs::Mount {
+    let mount = |m: &Mount| {
+        let mount = rootfs::Mount {
             fstype: m.r#type.clone(),
             source: m.source.clone(),
             options: m.options.clone(),
-        })
-        .collect();
-    Ok(Rootfs::Mount(rootfs::assemble(&mounts)?))
+        };
+        (PathBuf::from(&m.target), mount)
+    };
+    let mounts: Vec<_> = request.rootfs.iter().map(mount).collect();
+    Ok(Rootfs::Mount(rootfs::stack(&mounts)?))
 }
 
 fn listen(bundle: &Path) -> Result<std::os::unix::net::UnixListener, Status> {
@@ -326,7 +357,7 @@ fn shares_pids(spec: &Spec) -> bool {
     !namespaces.is_some_and(|all| all.iter().any(own))
 }
 
-fn watch_memory(state_root: &Path, id: &ContainerId) -> Option<corten_cgroup::OomWatch> {
+pub(super) fn watch_memory(state_root: &Path, id: &ContainerId) -> Option<corten_cgroup::OomWatch> {
     let watch = corten_runtime::cgroup(state_root, id).map_err(|e| e.to_string());
     let watch = watch.and_then(|group| group.oom_events().map_err(|e| e.to_string()));
     // It is news only: the container runs and is limited without.

@@ -67,6 +67,7 @@ impl Shim {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
         let (id, state_root) = (task.id.clone(), task.state_root.clone());
+        let owner = task.options.owner;
         let Some(process) = task.named(exec_id) else {
             let text = format!("no process {exec_id} in {id}");
             return Err(Status::new(Code::NotFound, text));
@@ -91,7 +92,7 @@ impl Shim {
             open_stdin: true,
             stdin_once: true,
             await_client: true,
-            owner: (0, 0),
+            owner,
             size,
         })
         .map_err(|e| Status::of(e.kind(), e.to_string()))?;

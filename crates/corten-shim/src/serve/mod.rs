@@ -14,6 +14,7 @@
 //! signalfd, so no exit can be missed between a fork and its wait.
 
 mod attach;
+mod checkpoint;
 mod connection;
 mod create;
 mod exec;
@@ -21,6 +22,7 @@ mod forward;
 mod options;
 mod publisher;
 mod reap;
+mod sandbox;
 mod service;
 mod settle;
 mod task;
@@ -37,12 +39,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::bootstrap::Place;
 use crate::stdio::{Part, SCRATCH};
 use connection::Connection;
 use publisher::Publisher;
+use sandbox::Sandbox;
 use task::Task;
 
-pub use create::STATE_ROOT_FILE;
+pub use create::{EXIT_FILE, STATE_ROOT_FILE};
 
 /// How the shim was started.
 #[derive(Debug)]
@@ -60,8 +64,10 @@ pub struct Config {
     /// Exit when nothing is left to supervise and nobody is connected. Under
     /// containerd only its Shutdown ends a shim.
     pub until_idle: bool,
-    /// Files to remove at the end.
-    pub leavings: Vec<PathBuf>,
+    /// Whether requests are logged.
+    pub debug: bool,
+    /// Where clients find the socket.
+    pub place: Place,
 }
 
 /// Without any connection for so long after the start, nobody will come.
@@ -107,6 +113,7 @@ struct Shim {
     signals: Receiver,
     connections: BTreeMap<u32, Connection>,
     tasks: BTreeMap<u32, Task>,
+    sandbox: Option<Sandbox>,
     publisher: Publisher,
     scratch: Box<[u8]>,
     /// The next number for a connection, task or attached client.
@@ -138,6 +145,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         signals,
         connections: BTreeMap::new(),
         tasks: BTreeMap::new(),
+        sandbox: None,
         publisher,
         scratch: vec![0; SCRATCH].into(),
         serial: 1,
@@ -150,10 +158,7 @@ pub fn run(config: Config) -> Result<(), Error> {
     while !shim.is_done() {
         shim.turn()?;
     }
-    for path in &shim.config.leavings {
-        // Whoever removes the bundle may have been faster.
-        let _ = std::fs::remove_file(path);
-    }
+    shim.config.place.vacate();
     Ok(())
 }
 
@@ -255,6 +260,12 @@ impl Shim {
         }
     }
 
+    /// Answers what was asked, and then exits. Who comes now shall find no shim rather than this one.
+    fn end(&mut self) {
+        self.ending = Some(Instant::now());
+        self.config.place.vacate();
+    }
+
     fn serial(&mut self) -> u32 {
         let serial = self.serial;
         // Four thousand million connections in one container's life would have to be open to clash.
@@ -297,17 +308,14 @@ impl Shim {
     }
 }
 
-/// A line for whoever reads the shim's log. There is nobody to tell if that fails.
+/// A line for whoever reads the shim's log, in the form of containerd's own. There is nobody to tell if that fails.
 fn say(text: std::fmt::Arguments<'_>) {
-    use std::io::Write;
-    let line = format!(
-        "time=\"{}\" level=warning msg={:?}\n",
-        now(),
-        text.to_string()
-    );
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    line("warning", text);
 }
 
-fn now() -> String {
-    crate::time::rfc3339(std::time::SystemTime::now())
+fn line(level: &str, text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let time = crate::time::rfc3339(std::time::SystemTime::now());
+    let line = format!("time=\"{time}\" level={level} msg={:?}\n", text.to_string());
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

@@ -46,6 +46,9 @@ impl Shim {
 
     /// An orphan, a logger or an exit command is in no task, and needs no more than to be reaped.
     fn exited(&mut self, pid: u32, status: u32) {
+        if self.sandbox_exited(pid, status) {
+            return;
+        }
         for task in self.tasks.values_mut() {
             let id = task.id.clone();
             let is_init = task.init.is_alive() && task.init.pid() == pid;

@@ -1,5 +1,6 @@
 //! The Task API: requests in, answers out.
 
+use corten_spec::Kind;
 use corten_sys::process::send_signal;
 use prost::Message;
 use prost_types::Any;
@@ -24,10 +25,11 @@ use crate::ttrpc::frame::{Event, Frame, REQUEST};
 use crate::ttrpc::status::{Code, Status};
 use crate::ttrpc::{self};
 
+const SANDBOX_SERVICE: &str = "containerd.runtime.sandbox.v1.Sandbox";
 /// Both versions have the same messages.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
-type Answer = Result<Vec<u8>, Status>;
+pub(super) type Answer = Result<Vec<u8>, Status>;
 
 impl Shim {
     pub(super) fn serve_connection(&mut self, id: u32) {
@@ -65,13 +67,33 @@ impl Shim {
             return self.respond(responder, Err(status));
         }
         let answer = match Request::decode(frame.payload.as_slice()) {
-            Ok(request) => self.call(responder, &request),
+            Ok(request) => {
+                let answer = self.call(responder, &request);
+                self.report(&request, answer.as_ref());
+                answer
+            }
             Err(e) => Some(Err(bad(&e))),
         };
         if let Some(answer) = answer {
             self.respond(responder, answer);
         }
         self.trim = Some(std::time::Instant::now() + CALM);
+    }
+
+    /// With `-debug`, what was asked and how it went.
+    fn report(&self, request: &Request, answer: Option<&Answer>) {
+        if !self.config.debug {
+            return;
+        }
+        let (service, method) = (&request.service, &request.method);
+        match answer {
+            None => super::line("debug", format_args!("{service}/{method}: to be answered")),
+            Some(Ok(_)) => super::line("debug", format_args!("{service}/{method}: done")),
+            Some(Err(status)) => super::line(
+                "debug",
+                format_args!("{service}/{method}: {} {}", status.code, status.message),
+            ),
+        }
     }
 
     pub(super) fn respond(&mut self, to: Responder, answer: Answer) {
@@ -89,6 +111,9 @@ impl Shim {
         }
         if request.service == OWN_SERVICE && request.method == "Watch" {
             return Some(decode(payload).and_then(|r| self.watch(r)));
+        }
+        if request.service == SANDBOX_SERVICE {
+            return self.sandbox_call(responder, &request.method, payload);
         }
         if !SERVICES.contains(&request.service.as_str()) {
             let text = format!("service {} is not served", request.service);
@@ -114,10 +139,7 @@ impl Shim {
             "Stats" => decode(payload).and_then(|r| self.stats(&r)),
             "Connect" => decode(payload).and_then(|r| self.connect(&r)),
             "Shutdown" => decode(payload).and_then(|r| self.shutdown(&r)),
-            "Checkpoint" => Err(Status::new(
-                Code::Unimplemented,
-                "checkpoints are not supported",
-            )),
+            "Checkpoint" => decode(payload).and_then(|r| self.checkpoint(&r)),
             other => Err(Status::new(
                 Code::Unimplemented,
                 format!("method {other} is not served"),
@@ -247,6 +269,10 @@ impl Shim {
                     format!("process {} was not started", request.exec_id),
                 ));
             }
+            Phase::Restorable(_) => {
+                let text = format!("container {} was not restored yet", request.id);
+                return Err(Status::new(Code::FailedPrecondition, text));
+            }
             Phase::Created(created) => &created.pidfd,
             Phase::Running { pidfd, .. } => pidfd,
             Phase::Draining { .. } | Phase::Exited(_) => {
@@ -322,7 +348,7 @@ impl Shim {
         };
         let exit = match &process.phase {
             Phase::Exited(exit) => *exit,
-            Phase::Added(_) => never,
+            Phase::Added(_) | Phase::Restorable(_) => never,
             // Never started: nothing of it is worth keeping.
             Phase::Created(_) => Exit {
                 status: 128 + 9,
@@ -347,8 +373,11 @@ impl Shim {
             task.execs.retain(|e| e.exec_id != exec_id);
             return Ok(response.encode_to_vec());
         }
-        for warning in corten_runtime::delete(&task.state_root, &id, true)? {
-            say(format_args!("{warning}"));
+        match corten_runtime::delete(&task.state_root, &id, true) {
+            Ok(warnings) => warnings.iter().for_each(|w| say(format_args!("{w}"))),
+            // Never restored, or ended by a restore that failed.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error.into()),
         }
         if task.attach.is_some() {
             let _ = std::fs::remove_file(task.bundle.join(crate::attach::SOCKET));
@@ -398,7 +427,7 @@ impl Shim {
                 let resized = process.io.resize(size);
                 resized.map_err(|e| Status::new(Code::Unknown, format!("cannot resize: {e}")))?;
             }
-            Phase::Draining { .. } | Phase::Exited(_) => {}
+            Phase::Restorable(_) | Phase::Draining { .. } | Phase::Exited(_) => {}
         }
         Ok(Vec::new())
     }
@@ -435,13 +464,13 @@ impl Shim {
     /// Ends the shim, unless containers are left: one of a pod's may be deleted before the others.
     fn shutdown(&mut self, _request: &ShutdownRequest) -> Answer {
         if self.tasks.is_empty() {
-            self.ending = Some(std::time::Instant::now());
+            self.end();
         }
         Ok(Vec::new())
     }
 }
 
-fn decode<T: Message + Default>(payload: &[u8]) -> Result<T, Status> {
+pub(super) fn decode<T: Message + Default>(payload: &[u8]) -> Result<T, Status> {
     T::decode(payload).map_err(|e| bad(&e))
 }
 

@@ -17,8 +17,10 @@ use corten_spec::ContainerId;
 use corten_spec::oci::runtime;
 use rustix::event::PollFlags;
 
+use super::checkpoint::Restorable;
 use super::connection::Responder;
 use super::forward::Forward;
+use super::options::Lasting;
 use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
@@ -41,6 +43,8 @@ pub enum Phase {
     Added(Box<runtime::Process>),
     /// Init at its gate.
     Created(Box<Created>),
+    /// Init in the files of a checkpoint.
+    Restorable(Box<Restorable>),
     Running {
         pid: u32,
         pidfd: OwnedFd,
@@ -90,7 +94,7 @@ pub struct Process {
 impl Process {
     pub fn pid(&self) -> u32 {
         match &self.phase {
-            Phase::Added(_) => 0,
+            Phase::Added(_) | Phase::Restorable(_) => 0,
             Phase::Created(created) => created.pid,
             Phase::Running { pid, .. } => *pid,
             Phase::Draining { exit, .. } | Phase::Exited(exit) => exit.pid,
@@ -104,7 +108,7 @@ impl Process {
 
     pub fn status(&self) -> Status {
         match &self.phase {
-            Phase::Added(_) | Phase::Created(_) => Status::Created,
+            Phase::Added(_) | Phase::Created(_) | Phase::Restorable(_) => Status::Created,
             // Its exit is not told yet, and nobody must see it before.
             Phase::Running { .. } | Phase::Draining { .. } => Status::Running,
             Phase::Exited(_) => Status::Stopped,
@@ -134,6 +138,7 @@ pub struct Task {
     pub execs: Vec<Process>,
     pub next_number: Number,
     pub paused: bool,
+    pub options: Lasting,
     pub oom: Option<OomWatch>,
     /// OOM kills that were told.
     pub oom_kills: u64,
