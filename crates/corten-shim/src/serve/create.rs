@@ -154,6 +154,7 @@ impl Shim {
             options: options.lasting,
             oom,
             oom_kills: 0,
+            oom_again: None,
             kill_all,
             attach,
             greeting: Vec::new(),

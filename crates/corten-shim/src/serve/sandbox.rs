@@ -308,11 +308,11 @@ impl Shim {
         let Some(sandbox) = &self.sandbox else {
             return Err(Status::of(Kind::NotFound, "no sandbox"));
         };
-        let stats = corten_runtime::cgroup(&self.config.state_root, &sandbox.id)?.stats()?;
+        let group = corten_runtime::cgroup(&self.config.state_root, &sandbox.id)?;
         let metrics = Metric {
             timestamp: Some(timestamp(SystemTime::now())),
             id: sandbox.id.to_string(),
-            data: Some(crate::metrics::encode(&stats)),
+            data: Some(crate::metrics::of(&group)?),
         };
         Ok(SandboxMetricsResponse {
             metrics: Some(metrics),

@@ -442,8 +442,8 @@ impl Shim {
 
     fn stats(&mut self, request: &ContainerRequest) -> Answer {
         let task = self.task(&request.id)?;
-        let stats = corten_runtime::cgroup(&task.state_root, &task.id)?.stats()?;
-        let stats = Some(crate::metrics::encode(&stats));
+        let group = corten_runtime::cgroup(&task.state_root, &task.id)?;
+        let stats = Some(crate::metrics::of(&group)?);
         Ok(StatsResponse { stats }.encode_to_vec())
     }
 

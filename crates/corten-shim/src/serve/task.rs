@@ -142,6 +142,8 @@ pub struct Task {
     pub oom: Option<OomWatch>,
     /// OOM kills that were told.
     pub oom_kills: u64,
+    /// When to look again: v1 wakes us before it counts.
+    pub oom_again: Option<Instant>,
     /// Whether the end of init leaves others behind: the PID namespace is not its own.
     pub kill_all: bool,
     pub attach: Option<UnixListener>,
@@ -244,6 +246,7 @@ impl Task {
             .chain(command)
             .chain(forwards)
             .chain(watch)
+            .chain(self.oom_again)
             .min()
     }
 }

@@ -3,4 +3,6 @@
 
 mod containerd;
 mod engine;
+mod raw;
 mod rig;
+mod sandbox;
