@@ -75,8 +75,8 @@ pub fn read(stdin: &[u8], flags: &Flags) -> Result<Asked, Error> {
 fn of_params(params: BootstrapParams, flags: &Flags) -> Result<Asked, Error> {
     let first = |a: String, b: &str| if a.is_empty() { b.into() } else { a };
     // Other extensions are for other shims, or for later ones.
-    let options = params.extensions.into_iter().filter_map(|e| e.value);
-    let options = options.filter(options::is_known).last();
+    let mut options = params.extensions.into_iter().filter_map(|e| e.value);
+    let options = options.rfind(options::is_known);
     let sockets = params.socket_dir.unwrap_or_default();
     if !sockets.is_empty() && !sockets.starts_with('/') {
         return Err(usage(format!(
