@@ -11,18 +11,26 @@ use serde_json::json;
 
 use super::rig::{busybox, eventually, shim};
 
-const IMAGE: &str = "docker.io/test/busybox:latest";
+pub(super) const IMAGE: &str = "docker.io/test/busybox:latest";
 
-struct Containerd {
+pub(super) struct Containerd {
     /// Groups and runtime state are the host's, so each test has a namespace of its own.
-    namespace: String,
+    pub(super) namespace: String,
     folder: tempfile::TempDir,
-    daemon: Child,
+    pub(super) daemon: Child,
 }
 
 impl Containerd {
     /// Starts one and imports the image. `None`: containerd is not installed.
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
+        Self::configured(
+            "",
+            r#"disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]"#,
+        )
+    }
+
+    /// With more lines of configuration: tables, and what comes before them.
+    pub(super) fn configured(tables: &str, top: &str) -> Option<Self> {
         Command::new("containerd").arg("--version").output().ok()?;
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
@@ -34,13 +42,15 @@ impl Containerd {
             r#"version = 2
 root = "{at}/root"
 state = "{at}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]
+{top}
 [grpc]
   address = "{at}/c.sock"
 [ttrpc]
   address = "{at}/c.ttrpc"
+{tables}
 "#
         );
+        let config = config.replace("@AT@", &at.to_string());
         fs::write(root.join("config.toml"), config).unwrap();
         let daemon = daemon(root);
         static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -61,15 +71,15 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
         Some(it)
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    fn ready(&self) {
+    pub(super) fn ready(&self) {
         eventually("containerd", || self.ctr(&["version"]).status.success());
     }
 
-    fn command(&self, args: &[&str]) -> Command {
+    pub(super) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new("timeout");
         command
             .args(["60", "ctr", "-a"])
@@ -79,35 +89,35 @@ disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"
         command
     }
 
-    fn ctr(&self, args: &[&str]) -> Output {
+    pub(super) fn ctr(&self, args: &[&str]) -> Output {
         self.command(args).output().unwrap()
     }
 
-    fn ok(&self, args: &[&str]) -> String {
+    pub(super) fn ok(&self, args: &[&str]) -> String {
         let output = self.ctr(args);
         assert!(output.status.success(), "ctr {args:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     }
 
-    fn run(&self, flags: &[&str], id: &str, command: &[&str]) -> Output {
+    pub(super) fn run(&self, flags: &[&str], id: &str, command: &[&str]) -> Output {
         let runtime = ["run", "--runtime", "io.containerd.corten.v2"];
         let args = [&runtime, flags, &[IMAGE, id], command].concat();
         self.ctr(&args)
     }
 
-    fn detached(&self, id: &str) {
+    pub(super) fn detached(&self, id: &str) {
         let output = self.run(&["-d"], id, &["sleep", "1000"]);
         assert!(output.status.success(), "{output:?}");
     }
 
-    fn bundle(&self, id: &str) -> PathBuf {
+    pub(super) fn bundle(&self, id: &str) -> PathBuf {
         self.path()
             .join("state/io.containerd.runtime.v2.task")
             .join(&self.namespace)
             .join(id)
     }
 
-    fn end(&self, id: &str) {
+    pub(super) fn end(&self, id: &str) {
         self.ok(&["task", "kill", "-s", "KILL", id]);
         eventually("the exit", || self.ok(&["task", "ls"]).contains("STOPPED"));
         self.ctr(&["task", "rm", id]);
@@ -139,7 +149,7 @@ impl Drop for Containerd {
     }
 }
 
-fn daemon(root: &Path) -> Child {
+pub(super) fn daemon(root: &Path) -> Child {
     let path = std::env::var("PATH").unwrap();
     let log = fs::OpenOptions::new()
         .append(true)
@@ -157,7 +167,7 @@ fn daemon(root: &Path) -> Child {
 }
 
 /// An OCI layout with one layer, as a tar.
-fn image(root: &Path) {
+pub(super) fn image(root: &Path) {
     busybox(&root.join("rootfs"));
     let tar = |from: &Path, to: &Path| {
         let status = Command::new("tar")
@@ -341,12 +351,12 @@ fn a_killed_shim_is_cleaned_up_after() {
 }
 
 #[test]
-fn twenty_at_once() {
+fn a_hundred_at_once() {
     let Some(it) = Containerd::start() else {
         return;
     };
     std::thread::scope(|scope| {
-        for n in 0..20 {
+        for n in 0..100 {
             let it = &it;
             scope.spawn(move || {
                 let script = format!("echo {n}; exit {}", n % 7);

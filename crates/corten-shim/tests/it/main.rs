@@ -3,7 +3,9 @@
 
 mod bootstrap;
 mod containerd;
+mod crash;
 mod engine;
+mod peer;
 mod raw;
 mod rig;
 mod sandbox;
