@@ -435,8 +435,9 @@ impl Shim {
     fn update(&mut self, request: &UpdateTaskRequest) -> Answer {
         let resources: corten_spec::oci::runtime::LinuxResources =
             json("resources", request.resources.as_ref())?;
+        // Annotations are for runtimes that understand some; this one reads its own from the specification alone.
         let task = self.task(&request.id)?;
-        corten_runtime::cgroup(&task.state_root, &task.id)?.apply(&resources)?;
+        corten_runtime::update(&task.state_root, &task.id, &resources)?;
         Ok(Vec::new())
     }
 

@@ -224,6 +224,36 @@ fn a_start_that_cannot_be_says_why_and_leaves_nothing() {
 }
 
 #[test]
+fn a_shim_is_born_in_the_group_that_is_named_for_it() {
+    let layout = corten_cgroup::Layout::probe().unwrap();
+    let path = format!("/corten-shims-{}", std::process::id());
+    let group = corten_cgroup::Cgroup::create(&layout, &path).unwrap();
+    let bundles = Bundles::new();
+    let params = BootstrapParams {
+        extensions: vec![Extension {
+            value: Some(Any {
+                type_url: "containerd.runc.v1.Options".into(),
+                value: RuncOptions {
+                    shim_cgroup: path.clone(),
+                    ..RuncOptions::default()
+                }
+                .encode_to_vec(),
+            }),
+        }],
+        ..bundles.params("a")
+    };
+    let output = bundles.start(&params);
+    assert!(output.status.success(), "{output:?}");
+    let result = BootstrapResult::decode(output.stdout.as_slice()).unwrap();
+    let pid = connect(&socket(&result)).shim_pid;
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(groups.contains(&path), "{groups}");
+    assert!(group.pids().unwrap().contains(&(pid as i32)));
+    shut_down(&socket(&result));
+    eventually("the group's end", || group.delete().is_ok());
+}
+
+#[test]
 fn debug_logs_requests_to_the_fifo() {
     let bundles = Bundles::new();
     let bundle = bundles.bundle("a");

@@ -23,14 +23,13 @@ pub(super) struct Containerd {
 impl Containerd {
     /// Starts one and imports the image. `None`: containerd is not installed.
     pub(super) fn start() -> Option<Self> {
-        Self::configured(
-            "",
-            r#"disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]"#,
-        )
+        let top =
+            r#"disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.internal.v1.opt"]"#;
+        Self::configured("", top, None)
     }
 
     /// With more lines of configuration: tables, and what comes before them.
-    pub(super) fn configured(tables: &str, top: &str) -> Option<Self> {
+    pub(super) fn configured(tables: &str, top: &str, namespace: Option<&str>) -> Option<Self> {
         Command::new("containerd").arg("--version").output().ok()?;
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
@@ -55,7 +54,8 @@ state = "{at}/state"
         let daemon = daemon(root);
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::SeqCst);
-        let namespace = format!("shimtest-{}-{count}", std::process::id());
+        let own = format!("shimtest-{}-{count}", std::process::id());
+        let namespace = namespace.map_or(own, String::from);
         let it = Self {
             namespace,
             folder,
@@ -192,7 +192,7 @@ pub(super) fn image(root: &Path) {
     let config = json!({
         "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" },
         "os": "linux",
-        "config": {"Env": ["PATH=/bin"]},
+        "config": {"Env": ["PATH=/bin"], "Cmd": ["sleep", "100000"]},
         "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]}
     });
     let config = put(config.to_string().into(), "config.v1+json");

@@ -4,7 +4,9 @@
 mod bootstrap;
 mod containerd;
 mod crash;
+mod cri;
 mod engine;
+mod grpc;
 mod peer;
 mod raw;
 mod rig;
