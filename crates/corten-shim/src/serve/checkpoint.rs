@@ -71,7 +71,8 @@ impl Shim {
             tcp_skip_in_flight: false,
             page_server: None,
             status_fd: None,
-        })?;
+        })
+        .map_err(refused)?;
         let event = TaskCheckpointed {
             container_id: request.id.clone(),
             checkpoint: images.path.display().to_string(),
@@ -121,7 +122,8 @@ impl Shim {
             images: &images,
             lsm_profile: None,
             lsm_mount_context: None,
-        })?;
+        })
+        .map_err(refused)?;
         for warning in &restored.warnings {
             say(format_args!("{id}: {warning}"));
         }
@@ -137,6 +139,16 @@ impl Shim {
         self.publisher.publish("/tasks/start", "TaskStart", &event);
         Ok(StartResponse { pid }.encode_to_vec())
     }
+}
+
+/// criu says no to what this container is, or to what this kernel has: that is nothing broken.
+fn refused(error: corten_runtime::Error) -> Status {
+    let criu = matches!(error, corten_runtime::Error::Criu { .. });
+    let mut status = Status::from(error);
+    if criu {
+        status.code = Code::FailedPrecondition as i32;
+    }
+    status
 }
 
 fn decode(any: &prost_types::Any) -> Result<CheckpointOptions, Status> {

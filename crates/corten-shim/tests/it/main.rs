@@ -2,6 +2,7 @@
 //! Every test removes what it makes and checks that.
 
 mod bootstrap;
+mod checkpoint;
 mod containerd;
 mod crash;
 mod cri;
