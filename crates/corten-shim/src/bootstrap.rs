@@ -14,6 +14,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use corten_cgroup::{Cgroup, Layout};
 use corten_spec::Digest;
@@ -29,7 +30,9 @@ use crate::params::{self, Asked};
 
 const STDIN_MAX: u64 = 4 << 20;
 /// A shim may end between our finding it and its answer; then there is place for another.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
+/// For the answer of a shim that runs: it may be making another container.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Answers `start`: finds the group's shim or starts one, and returns what to print.
 pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
@@ -109,18 +112,22 @@ fn find_or_launch(asked: &Asked, flags: &Flags, bundle: &Path, path: &Path) -> R
     let mut builder = std::fs::DirBuilder::new();
     let made = builder.recursive(true).mode(0o711).create(&asked.sockets);
     made.map_err(socket)?;
-    let _lock = lock(&asked.sockets).map_err(socket)?;
-    for _ in 1..TRIES {
+    for _ in 0..TRIES {
+        // Who holds it waits for no shim: one that hangs must hold up its own pod only.
+        let lock = lock(&asked.sockets).map_err(socket)?;
         let Ok(stream) = UnixStream::connect(path) else {
-            break;
+            return launch(asked, flags, bundle, path);
         };
+        drop(lock);
+        stream.set_read_timeout(Some(PATIENCE)).map_err(socket)?;
         match Client::new(stream, &asked.id).connect_info() {
             Ok((pid, _)) => return Ok(pid),
-            Err(Error::Broken { .. }) => {}
+            // It is about to end, and its name is free by now.
+            Err(Error::Broken { source, .. }) if source.kind() != io::ErrorKind::TimedOut => {}
             Err(error) => return Err(error),
         }
     }
-    launch(asked, flags, bundle, path)
+    Err(socket(io::ErrorKind::ConnectionReset.into()))
 }
 
 /// Held until it is closed, and by nobody who is dead.

@@ -286,7 +286,7 @@ impl Shim {
     /// The next moment at which something must be done although nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let tasks = self.tasks.values().filter_map(Task::deadline).min();
-        let idle = self.config.until_idle && self.connections.is_empty() && self.tasks.is_empty();
+        let idle = self.config.until_idle && self.connections.is_empty() && self.is_empty();
         let lonely = (idle && !self.visited).then(|| self.started + LONELY);
         let ending = self.ending.map(|at| at + FAREWELL);
         let again = self.reap_again.then(Instant::now);
@@ -296,13 +296,17 @@ impl Shim {
             .min()
     }
 
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.sandbox.is_none()
+    }
+
     fn is_done(&self) -> bool {
         if let Some(since) = self.ending {
             let sent = self.connections.values().all(|c| !c.is_behind());
             return (sent && self.publisher.is_empty()) || since.elapsed() >= FAREWELL;
         }
         self.config.until_idle
-            && self.tasks.is_empty()
+            && self.is_empty()
             && self.connections.is_empty()
             && (self.visited || self.started.elapsed() >= LONELY)
     }

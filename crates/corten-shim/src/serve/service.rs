@@ -55,8 +55,9 @@ impl Shim {
     fn serve_frame(&mut self, connection: u32, frame: &Frame) {
         let stream = frame.header.stream;
         let responder = Responder { connection, stream };
-        // Clients number their streams with odd numbers; the rest is not ttrpc.
-        if stream.is_multiple_of(2) {
+        // Clients number their streams with odd numbers; the rest is not ttrpc. And who asks a shim that has been told to end
+        // shall find another one.
+        if stream.is_multiple_of(2) || self.ending.is_some() {
             if let Some(connection) = self.connections.get_mut(&connection) {
                 connection.hang_up();
             }
