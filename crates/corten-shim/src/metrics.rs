@@ -269,3 +269,85 @@ fn version_2(stats: &Stats, detail: &Detail) -> proto::V2 {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use corten_cgroup::detail::Stall;
+    use corten_cgroup::stats::{Cpu, Memory};
+
+    fn memory(v1: bool, pairs: &[(&str, u64)]) -> Stats {
+        let detail = pairs.iter().map(|(k, v)| (k.to_string(), *v)).collect();
+        Stats {
+            cpu: Some(Cpu {
+                bursts: 2,
+                burst: 3000,
+                ..Cpu::default()
+            }),
+            memory: Some(Memory {
+                v1,
+                detail,
+                events: [("under_oom".to_string(), 1), ("high".to_string(), 4)].into(),
+                ..Memory::default()
+            }),
+            ..Stats::default()
+        }
+    }
+
+    #[test]
+    fn the_kernels_names_find_their_fields_in_version_1() {
+        let stats = memory(
+            true,
+            &[
+                ("pgpgin", 1),
+                ("total_pgpgout", 2),
+                ("rss_huge", 3),
+                ("hierarchical_memsw_limit", 5),
+            ],
+        );
+        let any = encode(&stats, &Detail::default());
+        assert_eq!(any.type_url, "io.containerd.cgroups.v1.Metrics");
+        let decoded = proto::V1::decode(any.value.as_slice()).unwrap();
+        let memory = decoded.memory.unwrap();
+        assert_eq!((memory.pg_pg_in, memory.total_pg_pg_out), (1, 2));
+        assert_eq!((memory.rss_huge, memory.hierarchical_swap_limit), (3, 5));
+        assert_eq!(memory.usage.unwrap().limit, u64::MAX);
+        assert_eq!(decoded.memory_oom_control.unwrap().under_oom, 1);
+    }
+
+    #[test]
+    fn pressure_and_bursts_are_in_version_2() {
+        let stats = memory(
+            false,
+            &[
+                ("workingset_refault_anon", 1),
+                ("workingset_refault_file", 2),
+            ],
+        );
+        let some = Stall {
+            averages: [1.25, 0.5, 0.0],
+            total: 7,
+        };
+        let pressure = Pressure {
+            some,
+            ..Pressure::default()
+        };
+        let detail = Detail {
+            cpu_pressure: Some(pressure),
+            io_pressure: Some(pressure),
+            ..Detail::default()
+        };
+        let any = encode(&stats, &detail);
+        assert_eq!(any.type_url, "io.containerd.cgroups.v2.Metrics");
+        let decoded = proto::V2::decode(any.value.as_slice()).unwrap();
+        let cpu = decoded.cpu.unwrap();
+        assert_eq!((cpu.nr_bursts, cpu.burst_usec), (2, 3));
+        let psi = cpu.psi.unwrap().some.unwrap();
+        assert_eq!((psi.avg10, psi.avg60, psi.total), (1.25, 0.5, 7));
+        assert!(decoded.io.unwrap().psi.is_some());
+        let memory = decoded.memory.unwrap();
+        assert_eq!(memory.workingset_refault, 3);
+        assert!(memory.psi.is_none());
+        assert_eq!(decoded.memory_events.unwrap().high, 4);
+    }
+}

@@ -287,6 +287,10 @@ impl Io {
         }
         self.clients.clear();
         self.awaits_client = false;
+        // CRI waits for the end of the FIFOs of an exec, and deletes it only then.
+        for output in self.outputs.iter_mut().filter(|o| o.source.is_none()) {
+            output.sinks.clear();
+        }
     }
 
     /// Lets go of everything. What a reader has not taken by now it never will.

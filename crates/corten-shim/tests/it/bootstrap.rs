@@ -128,6 +128,29 @@ fn two_starts_of_one_pod_at_once_end_in_one_shim() {
     assert_eq!(fs::read_dir(bundles.path("s")).unwrap().count(), 0);
 }
 
+/// Neither waits for the other, and what is left is one shim or none.
+#[test]
+fn starts_that_meet_a_shutdown_find_a_shim_or_make_one() {
+    let bundles = Bundles::new();
+    for _ in 0..30 {
+        let (first, _) = bundles.started("a");
+        std::thread::scope(|scope| {
+            let path = socket(&first);
+            scope.spawn(move || {
+                let mut raw = Raw::connect(&path);
+                let request = ShutdownRequest::default();
+                raw.call::<()>("containerd.task.v3.Task", "Shutdown", &request)
+                    .unwrap();
+            });
+            scope.spawn(|| bundles.started("b"));
+        });
+        let (last, pid) = bundles.started("c");
+        assert_eq!(connect(&socket(&last)).shim_pid, pid);
+        shut_down(&socket(&last));
+    }
+    assert_eq!(fs::read_dir(bundles.path("s")).unwrap().count(), 0);
+}
+
 #[test]
 fn a_dead_shims_socket_is_replaced() {
     let bundles = Bundles::new();
