@@ -28,7 +28,7 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
     let bundle = flags.bundle()?;
     let pid = remove(flags, &bundle, &id)?;
     crate::bootstrap::forget(&bundle);
-    for (member, bundle) in members(&bundle, &id) {
+    for (member, bundle) in members(&root(flags, &bundle), &bundle, &id) {
         remove(flags, &bundle, &member)?;
     }
     let record = ExitRecord::read(&bundle.join(EXIT_FILE)).ok().flatten();
@@ -45,8 +45,7 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
 
 /// Ends and removes one container. Returns its init's process id, 0 if that is not known.
 fn remove(flags: &Flags, bundle: &Path, id: &ContainerId) -> Result<u32, Error> {
-    let written = std::fs::read_to_string(bundle.join(STATE_ROOT_FILE));
-    let root = written.map_or_else(|_| state_root(flags, &flags.namespace), PathBuf::from);
+    let root = root(flags, bundle);
     let pid = corten_runtime::state(&root, id).map_or(0, |state| state.pid);
     match corten_runtime::delete(&root, id, true) {
         Ok(warnings) => warnings.iter().for_each(|w| eprintln!("warning: {w}")),
@@ -61,20 +60,25 @@ fn remove(flags: &Flags, bundle: &Path, id: &ContainerId) -> Result<u32, Error> 
     Ok(pid)
 }
 
-/// The other containers of a pod whose shim is dead: containerd 2 calls for the first one only.
-fn members(bundle: &Path, id: &ContainerId) -> Vec<(ContainerId, PathBuf)> {
+/// The other containers of a pod whose shim is dead: containerd 2 calls for the first one only. They are known by their
+/// state, since a sandbox's bundle may lie elsewhere than theirs.
+fn members(root: &Path, bundle: &Path, id: &ContainerId) -> Vec<(ContainerId, PathBuf)> {
     let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
     let socket = address.strip_prefix("unix://").unwrap_or_default();
-    let alive = std::os::unix::net::UnixStream::connect(socket).is_ok();
-    let Some(all) = bundle.parent().filter(|_| !alive) else {
+    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
         return Vec::new();
+    }
+    let of_pod = |bundle: &Path| {
+        std::fs::read_to_string(bundle.join(SANDBOX_FILE)).is_ok_and(|pod| pod == id.as_str())
     };
-    let entries = std::fs::read_dir(all).into_iter().flatten().flatten();
-    let member = |entry: std::fs::DirEntry| {
-        let bundle = entry.path();
-        let pod = std::fs::read_to_string(bundle.join(SANDBOX_FILE)).ok()?;
-        let name = entry.file_name().to_str()?.parse().ok()?;
-        (pod == id.as_str() && name != *id).then_some((name, bundle))
-    };
-    entries.filter_map(member).collect()
+    // What cannot be read is no member's.
+    let all = corten_runtime::list(root).unwrap_or_default();
+    let members = all.into_iter().filter(|s| s.id != *id && of_pod(&s.bundle));
+    members.map(|s| (s.id, s.bundle)).collect()
+}
+
+/// Where the container's state is, which its options may have said.
+fn root(flags: &Flags, bundle: &Path) -> PathBuf {
+    let written = std::fs::read_to_string(bundle.join(STATE_ROOT_FILE));
+    written.map_or_else(|_| state_root(flags, &flags.namespace), PathBuf::from)
 }

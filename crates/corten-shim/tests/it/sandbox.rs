@@ -171,7 +171,17 @@ fn containers_join_the_pod_and_orphans_are_buried() {
 fn the_holder_ends_with_its_shim_and_delete_frees_the_rest() {
     let mut rig = Rig::new("exit 0");
     let (_raw, pid) = ready(&rig);
+    // containerd 2 writes so in the bundles of a pod's containers, and calls for the pod alone.
+    fs::write(rig.path("sandbox"), &named(&rig).sandbox_id).unwrap();
+    let mut spec = super::rig::spec(rig.id.as_str(), "sleep 1000");
+    spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}]);
+    spec.as_object_mut().unwrap().remove("hostname");
+    fs::write(rig.path("config.json"), spec.to_string()).unwrap();
+    let options = rig.options();
+    let member = rig.create(false, options).unwrap();
+    rig.client().start("").unwrap();
     rig.kill_shim();
+    assert!(is_alive(member), "containers outlive their shim");
     eventually("the holder's end", || !is_alive(pid));
     for _ in 0..2 {
         let deleted = std::process::Command::new(super::rig::shim())
@@ -189,7 +199,9 @@ fn the_holder_ends_with_its_shim_and_delete_frees_the_rest() {
             .unwrap();
         assert!(deleted.status.success(), "{deleted:?}");
     }
+    eventually("the member's end", || !is_alive(member));
     ended(&rig);
+    rig.assert_clean();
 }
 
 #[test]
