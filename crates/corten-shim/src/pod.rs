@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use corten_spec::Kind;
-use corten_spec::oci::runtime::Spec;
+use corten_spec::oci::runtime::{LinuxIdMapping, Spec};
 use prost::Message;
 use prost_types::Any;
 use serde_json::{Value, json};
@@ -81,6 +81,20 @@ fn makes(document: &Value, kind: &str) -> bool {
 pub fn is_systemd(spec: &Spec) -> bool {
     let path = spec.linux().as_ref().and_then(|l| l.cgroups_path().clone());
     path.is_some_and(|p| p.to_string_lossy().splitn(3, ':').count() == 3)
+}
+
+/// Who is root in the pod, as the host sees it.
+pub fn root_of(spec: &Spec) -> (u32, u32) {
+    let linux = spec.linux().as_ref();
+    let first = |maps: Option<&Vec<LinuxIdMapping>>| {
+        let mut maps = maps.into_iter().flatten();
+        maps.find(|m| m.container_id() == 0)
+            .map_or(0, |m| m.host_id())
+    };
+    (
+        first(linux.and_then(|l| l.uid_mappings().as_ref())),
+        first(linux.and_then(|l| l.gid_mappings().as_ref())),
+    )
 }
 
 fn config(options: Option<&Any>) -> Result<PodConfig, Status> {

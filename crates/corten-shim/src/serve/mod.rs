@@ -296,6 +296,7 @@ impl Shim {
             .min()
     }
 
+    /// Whether there is nothing to supervise.
     fn is_empty(&self) -> bool {
         self.tasks.is_empty() && self.sandbox.is_none()
     }

@@ -138,12 +138,16 @@ impl Shim {
             return Err(Status::of(Kind::Conflict, text));
         }
         // Nobody looks at it; a file system that is attached nowhere else shows nothing of the host.
+        let (uid, gid) = pod::root_of(&sandbox.spec);
         let root = rootfs::assemble(&[Mount {
             fstype: "tmpfs".into(),
             source: "tmpfs".into(),
-            options: ["mode=755", "size=4k", "nr_inodes=16"]
-                .map(String::from)
-                .into(),
+            options: vec![
+                "mode=755".into(),
+                "size=64k".into(),
+                format!("uid={uid}"),
+                format!("gid={gid}"),
+            ],
         }])?;
         let null = || {
             crate::stdio::open::null()

@@ -463,9 +463,10 @@ impl Shim {
         .encode_to_vec())
     }
 
-    /// Ends the shim, unless containers are left: one of a pod's may be deleted before the others.
+    /// Ends the shim, unless containers or their pod are left: one of a pod's may be deleted before the others, and a
+    /// containerd that was started again asks so after each.
     fn shutdown(&mut self, _request: &ShutdownRequest) -> Answer {
-        if self.tasks.is_empty() {
+        if self.is_empty() {
             self.end();
         }
         Ok(Vec::new())

@@ -5,11 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use corten_shim::proto::sandbox::{
-    CreateSandboxRequest, PlatformResponse, PodConfig, PodLinux, PodNamespaces, PodSecurity,
-    SandboxMetricsResponse, SandboxRequest, SandboxStatusRequest, SandboxStatusResponse,
-    StartSandboxResponse, StopSandboxRequest,
+    CreateSandboxRequest, IdRange, PlatformResponse, PodConfig, PodLinux, PodNamespaces,
+    PodSecurity, PodUsers, SandboxMetricsResponse, SandboxRequest, SandboxStatusRequest,
+    SandboxStatusResponse, StartSandboxResponse, StopSandboxRequest,
 };
-use corten_shim::proto::task::WaitResponse;
+use corten_shim::proto::task::{ShutdownRequest, WaitResponse};
 use corten_spec::Kind;
 use prost::Message;
 use prost_types::Any;
@@ -165,6 +165,49 @@ fn containers_join_the_pod_and_orphans_are_buried() {
     assert!(!is_alive(pid));
     ended(&rig);
     rig.assert_clean();
+}
+
+#[test]
+fn a_pod_may_have_users_of_its_own() {
+    let mut rig = Rig::new("exit 0");
+    let mut raw = Raw::connect(&rig.path("shim.sock"));
+    let range = IdRange {
+        host_id: 100_000,
+        container_id: 0,
+        length: 65536,
+    };
+    let mut request = create(&rig);
+    let options = request.options.as_mut().unwrap();
+    let mut config = PodConfig::decode(options.value.as_slice()).unwrap();
+    let linux = config.linux.as_mut().unwrap();
+    linux.sysctls.clear();
+    let security = linux.security_context.as_mut().unwrap();
+    security.namespace_options = Some(PodNamespaces {
+        userns_options: Some(PodUsers {
+            mode: 0,
+            uids: vec![range],
+            gids: vec![range],
+        }),
+        ..PodNamespaces::default()
+    });
+    options.value = config.encode_to_vec();
+    raw.call::<()>(SERVICE, "CreateSandbox", &request).unwrap();
+    let started: StartSandboxResponse = raw.call(SERVICE, "StartSandbox", &named(&rig)).unwrap();
+    let map = fs::read_to_string(format!("/proc/{}/uid_map", started.pid)).unwrap();
+    let map: Vec<&str> = map.split_whitespace().collect();
+    assert_eq!(map, ["0", "100000", "65536"]);
+    let status = fs::read_to_string(format!("/proc/{}/status", started.pid)).unwrap();
+    assert!(status.contains("Uid:\t165535"), "{status}");
+    // What a containerd asks that has lost count of its pods.
+    let ask = ShutdownRequest::default();
+    raw.call::<()>("containerd.task.v3.Task", "Shutdown", &ask)
+        .unwrap();
+    raw.call::<()>(SERVICE, "PingSandbox", &named(&rig))
+        .unwrap();
+    raw.call::<()>(SERVICE, "ShutdownSandbox", &named(&rig))
+        .unwrap();
+    rig.wait_for_shim();
+    ended(&rig);
 }
 
 #[test]
