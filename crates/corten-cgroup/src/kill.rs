@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
 
 use corten_sys::process::send_signal;
 use rustix::fs::{Dir as ReadDir, Mode, OFlags, openat};
@@ -16,6 +17,9 @@ use crate::group::Cgroup;
 /// A container with its own cgroup namespace can nest groups; nobody nests deeper than this.
 const DEPTH: usize = 64;
 const SIGKILL: i32 = 9;
+/// How often a group that cannot be frozen is searched for processes, and the pause between.
+const PASSES: usize = 200;
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Cgroup {
     /// The processes of the group and of all groups below it, ascending.
@@ -53,6 +57,9 @@ impl Cgroup {
                 answer => return answer,
             }
         }
+        if signal == SIGKILL && self.freezer().is_err() {
+            return self.kill_to_the_last();
+        }
         // Frozen, nobody forks: one pass finds all. v1's frozen tasks die when thawed.
         let was_frozen = self.is_frozen()?;
         if !was_frozen {
@@ -69,8 +76,33 @@ impl Cgroup {
         sent.and(thawed)
     }
 
+    /// Without a freezer: a group that was made in part, by a runtime that was killed meanwhile, and whose processes
+    /// need not be in each of its hierarchies. Passes are made until one finds nobody, or only who dies already.
+    fn kill_to_the_last(&self) -> Result<(), Error> {
+        for _ in 0..PASSES {
+            let mut pids = BTreeSet::new();
+            for dir in &self.dirs {
+                collect(&dir.fd, 0, &mut pids).map_err(|source| Error::Read {
+                    file: "cgroup.procs".into(),
+                    group: self.path.clone(),
+                    source,
+                })?;
+            }
+            if pids.is_empty() {
+                return Ok(());
+            }
+            self.signal_all(pids, SIGKILL)?;
+            std::thread::sleep(PAUSE);
+        }
+        Ok(())
+    }
+
     fn signal_each(&self, signal: i32) -> Result<(), Error> {
-        for pid in self.pids()? {
+        self.signal_all(self.pids()?, signal)
+    }
+
+    fn signal_all(&self, pids: impl IntoIterator<Item = i32>, signal: i32) -> Result<(), Error> {
+        for pid in pids {
             let Some(target) = Pid::from_raw(pid) else {
                 continue; // 0: a process outside of our pid namespace
             };

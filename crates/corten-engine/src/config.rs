@@ -1,6 +1,7 @@
 //! `config.toml`: what an administrator sets once. Absent is fine; a word that is not known is
 //! an error, since a misspelt setting is a setting that is not applied.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,12 +12,15 @@ use serde::Deserialize;
 
 use crate::error::Error;
 use crate::paths::Paths;
+use crate::runtime::Setting;
 
 /// The settings, defaults filled in.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     pub network: Network,
     pub store: StoreSettings,
+    /// Runtimes of others, by the name that `--runtime` takes.
+    pub runtimes: BTreeMap<String, Setting>,
 }
 
 /// How images are kept.
@@ -59,6 +63,7 @@ pub struct Pool {
 struct File {
     network: FileNetwork,
     store: FileStore,
+    runtimes: BTreeMap<String, Setting>,
 }
 
 #[derive(Default, Deserialize)]
@@ -109,6 +114,7 @@ impl Config {
                 .network
                 .over(Network::of(paths.instance(), paths.etc())),
             store: file.store.over(StoreSettings::default()),
+            runtimes: file.runtimes,
         })
     }
 }

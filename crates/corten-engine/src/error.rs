@@ -9,6 +9,7 @@ use corten_spec::{Digest, IdError, Kind, Reference, ReferenceError};
 use crate::image::ImageError;
 use crate::image::policy::PolicyError;
 use crate::network::NetworkError;
+use crate::runtime::RuntimeError;
 
 /// Why the engine could not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -132,6 +133,8 @@ pub enum Error {
     Policy(#[from] PolicyError),
     #[error(transparent)]
     Image(#[from] ImageError),
+    #[error(transparent)]
+    Handler(#[from] RuntimeError),
     #[error("the store failed")]
     Store(#[from] corten_store::Error),
     #[error(transparent)]
@@ -193,6 +196,7 @@ impl Error {
             Self::Manifest { .. } => Kind::Invalid,
             Self::Policy(e) => e.kind(),
             Self::Image(e) => e.kind(),
+            Self::Handler(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Network(e) => e.kind(),
             Self::Net(e) => e.kind(),

@@ -20,6 +20,7 @@ pub mod network;
 pub mod paths;
 pub mod recovery;
 mod rootfs;
+pub mod runtime;
 pub mod system;
 mod volume;
 

@@ -175,13 +175,14 @@ impl Engine {
             }
             if repair {
                 // What is no id was never a container's.
-                if let Ok(id) = id.parse::<ContainerId>()
-                    && let Some(mut shim) = self.supervisor(&id)?
-                {
-                    // What it does not do in an orderly way, the checks below do by force.
-                    let _asked = shim.kill("", 9, true);
-                    let _gone = wait_for(&mut shim, std::time::Duration::from_secs(5));
-                    let _down = shim.delete("").and_then(|_| shim.shutdown());
+                if let Ok(id) = id.parse::<ContainerId>() {
+                    if let Some(mut shim) = self.supervisor(&id)? {
+                        // What it does not do in an orderly way, the checks below do by force.
+                        let _asked = shim.kill("", 9, true);
+                        let _gone = wait_for(&mut shim, std::time::Duration::from_secs(5));
+                        let _down = shim.delete("").and_then(|_| shim.shutdown());
+                    }
+                    corten_shim::foreign::clean(&self.paths.bundle(&id), &id)?;
                 }
                 remove_tree(&self.paths.bundles().join(&id))?;
             }

@@ -19,7 +19,7 @@ use rustix::net::RecvFlags;
 use crate::Error;
 use crate::OWN_SERVICE;
 use crate::listen;
-pub use crate::proto::corten::{CreateOptions, LoopbackForward};
+pub use crate::proto::corten::{CreateOptions, ForeignShim, LoopbackForward};
 use crate::proto::corten::{ForwardRequest, WatchRequest};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
@@ -125,6 +125,16 @@ pub(crate) fn connect_in(folder: &Path, name: &str) -> io::Result<UnixStream> {
     UnixStream::connect(format!("/proc/self/fd/{}/{name}", folder.as_raw_fd()))
 }
 
+impl ForeignShim {
+    pub fn new(binary: &Path, options: Option<crate::foreign::Options>, host_mounts: bool) -> Self {
+        Self {
+            binary: binary.display().to_string(),
+            options: options.map(crate::foreign::Options::encode),
+            host_mounts,
+        }
+    }
+}
+
 /// What Create needs beside the bundle's `config.json`.
 #[derive(Debug, Default)]
 pub struct CreateRequest {
@@ -182,14 +192,20 @@ pub struct Client {
     stream: u32,
     answers: BTreeMap<u32, Result<Vec<u8>, Status>>,
     id: String,
+    service: &'static str,
     /// The shim, if it is our child.
     child: Option<u32>,
 }
 
 impl Client {
     pub(crate) fn new(socket: UnixStream, id: &str) -> Self {
+        Self::with_service(socket, id, SERVICE)
+    }
+
+    pub(crate) fn with_service(socket: UnixStream, id: &str, service: &'static str) -> Self {
         Self {
             socket,
+            service,
             decoder: Decoder::default(),
             stream: 1,
             answers: BTreeMap::new(),
@@ -201,6 +217,14 @@ impl Client {
     /// The shim's process id, if this client has started it and not yet reaped it.
     pub fn child(&self) -> Option<u32> {
         self.child
+    }
+
+    /// A path to a descriptor that a shim which we have started inherited, by its place in
+    /// [`SpawnRequest::inherit`]. It is there for as long as the shim is.
+    pub fn inherited(&self, place: usize) -> PathBuf {
+        // Its listening socket comes first.
+        let number = 3 + 1 + place;
+        format!("/proc/{}/fd/{number}", self.child.unwrap_or_default()).into()
     }
 
     /// Makes the container; its init waits. Returns init's process id.
@@ -449,7 +473,7 @@ impl Client {
     }
 
     fn send(&mut self, method: &'static str, message: &impl Message) -> Result<u32, Error> {
-        self.send_to(SERVICE, method, message)
+        self.send_to(self.service, method, message)
     }
 
     fn send_to(
@@ -489,7 +513,9 @@ impl Client {
             Ok((0, _)) => return Err(broken(io::ErrorKind::UnexpectedEof.into())),
             Ok((n, _)) => n,
             Err(Errno::INTR) => return Ok(true),
-            Err(Errno::AGAIN) => return Ok(false),
+            Err(Errno::AGAIN) if flags.contains(RecvFlags::DONTWAIT) => return Ok(false),
+            // The socket has a time limit.
+            Err(Errno::AGAIN) => return Err(broken(io::ErrorKind::TimedOut.into())),
             Err(errno) => return Err(broken(errno.into())),
         };
         let answers = &mut self.answers;

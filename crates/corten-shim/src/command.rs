@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Two more actions are ours: `serve`, the resident part, which `start` and the engine run with a
-//! listening socket as descriptor 3. Flags are Go's: one dash or two, the value apart or after `=`.
+//! listening socket as descriptor 3, and `enter PROGRAM`, which runs it with mounts of its own. Flags are Go's: one dash or two, the value apart or after `=`.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -85,6 +85,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 }
 
 fn act(args: Vec<OsString>) -> Result<Vec<u8>, Error> {
+    if args.get(1).is_some_and(|a| a == "enter") {
+        return Err(crate::enter::enter(&args[2..]));
+    }
     let flags = parse(args)?;
     if flags.version {
         let version = env!("CARGO_PKG_VERSION");

@@ -50,6 +50,13 @@ pub enum Error {
         step: &'static str,
         source: rustix::io::Errno,
     },
+    /// Another's shim, run by us.
+    #[error("{} {action} failed: {reason}", binary.display())]
+    Foreign {
+        binary: PathBuf,
+        action: &'static str,
+        reason: String,
+    },
     #[error("cannot remove the container {id}")]
     Cleanup {
         id: String,
@@ -69,9 +76,11 @@ impl Error {
             Self::Refused { .. } => Kind::Conflict,
             Self::TooLong(_) | Self::Usage { .. } => Kind::Invalid,
             Self::Cleanup { source, .. } => source.kind(),
-            Self::Socket { .. } | Self::Spawn { .. } | Self::File { .. } | Self::Kernel { .. } => {
-                Kind::Internal
-            }
+            Self::Socket { .. }
+            | Self::Spawn { .. }
+            | Self::File { .. }
+            | Self::Kernel { .. }
+            | Self::Foreign { .. } => Kind::Internal,
         }
     }
 

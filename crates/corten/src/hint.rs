@@ -3,6 +3,7 @@
 use corten_engine::image::ImageError;
 use corten_engine::image::policy::PolicyError;
 use corten_engine::network::NetworkError;
+use corten_engine::runtime::RuntimeError;
 use corten_engine::{Error, Is};
 use corten_registry::client::{Error as Pull, Hint};
 use corten_spec::Kind;
@@ -25,6 +26,15 @@ pub fn of(error: &Error) -> Option<String> {
         return Some(pull(&hint));
     }
     match innermost(error) {
+        Error::Handler(RuntimeError::Unknown { .. }) => Some(
+            "runc and crun go by containerd's shim for runc; others by [runtimes] in config.toml, as io.containerd.NAME.VERSION, or by a path".into(),
+        ),
+        Error::Handler(RuntimeError::Program { .. }) => {
+            Some("install it, or name its path in [runtimes] of config.toml".into())
+        }
+        Error::Handler(RuntimeError::Options { .. }) => {
+            Some("see docs/runtimes.md for the options of each kind".into())
+        }
         Error::ImageMissing { name } => Some(format!(
             "'corten images' lists what is here; 'corten pull {name}' gets it"
         )),

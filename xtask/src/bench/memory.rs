@@ -48,7 +48,7 @@ fn supervisor(engine: &Engine) -> Result<(f64, f64)> {
 }
 
 /// The one process whose command line has these words.
-fn find(words: &str) -> Result<u32> {
+pub fn find(words: &str) -> Result<u32> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").context("/proc")?.flatten() {
         let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
@@ -73,7 +73,8 @@ fn find(words: &str) -> Result<u32> {
     }
 }
 
-fn read(pid: u32) -> Result<(f64, f64)> {
+/// Its PSS and RSS in MiB.
+pub fn read(pid: u32) -> Result<(f64, f64)> {
     let path = format!("/proc/{pid}/smaps_rollup");
     let text = fs::read_to_string(&path).context(&path)?;
     let field = |name: &str| {

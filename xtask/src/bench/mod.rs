@@ -27,6 +27,7 @@ mod peer;
 mod report;
 mod run;
 mod setup;
+mod shim;
 mod size;
 
 use std::fs;
@@ -40,7 +41,7 @@ pub use agent::serve as agent;
 pub use images::inside as images_inside;
 pub use oci::{agent as oci_agent, inside as oci_inside};
 
-const PARTS: &[&str] = &["run", "memory", "many", "network", "size"];
+const PARTS: &[&str] = &["run", "memory", "many", "network", "shim", "size"];
 
 /// What the peers are made of; one that cannot be installed is left out of the tables.
 const PEERS: &[(&str, &str)] = &[
@@ -166,6 +167,7 @@ pub fn inside(args: &[String]) -> Result<()> {
             "memory" => memory::measure(&bench)?,
             "many" => many::measure(&bench)?,
             "network" => network::measure(&bench)?,
+            "shim" => shim::measure(&bench)?,
             _ => size::measure(&bench),
         }
     }

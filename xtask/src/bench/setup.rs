@@ -20,6 +20,12 @@ use crate::failure::{Context, Result, failure};
 /// The bench has a network of its own, so no port is taken.
 const REGISTRY: &str = "127.0.0.1:5000";
 
+/// Where containerd and its tools are; see [`shim`](super::shim).
+fn containerd_folder() -> PathBuf {
+    let asked = std::env::var_os("CORTEN_BENCH_CONTAINERD");
+    asked.map_or_else(|| "/usr/bin".into(), PathBuf::from)
+}
+
 /// Brings the subjects up, one after the other.
 pub struct Setup {
     folder: PathBuf,
@@ -187,8 +193,17 @@ impl Setup {
             self.run_path("containerd"),
         );
         fs::write(&config, text).context(config.display())?;
-        let mut command = Command::new("/usr/bin/containerd");
-        command.arg("--config").arg(&config);
+        let peers = self.folder.join("peers");
+        fs::create_dir_all(&peers).context(peers.display())?;
+        let shim = peers.join("containerd-shim-corten-v2");
+        symlink(&self.corten, &shim).context(shim.display())?;
+        let path = std::env::var("PATH").unwrap_or_default();
+        let folder = containerd_folder();
+        let mut command = Command::new(folder.join("containerd"));
+        command.arg("--config").arg(&config).env(
+            "PATH",
+            format!("{}:{}:{path}", peers.display(), folder.display()),
+        );
         let ready = || UnixStream::connect(&socket).is_ok();
         let daemon = Daemon::start(
             "containerd",
@@ -244,7 +259,7 @@ impl Setup {
 
     fn ctr(&self, containerd: &str) -> Result<Engine> {
         let program = vec![
-            "/usr/bin/ctr".to_owned(),
+            containerd_folder().join("ctr").display().to_string(),
             "--address".to_owned(),
             containerd.to_owned(),
         ];

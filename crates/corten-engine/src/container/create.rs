@@ -32,6 +32,7 @@ impl Engine {
             seccomp::check(profile)?;
         }
         check_sources(&options)?;
+        self.check_runtime(options.runtime.as_deref())?;
         if let NetworkMode::Container(name) = &options.network.mode {
             // By id from here on: a name may be another's tomorrow.
             options.network.mode = NetworkMode::Container(self.container(name)?.id.to_string());

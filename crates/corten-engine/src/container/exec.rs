@@ -12,10 +12,12 @@ use serde_json::{Value, json};
 
 use super::record::Container;
 use super::status::Status;
+use super::user::User;
 use super::{spec, user};
 use crate::Engine;
 use crate::error::{Error, Is};
 use crate::rootfs;
+use crate::runtime::RuntimeError;
 
 /// What `exec` asks for; what is left out is as the container's own process has it.
 #[derive(Clone, Debug, Default)]
@@ -141,10 +143,7 @@ impl Engine {
             spec::set(&mut env, entry);
         }
         if let Some(asked) = &options.user {
-            let root = root_of(status)?;
-            let passwd = rootfs::read_text(root.as_fd(), "/etc/passwd")?;
-            let group = rootfs::read_text(root.as_fd(), "/etc/group")?;
-            let user = user::resolve(asked, &passwd, &group)?;
+            let user = self.user_of(container, status, asked)?;
             process["user"] = json!({
                 "uid": user.uid, "gid": user.gid, "additionalGids": user.additional_gids,
                 "umask": spec::UMASK,
@@ -171,6 +170,26 @@ impl Engine {
                 json!({ "bounding": all, "effective": all, "permitted": all });
         }
         serde_json::from_value(process).map_err(document)
+    }
+}
+
+impl Engine {
+    /// A user of a running container, by its own files.
+    fn user_of(&self, container: &Container, status: &Status, asked: &str) -> Result<User, Error> {
+        let runtime = container.record.options.runtime.as_deref();
+        let foreign = self.foreign_runtime(runtime)?;
+        if foreign.is_some_and(|f| !f.shows_root()) {
+            // The process of a virtual machine has the host's root, and the host's users are not the container's.
+            let hidden = |_| RuntimeError::User {
+                user: asked.into(),
+                runtime: runtime.unwrap_or_default().into(),
+            };
+            return Ok(user::resolve(asked, "", "").map_err(hidden)?);
+        }
+        let root = root_of(status)?;
+        let passwd = rootfs::read_text(root.as_fd(), "/etc/passwd")?;
+        let group = rootfs::read_text(root.as_fd(), "/etc/group")?;
+        user::resolve(asked, &passwd, &group)
     }
 }
 

@@ -101,6 +101,7 @@ impl Engine {
             "CapAdd": o.security.cap_add,
             "CapDrop": o.security.cap_drop,
             "Init": o.init,
+            "Runtime": o.runtime.as_deref().unwrap_or(crate::runtime::OWN),
             "NetworkMode": network_mode(&o.network),
             "Dns": o.network.dns,
             "DnsSearch": o.network.dns_search,

@@ -24,6 +24,9 @@ pub struct Options {
     pub read_only: bool,
     /// Put a small init before the command, which reaps and passes signals on.
     pub init: bool,
+    /// Who runs it, by the name that [`runtime`](crate::runtime) looks up; `None` is our own.
+    #[serde(default)]
+    pub runtime: Option<String>,
 }
 
 /// What runs, as whom, with what.

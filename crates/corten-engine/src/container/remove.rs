@@ -63,6 +63,7 @@ impl Engine {
             let _deleted = shim.delete("");
             let _gone = shim.shutdown();
         }
+        corten_shim::foreign::clean(&self.paths.bundle(id), id)?;
         match corten_runtime::delete(&self.paths.runtime_state(), id, true) {
             Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
             _ => {}

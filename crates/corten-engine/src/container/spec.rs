@@ -43,13 +43,15 @@ pub struct Facts {
     pub kernel: (u32, u32),
     /// The network namespace that it joins.
     pub network: Option<PathBuf>,
+    /// What the runtime is told that it reads.
+    pub oci_version: &'static str,
 }
 
 /// The OCI runtime spec (config.json) of one run.
 pub fn plan(options: &Options, image: &ImageConfig, facts: &Facts) -> Result<Value, Error> {
     let capabilities = capability::effective(&options.security)?;
     let spec = json!({
-        "ociVersion": "1.2.0",
+        "ociVersion": facts.oci_version,
         "root": { "path": "rootfs", "readonly": options.read_only },
         "hostname": facts.hostname,
         "process": process(options, image, facts, &capabilities)?,
@@ -391,6 +393,7 @@ mod tests {
             default_seccomp: |caps| Ok(json!({ "for": caps.len() })),
             kernel: (6, 1),
             network: None,
+            oci_version: "1.2.0",
         }
     }
 

@@ -16,14 +16,19 @@ use corten_spec::{ContainerId, Kind};
 use corten_store::{LayerId, RootMount, Snapshotter as _};
 use serde_json::{Value, json};
 
-use super::options::{MountSource, NetworkMode, Options};
+use super::options::{MountRequest, MountSource, NetworkMode, Options};
 use super::record::{Container, Run};
 use super::spec::{self, Facts};
 use super::user::{self, User};
 use crate::error::{Error, Is};
 use crate::image::ImageConfig;
-use crate::network::{Files, HeldPort, Joined, forwards, hold_ports};
+use crate::network::{Files, HeldPort, Joined, forwards, hold_ports, namespace_of, new_namespace};
+use crate::runtime::Foreign;
 use crate::{Engine, Paths, clock, make_private, rootfs, volume};
+
+const OCI_VERSION: &str = "1.2.0";
+/// For others' runtimes: nothing that is asked of them is newer, and some refuse what they do not know.
+const OLD_OCI_VERSION: &str = "1.0.2";
 
 /// A container whose init waits to be let go. Dropped, it is taken down again.
 pub struct Prepared<'e> {
@@ -130,17 +135,43 @@ impl Engine {
         self.update(container)?;
 
         let bundle = self.make_bundle(&id)?;
-        let mut shim = self.spawn(&id, &bundle, &held, root)?;
+        let foreign = self.foreign_runtime(options.runtime.as_deref())?;
+        let handed = match &foreign {
+            None => Some(root),
+            Some(_) => {
+                // The foreign shim mounts it itself, and two mounts must not share an upper folder.
+                drop(root);
+                let own = options.network.mode.is_own().then(new_namespace);
+                own.transpose()?.map(OwnedFd::from)
+            }
+        };
+        let has_namespace = foreign.is_some() && handed.is_some();
+        let mut shim = self.spawn(&id, &bundle, &held, handed)?;
         // While the supervisor starts on another processor.
+        let handed = has_namespace.then(|| shim.inherited(held.len()));
         let facts = Facts {
-            network: joined.as_ref().map(Joined::path),
+            network: joined.as_ref().map(Joined::path).or(handed.clone()),
+            oci_version: match &foreign {
+                None => OCI_VERSION,
+                Some(_) => OLD_OCI_VERSION,
+            },
             ..self.facts(&id, &options, user, hostname.clone(), &files)?
         };
         let document = spec::plan(&options, &image, &facts)?;
         write_config(&bundle, &document)?;
-        run.pid = shim.create(self.create_request(container, held.len())?)?;
+        if let Some(namespace) = &handed {
+            // Shims of virtual machines look at what is there when they create.
+            self.attach_networks(container, &text(namespace), &mut run)?;
+        }
+        let request = match &foreign {
+            None => self.create_request(container, held.len())?,
+            Some(foreign) => self.foreign_request(container, foreign, &mount)?,
+        };
+        run.pid = shim.create(request)?;
         drop(joined);
-        self.attach_networks(container, &mut run)?;
+        if foreign.is_none() {
+            self.attach_networks(container, &namespace_of(run.pid), &mut run)?;
+        }
         let networked = !run.networks.is_empty();
         if networked {
             shim.forward(forwards(&run.ports, &run.published_to()))?;
@@ -236,6 +267,7 @@ impl Engine {
             default_seccomp,
             kernel: crate::system::kernel_version(),
             network: None,
+            oci_version: OCI_VERSION,
         })
     }
 
@@ -254,7 +286,7 @@ impl Engine {
         id: &ContainerId,
         bundle: &Path,
         held: &[HeldPort],
-        root: OwnedFd,
+        last: Option<OwnedFd>,
     ) -> Result<Client, Error> {
         make_private(&self.paths.runtime_state())?;
         let mut inherit = held
@@ -262,7 +294,7 @@ impl Engine {
             .map(|h| h.socket.try_clone())
             .collect::<Result<Vec<OwnedFd>, _>>()
             .map_err(Error::io("duplicate", "a socket"))?;
-        inherit.push(root);
+        inherit.extend(last);
         Ok(client::spawn(&SpawnRequest {
             exe: SpawnRequest::own_exe(),
             bundle,
@@ -293,6 +325,27 @@ impl Engine {
                 root_mount: root as u32 + 1,
                 ..CreateOptions::default()
             },
+        })
+    }
+
+    /// The same for a container that another's shim is to run.
+    fn foreign_request(
+        &self,
+        container: &Container,
+        foreign: &Foreign,
+        mount: &RootMount,
+    ) -> Result<CreateRequest, Error> {
+        let request = self.create_request(container, 0)?;
+        let mounts = &container.record.options.mounts;
+        let shared = |m: &MountRequest| m.options.iter().any(|o| o.ends_with("shared"));
+        Ok(CreateRequest {
+            rootfs: vec![runtime_mount(mount)],
+            options: CreateOptions {
+                root_mount: 0,
+                foreign: Some(foreign.order(mounts.iter().any(shared))),
+                ..request.options
+            },
+            ..request
         })
     }
 

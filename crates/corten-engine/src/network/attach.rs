@@ -30,6 +30,27 @@ impl Joined {
     }
 }
 
+/// The network namespace of a process.
+pub(crate) fn namespace_of(pid: u32) -> String {
+    format!("/proc/{pid}/ns/net")
+}
+
+/// A new network namespace with nothing but its loopback, which is up. It lasts for as long as somebody has it open.
+pub(crate) fn new_namespace() -> Result<File, Error> {
+    use corten_sys::namespace::{Namespaces, loopback_up, unshare};
+    // On a thread of its own: this one stays where it is.
+    let made = std::thread::spawn(|| {
+        unshare(Namespaces::NETWORK)?;
+        loopback_up()?;
+        File::open("/proc/thread-self/ns/net")
+    });
+    let failed = Error::io("make", "a network namespace");
+    match made.join() {
+        Ok(made) => made.map_err(failed),
+        Err(_panic) => Err(failed(std::io::ErrorKind::Other.into())),
+    }
+}
+
 impl Engine {
     /// From here on networks are known by their names: what was given may be an id.
     pub(crate) fn name_networks(&self, options: &mut NetworkOptions) -> Result<(), Error> {
@@ -137,10 +158,11 @@ impl Engine {
         }
     }
 
-    /// Puts the container on its networks. Its init must exist, and not have started.
+    /// Puts the container, whose namespace this is, on its networks. Its init must not have started.
     pub(crate) fn attach_networks(
         &self,
         container: &Container,
+        netns: &str,
         run: &mut Run,
     ) -> Result<(), Error> {
         let mut ports = Some(run.ports.clone()).filter(|p| !p.is_empty());
@@ -150,7 +172,7 @@ impl Engine {
                 true => ports.take().unwrap_or_default(),
                 false => Vec::new(),
             };
-            let attached = self.attach_to(&container.id, run.pid, &endpoint, &network, &ports)?;
+            let attached = self.attach_to(&container.id, netns, &endpoint, &network, &ports)?;
             run.attached(attached);
         }
         Ok(())
@@ -160,14 +182,14 @@ impl Engine {
     pub(super) fn attach_to(
         &self,
         id: &ContainerId,
-        pid: u32,
+        netns: &str,
         endpoint: &Endpoint,
         network: &Network,
         ports: &[PortMapping],
     ) -> Result<Attached, Error> {
         let list = network.list(&self.place(), endpoint.ordinal)?;
         self.ensure_leases(network)?;
-        let to = attachment(id, &format!("/proc/{pid}/ns/net"), endpoint, ports);
+        let to = attachment(id, netns, endpoint, ports);
         let result = self.caller().add(&list, &to)?;
         Ok(Attached {
             network: network.name.clone(),

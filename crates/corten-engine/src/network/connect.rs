@@ -14,7 +14,7 @@ use std::path::Path;
 use corten_net::recover;
 use corten_spec::ContainerId;
 
-use super::attach::attachment;
+use super::attach::{attachment, namespace_of};
 use super::ports::forwards;
 use super::{Files, Network, NetworkError};
 use crate::Engine;
@@ -77,7 +77,7 @@ impl Engine {
             true => &[],
             false => run.ports.as_slice(),
         };
-        match self.attach_to(&container.id, pid, &endpoint, network, ports) {
+        match self.attach_to(&container.id, &namespace_of(pid), &endpoint, network, ports) {
             Ok(attached) => {
                 let mut now = run.clone();
                 now.attached(attached);

@@ -39,7 +39,7 @@ pub use crate::container::inspect::rfc3339;
 use crate::container::options::DEFAULT_NETWORK;
 use crate::error::Error;
 
-pub(crate) use attach::Joined;
+pub(crate) use attach::{Joined, namespace_of, new_namespace};
 pub use check::Fault;
 pub use connect::ConnectOptions;
 pub use corten_net::recover::Reloaded;

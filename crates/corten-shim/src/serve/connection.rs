@@ -24,6 +24,8 @@ pub struct Connection {
     decoder: Decoder,
     behind: Vec<u8>,
     gone: bool,
+    /// A foreign shim that tells of events.
+    pub only_tells: bool,
 }
 
 impl Connection {
@@ -33,6 +35,7 @@ impl Connection {
             decoder: Decoder::default(),
             behind: Vec::new(),
             gone: false,
+            only_tells: false,
         }
     }
 

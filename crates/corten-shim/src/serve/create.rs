@@ -13,7 +13,7 @@ use prost::Message;
 
 use super::checkpoint::Restorable;
 use super::forward::Forward;
-use super::options::{self, Options};
+use super::options::Options;
 use super::task::{Phase, Process, Task, Wanted};
 use super::watch::Watch;
 use super::{Shim, say};
@@ -36,17 +36,16 @@ pub const STATE_ROOT_FILE: &str = "corten-state-root";
 pub const EXIT_FILE: &str = "corten-exit.json";
 
 impl Shim {
-    pub(super) fn create(&mut self, request: CreateTaskRequest) -> Result<Vec<u8>, Status> {
-        let id: ContainerId = request.id.parse().map_err(|e| invalid(format!("{e}")))?;
-        if self.tasks.values().any(|t| t.id == id) {
-            let text = format!("container {id} already exists");
-            return Err(Status::new(Code::AlreadyExists, text));
-        }
+    pub(super) fn create(
+        &mut self,
+        request: CreateTaskRequest,
+        mut options: Options,
+    ) -> Result<Vec<u8>, Status> {
+        let id = self.free_id(&request.id)?;
         if !request.parent_checkpoint.is_empty() {
             let text = "parent_checkpoint: a checkpoint's images name their parent themselves";
             return Err(Status::new(Code::Unimplemented, text));
         }
-        let options = options::decode(request.options.as_ref(), &self.config.namespace)?;
         let bundle = match request.bundle.is_empty() {
             true => self.config.bundle.clone(),
             false => PathBuf::from(&request.bundle),
@@ -137,39 +136,32 @@ impl Shim {
             true => watch_memory(&state_root, &id),
             false => None,
         };
-        let corten = options.corten;
-        let exit_record = match corten.exit_record.as_str() {
-            "" if self.config.until_idle => None,
-            "" => Some(bundle.join(EXIT_FILE)),
-            path => Some(PathBuf::from(path)),
-        };
-        let task = Task {
-            id,
-            bundle,
-            state_root,
-            init,
-            execs: Vec::new(),
-            next_number: 1,
-            paused: false,
-            options: options.lasting,
-            oom,
-            oom_kills: 0,
-            oom_again: None,
-            kill_all,
-            attach,
-            greeting: Vec::new(),
-            exit_record,
-            exit_command: corten.exit_command,
-            told: None,
-            forwards: Vec::new(),
-            watch: None,
-            drains: Vec::new(),
-        };
+        if options.corten.exit_record.is_empty() && !self.config.until_idle {
+            options.corten.exit_record = bundle.join(EXIT_FILE).display().to_string();
+        }
+        let mut task = Task::new(id, bundle, state_root, init);
+        task.oom = oom;
+        task.kill_all = kill_all;
+        task.attach = attach;
+        task.options = options.lasting;
+        task.take_options(options.corten);
         let serial = self.serial();
         self.tasks.insert(serial, task);
         self.publisher
             .publish("/tasks/create", "TaskCreate", &event);
         Ok(CreateTaskResponse { pid }.encode_to_vec())
+    }
+
+    /// An id that no other container here has.
+    pub(super) fn free_id(&self, id: &str) -> Result<ContainerId, Status> {
+        let id: ContainerId = id.parse().map_err(|e| invalid(format!("{e}")))?;
+        match self.tasks.values().any(|t| t.id == id) {
+            true => {
+                let text = format!("container {id} already exists");
+                Err(Status::new(Code::AlreadyExists, text))
+            }
+            false => Ok(id),
+        }
     }
 
     fn prepare_init(
@@ -178,6 +170,24 @@ impl Shim {
         options: &Options,
         spec: &Spec,
     ) -> Result<(Prepared, corten_runtime::Stdio), Status> {
+        let size = spec.process().as_ref().and_then(|p| p.console_size());
+        let size = size.map(|s| Size {
+            rows: u16::try_from(s.height()).unwrap_or(u16::MAX),
+            cols: u16::try_from(s.width()).unwrap_or(u16::MAX),
+        });
+        let plan = Plan {
+            size,
+            ..self.init_plan(request, options)?
+        };
+        prepare(plan).map_err(|e| Status::of(e.kind(), e.to_string()))
+    }
+
+    /// Init's stdio as its options have it.
+    pub(super) fn init_plan<'a>(
+        &'a self,
+        request: &'a CreateTaskRequest,
+        options: &Options,
+    ) -> Result<Plan<'a>, Status> {
         let corten = &options.corten;
         let log = match corten.log_path.as_str() {
             "" => None,
@@ -186,12 +196,7 @@ impl Shim {
                 Some(Log::open(path).map_err(|e| failed("open the log", path, &e))?)
             }
         };
-        let size = spec.process().as_ref().and_then(|p| p.console_size());
-        let size = size.map(|s| Size {
-            rows: u16::try_from(s.height()).unwrap_or(u16::MAX),
-            cols: u16::try_from(s.width()).unwrap_or(u16::MAX),
-        });
-        prepare(Plan {
+        Ok(Plan {
             terminal: request.terminal,
             uris: [&request.stdin, &request.stdout, &request.stderr],
             id: &request.id,
@@ -201,9 +206,9 @@ impl Shim {
             stdin_once: corten.stdin_once,
             await_client: false,
             owner: options.lasting.owner,
-            size,
+            size: None,
+            fifos: None,
         })
-        .map_err(|e| Status::of(e.kind(), e.to_string()))
     }
 
     /// Taken, not copied: a descriptor that stays open would keep the mount when the container has gone.
@@ -339,7 +344,7 @@ fn assemble(request: &CreateTaskRequest) -> Result<Rootfs, Status> {
     Ok(Rootfs::Mount(rootfs::stack(&mounts)?))
 }
 
-fn listen(bundle: &Path) -> Result<std::os::unix::net::UnixListener, Status> {
+pub(super) fn listen(bundle: &Path) -> Result<std::os::unix::net::UnixListener, Status> {
     let path = bundle.join(crate::attach::SOCKET);
     let listener = bind_in(bundle, crate::attach::SOCKET);
     let listener = listener.map_err(|e| failed("listen at", &path, &e))?;

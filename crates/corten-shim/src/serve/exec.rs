@@ -7,7 +7,7 @@ use prost::Message;
 
 use super::options::json;
 use super::task::{Phase, Process, Wanted};
-use super::{Shim, say};
+use super::{Number, Shim, say};
 use crate::attach::Size;
 use crate::proto::events::{TaskExecAdded, TaskExecStarted};
 use crate::proto::task::{ExecProcessRequest, StartResponse};
@@ -21,10 +21,27 @@ impl Shim {
         serial: u32,
         request: ExecProcessRequest,
     ) -> Result<Vec<u8>, Status> {
+        let process: runtime::Process = json("process", request.spec.as_ref())?;
+        self.add_exec(serial, &request, Phase::Added(Box::new(process)))?;
+        let event = TaskExecAdded {
+            container_id: request.id,
+            exec_id: request.exec_id,
+        };
+        self.publisher
+            .publish("/tasks/exec-added", "TaskExecAdded", &event);
+        Ok(Vec::new())
+    }
+
+    /// A process that is to be, in the list.
+    pub(super) fn add_exec(
+        &mut self,
+        serial: u32,
+        request: &ExecProcessRequest,
+        phase: Phase,
+    ) -> Result<Number, Status> {
         let invalid = |e: corten_spec::IdError| Status::new(Code::InvalidArgument, e.to_string());
         let exec_id: ContainerId = request.exec_id.parse().map_err(invalid)?;
         let exec_id = exec_id.as_str().to_string();
-        let process: runtime::Process = json("process", request.spec.as_ref())?;
         let Some(task) = self.tasks.get_mut(&serial) else {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
@@ -40,26 +57,20 @@ impl Shim {
         task.next_number += 1;
         task.execs.push(Process {
             number,
-            exec_id: exec_id.clone(),
+            exec_id,
             wanted: Wanted {
                 terminal: request.terminal,
-                stdin: request.stdin,
-                stdout: request.stdout,
-                stderr: request.stderr,
+                stdin: request.stdin.clone(),
+                stdout: request.stdout.clone(),
+                stderr: request.stderr.clone(),
             },
-            phase: Phase::Added(Box::new(process)),
+            phase,
             io: Default::default(),
             size: None,
             waiters: Vec::new(),
             deleters: Vec::new(),
         });
-        let event = TaskExecAdded {
-            container_id: task.id.as_str().into(),
-            exec_id,
-        };
-        self.publisher
-            .publish("/tasks/exec-added", "TaskExecAdded", &event);
-        Ok(Vec::new())
+        Ok(number)
     }
 
     pub(super) fn start_exec(&mut self, serial: u32, exec_id: &str) -> Result<Vec<u8>, Status> {
@@ -94,6 +105,7 @@ impl Shim {
             await_client: true,
             owner,
             size,
+            fifos: None,
         })
         .map_err(|e| Status::of(e.kind(), e.to_string()))?;
         let execed = corten_runtime::exec(Exec {

@@ -18,6 +18,7 @@ mod checkpoint;
 mod connection;
 mod create;
 mod exec;
+mod foreign;
 mod forward;
 mod options;
 mod publisher;
@@ -93,6 +94,7 @@ enum Token {
     Io(u32, Number, Part),
     Forward(u32, usize, forward::Part),
     Watch(u32),
+    Foreign(u32, foreign::Part),
 }
 
 /// What is polled for, and on whose behalf.
@@ -252,6 +254,7 @@ impl Shim {
                     watch.lost();
                 }
             }
+            Token::Foreign(task, part) => self.foreign_ready(task, part),
             Token::Forward(task, index, part) => {
                 if let Some(task) = self.tasks.get_mut(&task) {
                     task.forward_ready(index, part, flags, &mut self.scratch);
@@ -286,7 +289,7 @@ impl Shim {
     /// The next moment at which something must be done although nothing happens.
     fn deadline(&self) -> Option<Instant> {
         let tasks = self.tasks.values().filter_map(Task::deadline).min();
-        let idle = self.config.until_idle && self.connections.is_empty() && self.is_empty();
+        let idle = self.config.until_idle && !self.is_visited() && self.is_empty();
         let lonely = (idle && !self.visited).then(|| self.started + LONELY);
         let ending = self.ending.map(|at| at + FAREWELL);
         let again = self.reap_again.then(Instant::now);
@@ -301,6 +304,11 @@ impl Shim {
         self.tasks.is_empty() && self.sandbox.is_none()
     }
 
+    /// Whether somebody is connected who may care for a container.
+    fn is_visited(&self) -> bool {
+        self.connections.values().any(|c| !c.only_tells)
+    }
+
     fn is_done(&self) -> bool {
         if let Some(since) = self.ending {
             let sent = self.connections.values().all(|c| !c.is_behind());
@@ -308,7 +316,7 @@ impl Shim {
         }
         self.config.until_idle
             && self.is_empty()
-            && self.connections.is_empty()
+            && !self.is_visited()
             && (self.visited || self.started.elapsed() >= LONELY)
     }
 }

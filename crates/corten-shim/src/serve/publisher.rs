@@ -18,7 +18,7 @@ use crate::proto::events::{Envelope, ForwardRequest};
 use crate::time::timestamp;
 use crate::ttrpc::{self, frame::Event};
 
-const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
+pub const SERVICE: &str = "containerd.services.events.ttrpc.v1.Events";
 const METHOD: &str = "Forward";
 /// A containerd that stays away must not cost memory without end: the oldest are given up.
 const QUEUE_MAX: usize = 1024;

@@ -49,7 +49,7 @@ impl Shim {
 
     /// An orphan, a logger or an exit command is in no task, and needs no more than to be reaped.
     fn exited(&mut self, pid: u32, status: u32) {
-        if self.sandbox_exited(pid, status) {
+        if self.sandbox_exited(pid, status) || self.foreign_child(pid, status) {
             return;
         }
         for task in self.tasks.values_mut() {

@@ -7,6 +7,7 @@ use prost_types::Any;
 
 use super::connection::Responder;
 use super::options::json;
+use super::publisher::SERVICE as EVENTS_SERVICE;
 use super::settle::waited;
 use super::task::{Exit, Phase, Process, Task};
 use super::{CALM, Shim, say};
@@ -29,7 +30,7 @@ const SANDBOX_SERVICE: &str = "containerd.runtime.sandbox.v1.Sandbox";
 /// Both versions have the same messages.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
-pub(super) type Answer = Result<Vec<u8>, Status>;
+pub type Answer = Result<Vec<u8>, Status>;
 
 impl Shim {
     pub(super) fn serve_connection(&mut self, id: u32) {
@@ -116,12 +117,18 @@ impl Shim {
         if request.service == SANDBOX_SERVICE {
             return self.sandbox_call(responder, &request.method, payload);
         }
+        if request.service == EVENTS_SERVICE && request.method == "Forward" {
+            return Some(self.foreign_event(responder, payload));
+        }
         if !SERVICES.contains(&request.service.as_str()) {
             let text = format!("service {} is not served", request.service);
             return Some(Err(Status::new(Code::Unimplemented, text)));
         }
+        if let Some(answer) = self.call_foreign(responder, &request.method, payload) {
+            return answer;
+        }
         Some(match request.method.as_str() {
-            "Create" => decode(payload).and_then(|r: CreateTaskRequest| self.create(r)),
+            "Create" => return self.create_or_pass(responder, payload),
             "Start" => decode(payload).and_then(|r| self.start(&r)),
             "Exec" => decode(payload).and_then(|r: ExecProcessRequest| {
                 let serial = self.find(&r.id)?;
@@ -148,7 +155,21 @@ impl Shim {
         })
     }
 
-    fn find(&self, id: &str) -> Result<u32, Status> {
+    fn create_or_pass(&mut self, responder: Responder, payload: &[u8]) -> Option<Answer> {
+        let decoded = decode::<CreateTaskRequest>(payload).and_then(|request| {
+            let options = super::options::decode(request.options.as_ref(), &self.config.namespace)?;
+            Ok((request, options))
+        });
+        match decoded {
+            Err(status) => Some(Err(status)),
+            Ok((request, options)) if options.corten.foreign.is_some() => {
+                self.create_foreign(responder, request, options)
+            }
+            Ok((request, options)) => Some(self.create(request, options)),
+        }
+    }
+
+    pub(super) fn find(&self, id: &str) -> Result<u32, Status> {
         let found = self.tasks.iter().find(|(_, t)| t.id.as_str() == id);
         found
             .map(|(serial, _)| *serial)
@@ -276,7 +297,7 @@ impl Shim {
             }
             Phase::Created(created) => &created.pidfd,
             Phase::Running { pidfd, .. } => pidfd,
-            Phase::Draining { .. } | Phase::Exited(_) => {
+            Phase::Elsewhere { .. } | Phase::Draining { .. } | Phase::Exited(_) => {
                 return Err(Status::new(Code::NotFound, "process already finished"));
             }
         };
@@ -327,7 +348,20 @@ impl Shim {
                 }
             }
         }
-        Some(self.delete(serial, &request.exec_id))
+        self.delete_for(responder, serial, &request.exec_id)
+    }
+
+    /// `None`: the answer comes from another's shim.
+    pub(super) fn delete_for(
+        &mut self,
+        responder: Responder,
+        serial: u32,
+        exec_id: &str,
+    ) -> Option<Answer> {
+        match self.tasks.get(&serial).is_some_and(Task::is_foreign) {
+            true => self.delete_foreign(serial, exec_id, responder),
+            false => Some(self.delete(serial, exec_id)),
+        }
     }
 
     /// Forgets a process; with init, the container.
@@ -356,7 +390,7 @@ impl Shim {
                 at: std::time::SystemTime::now(),
                 ..never
             },
-            Phase::Running { .. } | Phase::Draining { .. } => {
+            Phase::Running { .. } | Phase::Elsewhere { .. } | Phase::Draining { .. } => {
                 let text = format!("process {exec_id} of {id} is running");
                 return Err(Status::new(Code::FailedPrecondition, text));
             }
@@ -428,7 +462,10 @@ impl Shim {
                 let resized = process.io.resize(size);
                 resized.map_err(|e| Status::new(Code::Unknown, format!("cannot resize: {e}")))?;
             }
-            Phase::Restorable(_) | Phase::Draining { .. } | Phase::Exited(_) => {}
+            Phase::Restorable(_)
+            | Phase::Elsewhere { .. }
+            | Phase::Draining { .. }
+            | Phase::Exited(_) => {}
         }
         Ok(Vec::new())
     }

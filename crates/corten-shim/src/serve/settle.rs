@@ -23,6 +23,7 @@ impl Shim {
                 self.tell(serial, number);
             }
             self.run_exit_command(serial);
+            self.advance_foreign(serial);
             if let Some(task) = self.tasks.get_mut(&serial) {
                 if let Some(watch) = &mut task.watch {
                     watch.advance();
@@ -124,15 +125,16 @@ impl Shim {
             self.respond(waiter, Ok(waited(&exit)));
         }
         for deleter in deleters {
-            let answer = self.delete(serial, &exec_id);
-            self.respond(deleter, answer);
+            if let Some(answer) = self.delete_for(deleter, serial, &exec_id) {
+                self.respond(deleter, answer);
+            }
         }
     }
 
     /// Runs the engine's command for an exited container: at once if nobody is there to care
     /// for it, or after a while if who is there does not.
     fn run_exit_command(&mut self, serial: u32) {
-        let alone = self.connections.is_empty();
+        let alone = !self.is_visited();
         let Some(task) = self.tasks.get_mut(&serial) else {
             return;
         };

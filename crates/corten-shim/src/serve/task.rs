@@ -19,11 +19,13 @@ use rustix::event::PollFlags;
 
 use super::checkpoint::Restorable;
 use super::connection::Responder;
+use super::foreign::Foreign;
 use super::forward::Forward;
 use super::options::Lasting;
 use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
+use crate::proto::corten::CreateOptions;
 use crate::proto::task::Status;
 use crate::stdio::{Client, Drain, Io};
 
@@ -48,6 +50,11 @@ pub enum Phase {
     Running {
         pid: u32,
         pidfd: OwnedFd,
+    },
+    /// Another's shim has it. Not our child, unless that shim dies.
+    Elsewhere {
+        pid: u32,
+        started: bool,
     },
     /// Reaped; its output is still on the way.
     Draining {
@@ -96,21 +103,29 @@ impl Process {
         match &self.phase {
             Phase::Added(_) | Phase::Restorable(_) => 0,
             Phase::Created(created) => created.pid,
-            Phase::Running { pid, .. } => *pid,
+            Phase::Running { pid, .. } | Phase::Elsewhere { pid, .. } => *pid,
             Phase::Draining { exit, .. } | Phase::Exited(exit) => exit.pid,
         }
     }
 
     /// Whether the kernel still has it, at least as a zombie of ours.
     pub fn is_alive(&self) -> bool {
-        matches!(self.phase, Phase::Created(_) | Phase::Running { .. })
+        matches!(
+            self.phase,
+            Phase::Created(_) | Phase::Running { .. } | Phase::Elsewhere { .. }
+        )
     }
 
     pub fn status(&self) -> Status {
         match &self.phase {
-            Phase::Added(_) | Phase::Created(_) | Phase::Restorable(_) => Status::Created,
+            Phase::Added(_)
+            | Phase::Created(_)
+            | Phase::Restorable(_)
+            | Phase::Elsewhere { started: false, .. } => Status::Created,
             // Its exit is not told yet, and nobody must see it before.
-            Phase::Running { .. } | Phase::Draining { .. } => Status::Running,
+            Phase::Running { .. } | Phase::Elsewhere { .. } | Phase::Draining { .. } => {
+                Status::Running
+            }
             Phase::Exited(_) => Status::Stopped,
         }
     }
@@ -158,9 +173,46 @@ pub struct Task {
     pub watch: Option<Watch>,
     /// When [`Io::drain`] last said what, for the deadline.
     pub drains: Vec<(Number, Drain)>,
+    /// Who runs it, if not we.
+    pub foreign: Option<Box<Foreign>>,
 }
 
 impl Task {
+    /// A container with nothing beside it.
+    pub fn new(id: ContainerId, bundle: PathBuf, state_root: PathBuf, init: Process) -> Self {
+        Self {
+            id,
+            bundle,
+            state_root,
+            init,
+            execs: Vec::new(),
+            next_number: 1,
+            paused: false,
+            options: Lasting::default(),
+            oom: None,
+            oom_kills: 0,
+            oom_again: None,
+            kill_all: false,
+            attach: None,
+            greeting: Vec::new(),
+            exit_record: None,
+            exit_command: Vec::new(),
+            told: None,
+            forwards: Vec::new(),
+            watch: None,
+            drains: Vec::new(),
+            foreign: None,
+        }
+    }
+
+    /// What our engine wants of its supervisor.
+    pub fn take_options(&mut self, options: CreateOptions) {
+        self.exit_record = Some(options.exit_record)
+            .filter(|p| !p.is_empty())
+            .map(PathBuf::from);
+        self.exit_command = options.exit_command;
+    }
+
     pub fn process(&mut self, number: Number) -> Option<&mut Process> {
         self.processes_mut().find(|p| p.number == number)
     }
@@ -204,6 +256,9 @@ impl Task {
         if let Some(fd) = self.watch.as_ref().and_then(Watch::as_fd) {
             to.add(fd, PollFlags::empty(), Token::Watch(serial));
         }
+        if let Some(foreign) = &self.foreign {
+            foreign.interest(serial, to);
+        }
         for (index, forward) in self.forwards.iter().enumerate() {
             forward.interest(|fd, flags, part| {
                 to.add(fd, flags, Token::Forward(serial, index, part));
@@ -239,6 +294,7 @@ impl Task {
             .map(|t| t + PATIENCE);
         let forwards = self.forwards.iter().filter_map(Forward::deadline);
         let watch = self.watch.as_ref().and_then(Watch::deadline);
+        let foreign = self.foreign.as_ref().and_then(|f| f.deadline());
         draining
             .min()
             .into_iter()
@@ -247,6 +303,7 @@ impl Task {
             .chain(forwards)
             .chain(watch)
             .chain(self.oom_again)
+            .chain(foreign)
             .min()
     }
 }

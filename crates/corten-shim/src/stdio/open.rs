@@ -11,7 +11,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, open};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fcntl_getfl, fcntl_setfl, fstat, mknodat, open};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -172,6 +172,25 @@ pub fn pipe(ours: End, owner: (u32, u32)) -> Result<(OwnedFd, OwnedFd), Errno> {
     };
     unblock(&mine)?;
     Ok((mine, theirs))
+}
+
+/// A pipe with a name, of which no end blocks in being opened: one is kept for whoever opens it by its name.
+pub fn fifo(path: &Path, ours: End) -> Result<(OwnedFd, OwnedFd), Errno> {
+    mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
+    let end = |flags| {
+        open(
+            path,
+            flags | OFlags::NONBLOCK | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+    };
+    // For writing alone it opens only while somebody reads.
+    let read = end(OFlags::RDONLY)?;
+    let write = end(OFlags::WRONLY)?;
+    Ok(match ours {
+        End::Read => (read, write),
+        End::Write => (write, read),
+    })
 }
 
 /// Which end of a pipe stays here.

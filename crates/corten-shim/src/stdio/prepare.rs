@@ -1,6 +1,7 @@
 //! From what a client wants to descriptors for the process and an [`Io`] for us.
 
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use corten_runtime::Stdio;
 use rustix::io::Errno;
@@ -27,6 +28,25 @@ pub struct Plan<'a> {
     /// User and group of the pipes.
     pub owner: (u32, u32),
     pub size: Option<Size>,
+    /// Pipes with names, for a process that somebody else starts: this, then `stdin`, `stdout`, `stderr`. A
+    /// terminal is then that somebody's, and there is one FIFO for each direction.
+    pub fifos: Option<PathBuf>,
+}
+
+impl Plan<'_> {
+    fn pipe(&self, name: &str, ours: End) -> Result<(OwnedFd, OwnedFd), Errno> {
+        match &self.fifos {
+            None => open::pipe(ours, self.owner),
+            Some(prefix) => open::fifo(&prefixed(prefix, name), ours),
+        }
+    }
+}
+
+/// A path ends in `/` or in the beginning of a name.
+fn prefixed(prefix: &Path, name: &str) -> PathBuf {
+    let mut path = prefix.as_os_str().to_owned();
+    path.push(name);
+    path.into()
 }
 
 /// Half of the way: the process is not there yet.
@@ -36,6 +56,7 @@ pub struct Prepared {
     /// For a terminal: what its output and input will be joined with.
     sinks: Vec<Sink>,
     input: Option<Source>,
+    fifos: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -63,7 +84,7 @@ impl PrepareError {
 }
 
 /// Opens everything.
-pub fn prepare(plan: Plan<'_>) -> Result<(Prepared, Stdio), PrepareError> {
+pub fn prepare(mut plan: Plan<'_>) -> Result<(Prepared, Stdio), PrepareError> {
     let [stdin, stdout, stderr] = plan.uris;
     let [out_sink, err_sink] = open::sinks([stdout, stderr], plan.id, plan.namespace)?;
     let to_clients = [stdout, stderr].map(|u| matches!(open::parse(u), Ok(Target::Attach)));
@@ -87,10 +108,12 @@ pub fn prepare(plan: Plan<'_>) -> Result<(Prepared, Stdio), PrepareError> {
         io,
         sinks: Vec::new(),
         input: None,
+        fifos: plan.fifos.clone(),
     };
     let logged = plan.log.is_some();
-    prepared.io.log = plan.log;
-    if plan.terminal {
+    prepared.io.log = plan.log.take();
+    let foreign_terminal = plan.terminal && plan.fifos.is_some();
+    if plan.terminal && !foreign_terminal {
         prepared.sinks = out_sink.into_iter().collect();
         prepared.input = input;
         let size = plan.size.unwrap_or(Size { rows: 0, cols: 0 });
@@ -100,16 +123,19 @@ pub fn prepare(plan: Plan<'_>) -> Result<(Prepared, Stdio), PrepareError> {
     let stdin = match input {
         None => open::null()?,
         Some(source) => {
-            let (ours, theirs) = open::pipe(End::Write, plan.owner)?;
-            prepared.io.input = Some(Input::new(ours, false, source.fifo, source.once));
+            let (ours, theirs) = plan.pipe("stdin", End::Write)?;
+            let input = Input::new(ours, foreign_terminal, source.fifo, source.once);
+            prepared.io.input = Some(input);
             theirs
         }
     };
     let mut output = |stream: Stream, sink: Option<Sink>, attach: bool| -> Result<OwnedFd, Errno> {
-        if sink.is_none() && !attach && !logged {
+        let of_terminal = foreign_terminal && stream == Stream::Stdout;
+        let unheard = sink.is_none() && !attach && !logged && !of_terminal;
+        if unheard || (foreign_terminal && stream == Stream::Stderr) {
             return open::null();
         }
-        let (ours, theirs) = open::pipe(End::Read, plan.owner)?;
+        let (ours, theirs) = plan.pipe(stream.name(), End::Read)?;
         prepared
             .io
             .add_output(stream, ours, sink.into_iter().collect());
@@ -126,6 +152,24 @@ pub fn prepare(plan: Plan<'_>) -> Result<(Prepared, Stdio), PrepareError> {
 }
 
 impl Prepared {
+    /// The names of the FIFOs that were made; empty where there is none.
+    pub fn fifo_names(&self) -> [String; 3] {
+        let has = |stream| self.io.outputs.iter().any(|o| o.stream == stream);
+        let made = [
+            self.io.input.is_some(),
+            has(Stream::Stdout),
+            has(Stream::Stderr),
+        ];
+        let mut names = ["stdin", "stdout", "stderr"].map(String::from);
+        for (name, made) in names.iter_mut().zip(made) {
+            *name = match (&self.fifos, made) {
+                (Some(prefix), true) => prefixed(prefix, name).display().to_string(),
+                _ => String::new(),
+            };
+        }
+        names
+    }
+
     /// The process is there; a terminal's master joins what was opened for it.
     pub fn finish(mut self, console: Option<OwnedFd>) -> Result<Io, PrepareError> {
         let Some(console) = console else {

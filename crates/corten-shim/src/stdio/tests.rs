@@ -37,6 +37,7 @@ fn plan<'a>(uris: [&'a str; 3]) -> Plan<'a> {
         await_client: false,
         owner: (0, 0),
         size: None,
+        fifos: None,
     }
 }
 

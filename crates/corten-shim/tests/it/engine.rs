@@ -10,7 +10,7 @@ use corten_spec::Kind;
 
 use super::rig::{Rig, eventually, process};
 
-fn hello(exec_id: &str) -> Hello {
+pub fn hello(exec_id: &str) -> Hello {
     Hello {
         exec_id: exec_id.into(),
         stdin: true,
@@ -20,7 +20,7 @@ fn hello(exec_id: &str) -> Hello {
 }
 
 /// Everything until the end of file: stdout and stderr.
-fn read_all(attached: &mut Attached) -> (Vec<u8>, Vec<u8>) {
+pub fn read_all(attached: &mut Attached) -> (Vec<u8>, Vec<u8>) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     while let Some(frame) = attached.read_frame().unwrap() {
         match frame.kind {
@@ -32,7 +32,7 @@ fn read_all(attached: &mut Attached) -> (Vec<u8>, Vec<u8>) {
     (out, err)
 }
 
-fn text(bytes: Vec<u8>) -> String {
+pub fn text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes).unwrap()
 }
 

@@ -7,6 +7,7 @@ mod containerd;
 mod crash;
 mod cri;
 mod engine;
+mod foreign;
 mod grpc;
 mod peer;
 mod raw;

@@ -95,6 +95,9 @@ pub struct ContainerFlags {
     /// seccomp=FILE, seccomp=unconfined, no-new-privileges
     #[arg(long, value_name = "OPTION", value_parser = value::security_option, help_heading = "Security")]
     security_opt: Vec<SecurityOption>,
+    /// Who runs the container: corten, runc, crun, runsc, kata, a name in config.toml, io.containerd.NAME.VERSION or a path
+    #[arg(long, value_name = "NAME")]
+    runtime: Option<String>,
     #[command(flatten)]
     network: NetworkFlags,
     /// The image, and the command to run in it instead of its own
@@ -155,6 +158,7 @@ impl ContainerFlags {
             auto_remove: self.rm,
             read_only: self.read_only,
             init: self.init,
+            runtime: self.runtime.clone(),
         })
     }
 

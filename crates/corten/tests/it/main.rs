@@ -15,6 +15,7 @@
 //! | `transfer` | push, save, load, copy: docker-registry, skopeo, podman, docker and containerd at the other end |
 //! | `policy` | signatures by skopeo, GnuPG and openssl, and what is tried to avoid them |
 //! | `remote` | all tags, search, accounts, referrers, lists, sync |
+//! | `runtimes` | containers of others' shims: `--runtime runc` |
 //! | `roundtrip` | through everybody, and the digests stay |
 //! | `networks`, `networks_use` | networks made, named, joined, left; ids, ports, files that go, looks beside starts |
 //! | `refusal`, `pull` | bad input, broken registries: three lines, and nothing left |
@@ -43,6 +44,7 @@ mod refusal;
 mod registry;
 mod remote;
 mod roundtrip;
+mod runtimes;
 mod server;
 mod transfer;
 

@@ -1,0 +1,433 @@
+//! Other people's shims under our supervisor: what one is told, what it answers, and how it is cleaned up after.
+//!
+//! ```text
+//!   BUNDLE/foreign/ID/         the bundle that the foreign shim sees; some look for it beside themselves by its id
+//!     order.json               what runs here; written before anything is started, gone when all is given back
+//!     config.json  rootfs/  log (FIFO)  stdin, stdout, stderr (FIFOs)
+//!     address  shim.pid        written by the shim itself
+//! ```
+//!
+//! The order is what makes a crash harmless: whoever finds it knows whose shim is to be called with `delete`.
+
+use std::ffi::OsString;
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use corten_spec::ContainerId;
+use prost::Message;
+use prost_types::Any;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::client::{Client, NAME};
+use crate::proto::bootstrap::BootstrapResult;
+use crate::proto::corten::RuntimeOptions;
+pub use crate::proto::task::RuncOptions;
+
+/// What a shim may be told about how to run a container, by the kind of shim.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Options {
+    /// For containerd's own.
+    Runc(RuncOptions),
+    /// For others, as containerd passes them on: a file, or what would be in it.
+    Other {
+        type_url: String,
+        config_path: String,
+        config_body: String,
+    },
+}
+
+impl Options {
+    pub fn encode(self) -> Any {
+        match self {
+            Self::Runc(options) => Any {
+                type_url: "containerd.runc.v1.Options".into(),
+                value: options.encode_to_vec(),
+            },
+            Self::Other {
+                type_url,
+                config_path,
+                config_body,
+            } => Any {
+                type_url: "runtimeoptions.v1.Options".into(),
+                value: RuntimeOptions {
+                    type_url,
+                    config_path,
+                    config_body: config_body.into_bytes(),
+                }
+                .encode_to_vec(),
+            },
+        }
+    }
+}
+
+/// The foreign shim's bundle, in ours.
+pub fn folder(bundle: &Path, id: &str) -> PathBuf {
+    bundle.join("foreign").join(id)
+}
+
+const ORDER: &str = "order.json";
+/// How long a shim may take for `start` and `delete`.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an orphaned shim may take to end its container, and then to end itself.
+const FAREWELL: Duration = Duration::from_millis(200);
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What runs in a foreign bundle.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// The shim's executable.
+    pub binary: PathBuf,
+    pub namespace: String,
+    pub id: String,
+    /// Whether its mounts are made in the host's mount namespace: only then can they be shared with it.
+    pub host_mounts: bool,
+}
+
+impl Order {
+    pub fn write(&self, folder: &Path) -> io::Result<()> {
+        fs::write(folder.join(ORDER), serde_json::to_vec(self)?)
+    }
+
+    pub fn read(folder: &Path) -> io::Result<Option<Self>> {
+        match fs::read(folder.join(ORDER)) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// All was given back.
+    pub fn forget(folder: &Path) -> io::Result<()> {
+        fs::remove_file(folder.join(ORDER))
+    }
+
+    /// The shim's command line for an action, with its bundle as the working folder. `events` is where it finds us.
+    pub fn command(&self, folder: &Path, events: &str, action: &str) -> Command {
+        let words: [OsString; 8] = [
+            "-namespace".into(),
+            self.namespace.clone().into(),
+            "-address".into(),
+            events.into(),
+            "-publish-binary".into(),
+            "/bin/true".into(),
+            "-id".into(),
+            self.id.clone().into(),
+        ];
+        let mut command = match self.host_mounts {
+            true => Command::new(&self.binary),
+            false => {
+                let mut command = Command::new("/proc/self/exe");
+                command.arg0(NAME).arg("enter").arg(&self.binary);
+                command
+            }
+        };
+        command.args(words);
+        if action == "delete" {
+            command.arg("-bundle").arg(folder);
+        }
+        command.arg(action).current_dir(folder);
+        for (name, value) in [
+            ("TTRPC_ADDRESS", events),
+            ("GRPC_ADDRESS", events),
+            ("NAMESPACE", self.namespace.as_str()),
+            // The bootstrap protocol that an answer may have; see `bootstrap`.
+            ("MAX_SHIM_VERSION", "2"),
+        ] {
+            command.env(name, value);
+        }
+        command
+    }
+}
+
+/// A shim's answer to `start`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    /// Of the Task API.
+    pub version: u32,
+    pub socket: PathBuf,
+}
+
+/// Reads an answer in any of its three forms: a plain address, JSON, or a binary `BootstrapResult`.
+pub(crate) fn parse_answer(bytes: &[u8]) -> Result<Answer, String> {
+    #[derive(Deserialize)]
+    struct Json {
+        version: u32,
+        address: String,
+        #[serde(default)]
+        protocol: String,
+    }
+    let (version, address, protocol) = match bytes {
+        // A field's tag: no text begins with such a byte.
+        [0x08 | 0x12 | 0x1a, ..] => {
+            let result = BootstrapResult::decode(bytes);
+            let result = result.map_err(|e| format!("its binary answer is broken: {e}"))?;
+            let version = u32::try_from(result.version).unwrap_or(0);
+            (version, result.address, result.protocol)
+        }
+        _ => {
+            let text = std::str::from_utf8(bytes).map_err(|_| "its answer is no text")?;
+            let text = text.trim();
+            match text.starts_with('{') {
+                true => {
+                    let json: Json = serde_json::from_str(text)
+                        .map_err(|e| format!("its answer {text:?} is broken: {e}"))?;
+                    (json.version, json.address, json.protocol)
+                }
+                false => (2, text.to_owned(), String::new()),
+            }
+        }
+    };
+    if !protocol.is_empty() && protocol != "ttrpc" {
+        return Err(format!(
+            "it speaks {protocol}, and only ttrpc is spoken here"
+        ));
+    }
+    if !(2..=3).contains(&version) {
+        return Err(format!(
+            "it has version {version} of the Task API, and only 2 and 3 are spoken here"
+        ));
+    }
+    let path = address.strip_prefix("unix://").unwrap_or(&address);
+    match path.starts_with('/') && !path.contains('\0') {
+        true => Ok(Answer {
+            version,
+            socket: path.into(),
+        }),
+        false => Err(format!("its address {address:?} is no path of a socket")),
+    }
+}
+
+/// The service of a version of the Task API.
+pub(crate) fn service(version: u32) -> &'static str {
+    match version {
+        3 => "containerd.task.v3.Task",
+        _ => "containerd.task.v2.Task",
+    }
+}
+
+/// Ends and removes what a foreign shim has made for a container of ours whose supervisor is gone. `bundle` is ours.
+/// There may be nothing to do.
+pub fn clean(bundle: &Path, id: &ContainerId) -> Result<(), Error> {
+    let folder = folder(bundle, id.as_str());
+    let file = |step, source| Error::File {
+        step,
+        path: folder.join(ORDER),
+        source,
+    };
+    let Some(order) = Order::read(&folder).map_err(|e| file("read", e))? else {
+        return Ok(());
+    };
+    let socket = socket_of(&folder);
+    if let Some(socket) = &socket {
+        // What it does not do in an orderly way, `delete` does by force.
+        let _ended = end(socket, &order.id);
+    }
+    let deleted = run_delete(&order, &folder);
+    detach_mounts(&folder);
+    end_processes(&folder);
+    if let Some(socket) = &socket
+        && UnixStream::connect(socket).is_err()
+    {
+        let _gone = fs::remove_file(socket);
+    }
+    deleted?;
+    Order::forget(&folder).map_err(|e| file("remove", e))
+}
+
+/// The socket that the shim has written down: an older one just so, a newer one as its engine would.
+fn socket_of(folder: &Path) -> Option<PathBuf> {
+    let text = fs::read(folder.join("address")).ok()?;
+    parse_answer(&text).ok().map(|a| a.socket)
+}
+
+/// Asks an orphaned shim to kill its container, to delete it, and to end.
+fn end(socket: &Path, id: &str) -> Result<(), Error> {
+    let stream = UnixStream::connect(socket).map_err(|source| Error::Connect {
+        path: socket.into(),
+        source,
+    })?;
+    for set in [UnixStream::set_read_timeout, UnixStream::set_write_timeout] {
+        // Zero is the only duration that is refused.
+        let _set = set(&stream, Some(KILL_PATIENCE));
+    }
+    let mut until_it_ends = stream.try_clone().map_err(|source| Error::Connect {
+        path: socket.into(),
+        source,
+    })?;
+    let mut client = Client::with_service(stream, id, service(2));
+    let _killed = client.kill("", 9, true);
+    let _waited = client.wait("");
+    let _deleted = client.delete("");
+    client.shutdown()?;
+    // Its answer comes before its end, and that may take long: some try again and again to tell of events.
+    let _set = until_it_ends.set_read_timeout(Some(FAREWELL));
+    let _gone = io::Read::read(&mut until_it_ends, &mut [0]);
+    Ok(())
+}
+
+/// Kills what still works in the bundle, which is the shim's own: it has nothing left to do.
+fn end_processes(folder: &Path) {
+    use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+    let Ok(all) = fs::read_dir("/proc") else {
+        return;
+    };
+    let works_here = |pid: Pid| {
+        let cwd = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
+        cwd.is_ok_and(|cwd| cwd == folder)
+    };
+    let pids = all
+        .flatten()
+        .filter_map(|e| e.file_name().to_str()?.parse().ok());
+    for pid in pids
+        .filter_map(Pid::from_raw)
+        .filter(|pid| works_here(*pid))
+    {
+        // Once more, now that its number cannot become another's.
+        if let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
+            && works_here(pid)
+        {
+            let _killed = pidfd_send_signal(&process, Signal::KILL);
+        }
+    }
+}
+
+fn run_delete(order: &Order, folder: &Path) -> Result<(), Error> {
+    let spawn = |source| Error::Spawn {
+        path: order.binary.clone(),
+        source,
+    };
+    let mut command = Order {
+        // Whatever namespace its mounts were made in, nobody else sees a new one.
+        host_mounts: true,
+        ..order.clone()
+    }
+    .command(folder, "", "delete");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().map_err(spawn)?;
+    match wait(&mut child, PATIENCE).map_err(spawn)? {
+        true => Ok(()),
+        false => {
+            let text = child.stderr.take().map(io::read_to_string);
+            let text = text.and_then(Result::ok).unwrap_or_default();
+            Err(Error::Foreign {
+                binary: order.binary.clone(),
+                action: "delete",
+                reason: text.trim().to_owned(),
+            })
+        }
+    }
+}
+
+/// Whether it ended well, and in time.
+fn wait(child: &mut Child, patience: Duration) -> io::Result<bool> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status.success());
+        }
+        if Instant::now() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(false);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What a shim has mounted on the host and left: removing the bundle must not reach into the container's root.
+fn detach_mounts(folder: &Path) {
+    use rustix::mount::{UnmountFlags, unmount};
+    let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
+    // Bounded: several may lie on one another, and the last answer is that there is none.
+    for _ in 0..16 {
+        if unmount(folder.join("rootfs"), flags).is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_in_three_forms() {
+        let plain = Answer {
+            version: 2,
+            socket: "/run/s/x".into(),
+        };
+        assert_eq!(parse_answer(b"unix:///run/s/x\n"), Ok(plain.clone()));
+        assert_eq!(parse_answer(b"/run/s/x"), Ok(plain));
+        let newer = Answer {
+            version: 3,
+            socket: "/run/s/x".into(),
+        };
+        let json = br#"{"version":3,"address":"unix:///run/s/x","protocol":"ttrpc"}"#;
+        assert_eq!(parse_answer(json), Ok(newer.clone()));
+        let binary = BootstrapResult {
+            version: 3,
+            address: "unix:///run/s/x".into(),
+            protocol: "ttrpc".into(),
+            ..BootstrapResult::default()
+        };
+        assert_eq!(parse_answer(&binary.encode_to_vec()), Ok(newer));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        for (bytes, word) in [
+            (
+                &br#"{"version":3,"address":"unix:///x","protocol":"grpc"}"#[..],
+                "grpc",
+            ),
+            (br#"{"version":9,"address":"unix:///x"}"#, "version 9"),
+            (b"{\"version\":", "broken"),
+            (b"vsock://3:1024", "vsock://3:1024"),
+            (b"", "\"\""),
+            (b"\xff\xfe", "no text"),
+            (b"\x12\xff", "broken"),
+        ] {
+            let error = parse_answer(bytes).unwrap_err();
+            assert!(error.contains(word), "{error}");
+        }
+    }
+
+    #[test]
+    fn without_an_order_there_is_nothing_to_clean() {
+        let bundle = tempfile::tempdir().unwrap();
+        let id: ContainerId = "i".parse().unwrap();
+        clean(bundle.path(), &id).unwrap();
+        let folder = folder(bundle.path(), "i");
+        fs::create_dir_all(&folder).unwrap();
+        let order = Order {
+            binary: "/bin/false".into(),
+            namespace: "n".into(),
+            id: "i".into(),
+            host_mounts: false,
+        };
+        order.write(&folder).unwrap();
+        assert_eq!(Order::read(&folder).unwrap(), Some(order));
+        // Its shim cannot: that is an error, and the order stays.
+        assert!(matches!(
+            clean(bundle.path(), &id),
+            Err(Error::Foreign { .. })
+        ));
+        assert!(Order::read(&folder).unwrap().is_some());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_answer_makes_it_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+            let _ = parse_answer(&bytes);
+        }
+    }
+}
