@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use corten_spec::Kind;
-use corten_spec::oci::runtime::{LinuxIdMapping, Spec};
+use corten_spec::oci::runtime::{LinuxIdMapping, LinuxNamespace, LinuxNamespaceType, Spec};
 use prost::Message;
 use prost_types::Any;
 use serde_json::{Value, json};
@@ -95,6 +95,24 @@ pub fn root_of(spec: &Spec) -> (u32, u32) {
         first(linux.and_then(|l| l.uid_mappings().as_ref())),
         first(linux.and_then(|l| l.gid_mappings().as_ref())),
     )
+}
+
+/// The path of the pod's network, if the pod is to have a user namespace as well.
+pub fn network_of_users(spec: &Spec) -> Option<PathBuf> {
+    let all = spec.linux().as_ref()?.namespaces().as_ref()?;
+    let find = |kind| all.iter().find(|n| n.typ() == kind);
+    find(LinuxNamespaceType::User).filter(|n| n.path().is_none())?;
+    find(LinuxNamespaceType::Network)?.path().clone()
+}
+
+/// Has the pod join a user namespace instead of making one.
+pub fn join_users(spec: &mut Spec, path: PathBuf) {
+    let linux = spec.linux_mut().as_mut();
+    let all = linux.and_then(|l| l.namespaces_mut().as_mut());
+    let users = |n: &&mut LinuxNamespace| n.typ() == LinuxNamespaceType::User;
+    if let Some(namespace) = all.and_then(|all| all.iter_mut().find(users)) {
+        namespace.set_path(Some(path));
+    }
 }
 
 fn config(options: Option<&Any>) -> Result<PodConfig, Status> {

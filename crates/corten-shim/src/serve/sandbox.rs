@@ -9,13 +9,16 @@
 //! Containers join by `/proc/PID/ns`. It ends with the shim, and the state that the runtime keeps of it
 //! is what `delete` finds after a crash.
 
+use std::os::fd::OwnedFd;
 use std::time::SystemTime;
 
 use corten_runtime::rootfs::{self, Mount};
 use corten_runtime::{Create, Created, Options as RuntimeOptions, Rootfs};
 use corten_spec::oci::runtime::Spec;
 use corten_spec::{ContainerId, Kind};
+use corten_sys::namespace::owner_of;
 use corten_sys::process::send_signal;
+use corten_sys::socket::path_of;
 use prost::Message;
 
 use super::connection::Responder;
@@ -153,6 +156,10 @@ impl Shim {
             crate::stdio::open::null()
                 .map_err(|e| Status::of(Kind::Internal, format!("cannot open /dev/null: {e}")))
         };
+        let owner = owner_of_network(&sandbox.spec)?;
+        if let Some(owner) = &owner {
+            pod::join_users(&mut sandbox.spec, path_of(owner).into());
+        }
         let holder = corten_runtime::create(Create {
             id: &sandbox.id,
             bundle,
@@ -323,6 +330,28 @@ impl Shim {
         }
         .encode_to_vec())
     }
+}
+
+/// The user namespace that the pod's network belongs to. containerd makes the network within one that has the pod's ids, and
+/// only in that one the pod may mount `/sys`. `None`: the pod has no users of its own, or its network is the host's
+/// users' like ours.
+fn owner_of_network(spec: &Spec) -> Result<Option<OwnedFd>, Status> {
+    let Some(network) = pod::network_of_users(spec) else {
+        return Ok(None);
+    };
+    let find = || -> std::io::Result<Option<OwnedFd>> {
+        let owner = owner_of(std::fs::File::open(&network)?)?;
+        let inode = |fd: &OwnedFd| rustix::fs::fstat(fd).map(|s| s.st_ino);
+        let own = OwnedFd::from(std::fs::File::open("/proc/self/ns/user")?);
+        Ok(Some(owner).filter(|owner| inode(owner) != inode(&own)))
+    };
+    find().map_err(|e| {
+        let text = format!(
+            "cannot find whose the network {} is: {e}",
+            network.display()
+        );
+        Status::of(Kind::Internal, text)
+    })
 }
 
 fn remove(state_root: &std::path::Path, id: &ContainerId) -> Result<(), Status> {
