@@ -31,8 +31,8 @@ use crate::params::{self, Asked};
 const STDIN_MAX: u64 = 4 << 20;
 /// A shim may end between our finding it and its answer; then there is place for another.
 const TRIES: u32 = 5;
-/// For the answer of a shim that runs: it may be making another container.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// For the answer of a shim that runs: it may be making another container, or be waiting for criu.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers `start`: finds the group's shim or starts one, and returns what to print.
 pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
