@@ -42,7 +42,8 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
         return Err(unsupported(format!("a root of {} mounts", mounts.len())));
     };
     let what = Path::new(&mount.source);
-    let mut options = sort(&refuse_for_containerd(mount)?, what)?;
+    refuse_for_containerd(mount)?;
+    let mut options = sort(&mount.options, what)?;
     let ids = mapped::take(&mut options.rest)?;
     let ours = options.remount || options.idmap.is_some() || options.versions;
     if ours || options.copy_link || options.bind_link || options.cover_link {
@@ -75,7 +76,7 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
 
 /// The words `X-containerd.…` are for containerd's own mount manager, which takes them out as it does what they say: one
 /// that comes this far was not done.
-fn refuse_for_containerd(mount: &Mount) -> Result<Vec<String>, Error> {
+fn refuse_for_containerd(mount: &Mount) -> Result<(), Error> {
     let left = |word: &&String| word.starts_with("X-containerd.") || word.contains("{{");
     if let Some(word) = mount.options.iter().find(left) {
         return Err(unsupported(format!(
@@ -88,7 +89,7 @@ fn refuse_for_containerd(mount: &Mount) -> Result<Vec<String>, Error> {
             "a root of type {:?}, which only containerd itself can make,",
             mount.fstype
         ))),
-        None => Ok(mount.options.clone()),
+        None => Ok(()),
     }
 }
 
