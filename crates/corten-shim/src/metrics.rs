@@ -31,11 +31,11 @@ fn limit(limit: Option<u64>) -> u64 {
     limit.unwrap_or(u64::MAX)
 }
 
-fn pids(stats: &Stats) -> Option<proto::Pids> {
+/// Here version 1 says "no limit" with a 0.
+fn pids(stats: &Stats, unlimited: u64) -> Option<proto::Pids> {
     stats.pids.map(|p| proto::Pids {
         current: p.current,
-        // Here no limit is a 0, in both versions.
-        limit: p.limit.unwrap_or(0),
+        limit: p.limit.unwrap_or(unlimited),
     })
 }
 
@@ -51,7 +51,7 @@ fn version_1(stats: &Stats, detail: &Detail) -> proto::V1 {
                 pagesize: h.page_size.clone(),
             })
             .collect(),
-        pids: pids(stats),
+        pids: pids(stats, 0),
         cpu: stats.cpu.map(|c| proto::V1Cpu {
             usage: Some(proto::V1CpuUsage {
                 total: c.usage,
@@ -178,7 +178,7 @@ fn pressure(pressure: &Pressure) -> proto::V2Pressure {
 
 fn version_2(stats: &Stats, detail: &Detail) -> proto::V2 {
     proto::V2 {
-        pids: pids(stats),
+        pids: pids(stats, u64::MAX),
         cpu: stats.cpu.map(|c| proto::V2Cpu {
             usage_usec: c.usage / 1000,
             user_usec: c.user / 1000,

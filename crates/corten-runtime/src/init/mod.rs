@@ -293,6 +293,8 @@ impl<'a> Init<'a> {
         process::set_undumpable()?;
         // The kernel then buries our children itself (wait(2)), those that we inherit among them.
         signal::ignore_children()?;
+        // Before anybody can join our namespaces and look.
+        process::close_all_but(&self.socket)?;
         handshake::send_ready(&self.socket)?;
         match process::park()? {}
     }
