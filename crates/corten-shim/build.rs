@@ -2,11 +2,12 @@
 //! but Cargo is needed to build.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    const FILES: [&str; 6] = [
+    const FILES: [&str; 7] = [
         "proto/bootstrap.proto",
         "proto/corten.proto",
         "proto/events.proto",
         "proto/metrics.proto",
+        "proto/sandbox.proto",
         "proto/task.proto",
         "proto/ttrpc.proto",
     ];

@@ -25,6 +25,9 @@ pub struct Cpu {
     pub periods: u64,
     pub throttled_periods: u64,
     pub throttled: u64,
+    /// How often, and for how long, the quota was exceeded by what had been saved (Linux 5.14).
+    pub bursts: u64,
+    pub burst: u64,
 }
 
 /// Bytes. A limit of `None` is no limit.
@@ -44,6 +47,8 @@ pub struct Memory {
     pub inactive_file: u64,
     /// `memory.stat` as it is, in the names of its version.
     pub detail: BTreeMap<String, u64>,
+    /// `memory.events` (v2) or `memory.oom_control` (v1) as it is.
+    pub events: BTreeMap<String, u64>,
     /// Whether the two swap numbers and `detail` are v1's.
     pub v1: bool,
 }
@@ -119,6 +124,8 @@ impl Cgroup {
             periods: get("nr_periods"),
             throttled_periods: get("nr_throttled"),
             throttled: get("throttled_time"),
+            bursts: get("nr_bursts"),
+            burst: get("burst_time"),
         }))
     }
 
@@ -172,6 +179,7 @@ impl Cgroup {
                 false => self.value("memory", "memory.failcnt")?.unwrap_or(0),
             },
             oom_kills: event("oom_kill"),
+            events: pairs(&events),
             inactive_file: detail.get(inactive).copied().unwrap_or(0),
             detail,
             v1: !v2,
@@ -259,6 +267,8 @@ fn cpu_v2(text: &str) -> Cpu {
         periods: get("nr_periods"),
         throttled_periods: get("nr_throttled"),
         throttled: nanos("throttled_usec"),
+        bursts: get("nr_bursts"),
+        burst: nanos("burst_usec"),
     }
 }
 

@@ -48,5 +48,10 @@ pub use request::{
 };
 pub use state::{State, Status};
 
+/// What this runtime can, as JSON: the `features` document of the runtime specification.
+pub fn features() -> String {
+    cli::features().to_string()
+}
+
 /// The newest version of the runtime specification whose words this library knows.
 pub const OCI_VERSION: &str = "1.3.0";

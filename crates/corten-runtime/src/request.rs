@@ -69,6 +69,9 @@ pub struct Options {
     pub no_cgroup: bool,
     /// Exec: also into a paused container; the process begins when that is resumed.
     pub ignore_paused: bool,
+    /// Init will not be started: it holds namespaces for others, and buries whom it inherits as the first process of a PID
+    /// namespace.
+    pub parked: bool,
     /// Exec: into groups below the container's.
     pub below: Vec<corten_cgroup::Below>,
 }
@@ -109,6 +112,8 @@ pub struct Execed {
 /// Where a checkpoint's files are, and what to do about that which is not of the container alone. Words of criu(8).
 #[derive(Clone, Debug, Default)]
 pub struct Images {
+    /// criu itself; if there is none, that on the PATH.
+    pub program: Option<PathBuf>,
     /// The folder of the images.
     pub path: PathBuf,
     /// The folder of criu's logs and temporary files; that of the images if there is none.

@@ -1,6 +1,9 @@
 //! Root file systems as detached mounts: what containerd's and our snapshotters describe, made without a
 //! mount point.
 
+mod mapped;
+mod stack;
+
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -14,6 +17,8 @@ use crate::error::{failed, invalid, unsupported};
 use crate::parent::mounts;
 use crate::plan::mounts::{Link, bind_changes};
 use crate::plan::words::{Options, sort};
+
+pub use stack::stack;
 
 /// A mount as containerd and the snapshotters describe it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,20 +36,25 @@ const STRING_MAX: usize = 255;
 const APPEND: &str = "lowerdir+";
 
 /// Makes one detached mount of `mounts`, the container's root. Nothing appears in the caller's
-/// mount namespace. Of several mounts, as they would be stacked on one target, only the last would be seen:
-/// so there must be one.
+/// mount namespace. There must be one; [`stack`] takes more.
 pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
     let [mount] = mounts else {
         return Err(unsupported(format!("a root of {} mounts", mounts.len())));
     };
     let what = Path::new(&mount.source);
-    let options = sort(&mount.options, what)?;
+    refuse_for_containerd(mount)?;
+    let mut options = sort(&mount.options, what)?;
+    let ids = mapped::take(&mut options.rest)?;
     let ours = options.remount || options.idmap.is_some() || options.versions;
     if ours || options.copy_link || options.bind_link || options.cover_link {
         return Err(invalid("rootfs", "has options that a root cannot have"));
     }
     if options.bind || mount.fstype == "bind" {
-        return bind(mount, &options);
+        let tree = bind(mount, &options)?;
+        if let Some(ids) = &ids {
+            mapped::tree(&tree, ids, what)?;
+        }
+        return Ok(tree);
     }
     if options.copy_up || !options.propagation.is_empty() {
         return Err(invalid("rootfs", "has options that a root cannot have"));
@@ -53,7 +63,66 @@ pub fn assemble(mounts: &[Mount]) -> Result<OwnedFd, Error> {
     let flags = options.superblock.iter();
     words.extend(flags.map(|flag| (String::from(*flag), None)));
     let attributes = options.attributes.set | options.below.set;
-    file_system(mount, &words, attributes)
+    match &ids {
+        None => file_system(mount, &words, attributes),
+        Some(ids) if mount.fstype == "overlay" => mapped_overlay(mount, words, ids, attributes),
+        Some(ids) => {
+            let tree = file_system(mount, &words, attributes)?;
+            mapped::tree(&tree, ids, what)?;
+            Ok(tree)
+        }
+    }
+}
+
+/// The words `X-containerd.…` are for containerd's own mount manager, which takes them out as it does what they say: one
+/// that comes this far was not done.
+fn refuse_for_containerd(mount: &Mount) -> Result<(), Error> {
+    let left = |word: &&String| word.starts_with("X-containerd.") || word.contains("{{");
+    if let Some(word) = mount.options.iter().find(left) {
+        return Err(unsupported(format!(
+            "mount option {word:?} of the root, which only containerd itself can do,"
+        )));
+    }
+    // Types like `format/overlay` and `mkfs/ext4` are such words as well.
+    match mount.fstype.split_once('/') {
+        Some(_) => Err(unsupported(format!(
+            "a root of type {:?}, which only containerd itself can make,",
+            mount.fstype
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn mapped_overlay(
+    mount: &Mount,
+    words: Vec<(String, Option<String>)>,
+    ids: &crate::plan::idmap::Ids,
+    attributes: u64,
+) -> Result<OwnedFd, Error> {
+    let mut held = Vec::new();
+    let words = mapped::overlay(words, ids, &mut held)?;
+    let words = overlay(&words, &mut held)?;
+    let borrowed = borrow(&words);
+    let made = new_filesystem(
+        mount.fstype.as_str(),
+        Some("overlay"),
+        &borrowed,
+        attributes,
+    );
+    made.map_err(|refused| match refused.errno {
+        // Layers that are attached nowhere: an overlay takes them since Linux 6.15.
+        Errno::INVAL if refused.log.as_bytes().is_empty() => {
+            unsupported("an overlay of id-mapped layers, which this kernel refuses,".to_string())
+        }
+        _ => refuse(mount, refused),
+    })
+}
+
+fn borrow(words: &[(String, Option<String>)]) -> Vec<(&str, Option<&str>)> {
+    words
+        .iter()
+        .map(|(key, value)| (key.as_str(), value.as_deref()))
+        .collect()
 }
 
 /// A new file system; `mount` has its type and source, and is what messages name.
@@ -69,11 +138,7 @@ pub(crate) fn file_system(
         _ => words.to_vec(),
     };
     let source = Some(mount.source.as_str()).filter(|s| !s.is_empty());
-    let borrowed: Vec<(&str, Option<&str>)> = words
-        .iter()
-        .map(|(key, value)| (key.as_str(), value.as_deref()))
-        .collect();
-    let made = new_filesystem(mount.fstype.as_str(), source, &borrowed, attributes);
+    let made = new_filesystem(mount.fstype.as_str(), source, &borrow(&words), attributes);
     made.or_else(|refused| older_overlay(mount, &words, attributes, refused))
 }
 

@@ -1,48 +1,47 @@
-//! How containerd starts a shim: the `start` action, and its answer in three forms.
+//! The `start` action: finds the shim of a container's group, or starts one.
 //!
-//! | containerd | stdin | answer on stdout |
-//! | --- | --- | --- |
-//! | up to 1.6 | options, or nothing | the address |
-//! | 1.7 to 2.2 (`MAX_SHIM_VERSION` is set) | options, or nothing | JSON |
-//! | 2.3 and later | binary `BootstrapParams` | binary `BootstrapResult` |
+//! ```text
+//!   lock the folder of sockets ─▶ somebody answers at the group's? ── yes ──▶ its address
+//!                                    └── no ─▶ take the place of a dead one's socket, listen, start `serve`
+//! ```
+//! The lock makes two `start`s of one pod that run at once end in one shim, and keeps a shim that is about to end from
+//! taking away its successor's socket ([`Place::vacate`]).
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, IsTerminal, Read};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use corten_cgroup::{Cgroup, Layout};
 use corten_spec::Digest;
 use corten_sys::spawn::{Program, spawn};
-use prost::Message;
+use rustix::fs::{FlockOperation, flock};
 use serde::Deserialize;
 
 use crate::Error;
 use crate::client::{Client, NAME, PID_FILE};
-use crate::command::Flags;
+use crate::command::{Flags, state_root, usage};
 use crate::listen::bind_in;
-use crate::proto::bootstrap::{BootstrapParams, BootstrapResult};
+use crate::params::{self, Asked};
 
-/// Where containerd's shims have their sockets; the full path must fit into 108 bytes.
-const SOCKETS: &str = "/run/containerd/s";
 const STDIN_MAX: u64 = 4 << 20;
-/// The version of the Task API that is announced; containerd 1.7 and all later speak it.
-const VERSION: i32 = 2;
+/// A shim may end between our finding it and its answer; then there is place for another.
+const TRIES: u32 = 5;
+/// For the answer of a shim that runs: it may be making another container, or be waiting for criu.
+const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Answers `start`: finds the pod's shim or starts one, and returns what to print.
+/// Answers `start`: finds the group's shim or starts one, and returns what to print.
 pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
-    let stdin = stdin()?;
+    let asked = params::read(&stdin()?, flags)?;
     let bundle = flags.bundle()?;
-    let path = socket_path(flags, &group(&bundle, &flags.id)?);
+    let path = socket_path(&asked, &group(&bundle, &asked.id)?);
+    let pid = find_or_launch(&asked, flags, &bundle, &path)?;
     let address = format!("unix://{}", path.display());
-    let pid = match UnixStream::connect(&path) {
-        // The pod's shim runs already.
-        Ok(socket) => Client::new(socket, &flags.id).connect_info()?.0,
-        Err(_) => launch(flags, &bundle, &path)?,
-    };
-    for (name, text) in [("address", address.clone()), (PID_FILE, pid.to_string())] {
+    for (name, text) in [("address", address), (PID_FILE, pid.to_string())] {
         let path = bundle.join(name);
         std::fs::write(&path, text).map_err(|source| Error::File {
             step: "write",
@@ -50,10 +49,10 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
             source,
         })?;
     }
-    Ok(answer(&stdin, flags, address))
+    Ok(asked.answer(&path))
 }
 
-fn stdin() -> Result<Vec<u8>, Error> {
+pub fn stdin() -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let stdin = io::stdin();
     // A person who tries it out would wait for themselves.
@@ -68,36 +67,18 @@ fn stdin() -> Result<Vec<u8>, Error> {
     Ok(bytes)
 }
 
-/// The form that this containerd understands.
-fn answer(stdin: &[u8], flags: &Flags, address: String) -> Vec<u8> {
-    // Older ones send an `Any` there, which has a string and bytes as its first two fields as
-    // well: what tells them apart is that the strings are the flags'.
-    let params = BootstrapParams::decode(stdin).ok();
-    if params.is_some_and(|p| p.instance_id == flags.id && p.namespace == flags.namespace) {
-        return BootstrapResult {
-            version: VERSION,
-            address,
-            protocol: "ttrpc".into(),
-            capabilities: Vec::new(),
-            metadata: BTreeMap::new(),
-        }
-        .encode_to_vec();
-    }
-    match flags.max_version {
-        true => format!(r#"{{"version":{VERSION},"address":"{address}","protocol":"ttrpc"}}"#),
-        false => address,
-    }
-    .into_bytes()
-}
-
-/// The containers of a pod share a shim: its name is the sandbox's id.
+/// The containers of a pod share a shim, whose name is that of the group: the annotations of containerd's shim for runc,
+/// in its order.
 fn group(bundle: &Path, id: &str) -> Result<String, Error> {
     #[derive(Deserialize)]
     struct Annotated {
         #[serde(default)]
         annotations: BTreeMap<String, String>,
     }
-    const SANDBOX: &str = "io.kubernetes.cri.sandbox-id";
+    const GROUPS: [&str; 2] = [
+        "io.containerd.runc.v2.group",
+        "io.kubernetes.cri.sandbox-id",
+    ];
     let path = bundle.join("config.json");
     let file = |source| Error::File {
         step: "read",
@@ -105,56 +86,107 @@ fn group(bundle: &Path, id: &str) -> Result<String, Error> {
         source,
     };
     let bytes = match std::fs::read(&path) {
+        // A sandbox has no configuration of its own.
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(id.into()),
         answer => answer.map_err(file)?,
     };
-    let spec: Annotated = serde_json::from_slice(&bytes).map_err(|e| file(e.into()))?;
-    let sandbox = spec.annotations.get(SANDBOX).filter(|s| !s.is_empty());
-    Ok(sandbox.cloned().unwrap_or_else(|| id.into()))
+    if bytes.is_empty() {
+        return Ok(id.into());
+    }
+    let spec: Option<Annotated> = serde_json::from_slice(&bytes).map_err(|e| file(e.into()))?;
+    let annotations = spec.map(|s| s.annotations).unwrap_or_default();
+    let named = GROUPS.iter().find_map(|name| annotations.get(*name));
+    Ok(named.filter(|g| !g.is_empty()).map_or(id, |g| g).into())
 }
 
-fn socket_path(flags: &Flags, group: &str) -> PathBuf {
-    let name = format!("{}/{}/{group}", flags.address, flags.namespace);
-    Path::new(SOCKETS).join(Digest::of(name.as_bytes()).hex())
+fn socket_path(asked: &Asked, group: &str) -> PathBuf {
+    let name = format!("{}/{}/{group}", asked.address, asked.namespace);
+    asked.sockets.join(Digest::of(name.as_bytes()).hex())
 }
 
-/// Starts `serve` on a listening socket, and leaves it behind.
-fn launch(flags: &Flags, bundle: &Path, path: &Path) -> Result<u32, Error> {
+fn find_or_launch(asked: &Asked, flags: &Flags, bundle: &Path, path: &Path) -> Result<u32, Error> {
     let socket = |source| Error::Socket {
         path: path.into(),
         source,
     };
-    let folder = path.parent().unwrap_or(Path::new("/"));
     let mut builder = std::fs::DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(0o711)
-        .create(folder)
-        .map_err(socket)?;
+    let made = builder.recursive(true).mode(0o711).create(&asked.sockets);
+    made.map_err(socket)?;
+    for _ in 0..TRIES {
+        // Who holds it waits for no shim: one that hangs must hold up its own pod only.
+        let lock = lock(&asked.sockets).map_err(socket)?;
+        let Ok(stream) = UnixStream::connect(path) else {
+            return launch(asked, flags, bundle, path);
+        };
+        drop(lock);
+        stream.set_read_timeout(Some(PATIENCE)).map_err(socket)?;
+        match Client::new(stream, &asked.id).connect_info() {
+            Ok((pid, _)) => return Ok(pid),
+            // It is about to end, and its name is free by now.
+            Err(Error::Broken { source, .. }) if source.kind() != io::ErrorKind::TimedOut => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(socket(io::ErrorKind::ConnectionReset.into()))
+}
+
+/// Held until it is closed, and by nobody who is dead.
+fn lock(folder: &Path) -> io::Result<OwnedFd> {
+    let folder = OwnedFd::from(std::fs::File::open(folder)?);
+    flock(&folder, FlockOperation::LockExclusive)?;
+    Ok(folder)
+}
+
+/// Starts `serve` on a listening socket, and leaves it behind.
+fn launch(asked: &Asked, flags: &Flags, bundle: &Path, path: &Path) -> Result<u32, Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let listener = bind_in(folder, &name).map_err(socket)?;
+    let listener = bind_in(&asked.sockets, &name).map_err(|source| Error::Socket {
+        path: path.into(),
+        source,
+    })?;
+    match spawn_serve(asked, flags, bundle, path, &listener) {
+        Ok(pid) => Ok(pid),
+        Err(error) => {
+            // The error is what counts: at worst the next start finds a dead socket.
+            let _ = std::fs::remove_file(path);
+            Err(error)
+        }
+    }
+}
+
+fn spawn_serve(
+    asked: &Asked,
+    flags: &Flags,
+    bundle: &Path,
+    path: &Path,
+    listener: &impl AsFd,
+) -> Result<u32, Error> {
+    // The shim is born where we are.
+    enter(&asked.options.shim_cgroup)?;
+    yield_to_containerd();
     let log = log(bundle);
-    let arguments: [&OsStr; 14] = [
-        NAME.as_ref(),
-        "-namespace".as_ref(),
-        flags.namespace.as_ref(),
-        "-id".as_ref(),
-        flags.id.as_ref(),
-        "-address".as_ref(),
-        flags.address.as_ref(),
-        "-bundle".as_ref(),
-        bundle.as_os_str(),
-        "-state-root".as_ref(),
-        flags.state_root.as_os_str(),
-        "-socket".as_ref(),
-        path.as_os_str(),
-        "serve".as_ref(),
+    let state_root = state_root(flags, &asked.namespace);
+    let mut arguments: Vec<&OsStr> = vec![NAME.as_ref()];
+    let pairs: [(&str, &OsStr); 6] = [
+        ("-namespace", asked.namespace.as_ref()),
+        ("-id", asked.id.as_ref()),
+        ("-address", asked.address.as_ref()),
+        ("-bundle", bundle.as_os_str()),
+        ("-state-root", state_root.as_os_str()),
+        ("-socket", path.as_os_str()),
     ];
+    for (flag, value) in &pairs {
+        arguments.extend([OsStr::new(flag), value]);
+    }
+    if asked.debug {
+        arguments.push("-debug".as_ref());
+    }
+    arguments.push("serve".as_ref());
     let exe = Path::new("/proc/self/exe");
     spawn(&Program {
         path: exe,
         arguments: &arguments,
-        environment: &[],
+        environment: &[("TTRPC_ADDRESS", asked.ttrpc.as_ref())],
         stdio: [None, None, log.as_ref().map(AsFd::as_fd)],
         descriptors: &[listener.as_fd()],
         session: true,
@@ -165,13 +197,101 @@ fn launch(flags: &Flags, bundle: &Path, path: &Path) -> Result<u32, Error> {
     })
 }
 
+/// Moves this process into the control group that the options name for the shim.
+fn enter(group: &str) -> Result<(), Error> {
+    if group.is_empty() {
+        return Ok(());
+    }
+    let bad = |e: corten_cgroup::Error| {
+        usage(format!(
+            "ShimCgroup {group:?}: {}",
+            crate::ttrpc::status::chain(&e)
+        ))
+    };
+    let layout = Layout::probe().map_err(bad)?;
+    let entry = Cgroup::open(&layout, group)
+        .and_then(|g| g.entry())
+        .map_err(bad)?;
+    let mut files = entry.v1_tasks;
+    if let Some(folder) = &entry.v2 {
+        use rustix::fs::{Mode, OFlags, openat};
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC;
+        let procs = openat(folder, c"cgroup.procs", flags, Mode::empty());
+        files.push(procs.map_err(|source| Error::Kernel {
+            step: "open the cgroup.procs of ShimCgroup",
+            source,
+        })?);
+    }
+    for file in &files {
+        rustix::io::write(file, b"0").map_err(|source| Error::Kernel {
+            step: "enter ShimCgroup",
+            source,
+        })?;
+    }
+    Ok(())
+}
+
+/// Where memory runs out, the kernel shall sooner take a shim than the daemon that started it.
+fn yield_to_containerd() {
+    let read =
+        |path: &str| -> Option<i32> { std::fs::read_to_string(path).ok()?.trim().parse().ok() };
+    let daemon = rustix::process::getppid().map_or(1, |p| p.as_raw_nonzero().get());
+    const OWN: &str = "/proc/self/oom_score_adj";
+    if let (Some(daemon), Some(own)) = (read(&format!("/proc/{daemon}/oom_score_adj")), read(OWN))
+        && own <= daemon
+        && daemon < 1000
+    {
+        // A preference, which a kernel may refuse.
+        let _ = std::fs::write(OWN, (daemon + 1).to_string());
+    }
+}
+
 /// Removes the socket that a dead shim of this bundle has left. A pod's shim that serves others is not dead.
 pub fn forget(bundle: &Path) {
     let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
     let path = Path::new(address.strip_prefix("unix://").unwrap_or_default());
-    if path.starts_with(SOCKETS) && UnixStream::connect(path).is_err() {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
+    let Some(folder) = path.parent().filter(|_| is_socket) else {
+        return;
+    };
+    // Nobody starts a successor between the look and the removal.
+    if let Ok(_lock) = lock(folder)
+        && UnixStream::connect(path).is_err()
+    {
         // Gone already, or the next shim of this name replaces it.
         let _ = std::fs::remove_file(path);
+    }
+}
+
+/// The name under which a shim is found, as long as it is that shim's.
+#[derive(Debug)]
+pub struct Place {
+    path: PathBuf,
+    /// Device and inode.
+    file: Option<(u64, u64)>,
+}
+
+impl Place {
+    /// Of the socket at `path`, which must be ours now.
+    pub fn of(path: PathBuf) -> Self {
+        let file = std::fs::symlink_metadata(&path).ok();
+        let file = file.map(|m| (m.dev(), m.ino()));
+        Self { path, file }
+    }
+
+    /// Takes it away, unless another shim has it by now. From here on nobody finds us.
+    pub fn vacate(&mut self) {
+        let Some(file) = self.file.take() else {
+            return;
+        };
+        let Ok(_lock) = lock(self.path.parent().unwrap_or(Path::new("/"))) else {
+            return;
+        };
+        let now = std::fs::symlink_metadata(&self.path);
+        if now.is_ok_and(|m| (m.dev(), m.ino()) == file) {
+            // Whoever removes the bundle may have been faster.
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
 }
 
@@ -196,47 +316,41 @@ fn log(bundle: &Path) -> Option<OwnedFd> {
 mod tests {
     use super::*;
 
-    fn flags(max_version: bool) -> Flags {
-        let mut flags = Flags::default();
-        flags.id = "web".into();
-        flags.namespace = "default".into();
-        flags.max_version = max_version;
-        flags
+    #[test]
+    fn a_group_is_named_by_the_annotations_of_containerds_shim() {
+        let dir = tempfile::tempdir().unwrap();
+        let of = |annotations: serde_json::Value| {
+            let spec = serde_json::json!({"ociVersion": "1.0.2", "annotations": annotations});
+            std::fs::write(dir.path().join("config.json"), spec.to_string()).unwrap();
+            group(dir.path(), "web").unwrap()
+        };
+        let (sandbox, own) = (
+            "io.kubernetes.cri.sandbox-id",
+            "io.containerd.runc.v2.group",
+        );
+        assert_eq!(of(serde_json::json!({})), "web");
+        assert_eq!(of(serde_json::json!({sandbox: "pod"})), "pod");
+        assert_eq!(of(serde_json::json!({sandbox: "pod", own: "mine"})), "mine");
+        assert_eq!(of(serde_json::json!({sandbox: ""})), "web");
+        for no_spec in ["", "null"] {
+            std::fs::write(dir.path().join("config.json"), no_spec).unwrap();
+            assert_eq!(group(dir.path(), "web").unwrap(), "web");
+        }
+        std::fs::write(dir.path().join("config.json"), "{").unwrap();
+        assert!(group(dir.path(), "web").is_err());
     }
 
     #[test]
-    fn each_containerd_gets_its_form() {
-        let address = || "unix:///s".to_string();
-        assert_eq!(answer(b"", &flags(false), address()), b"unix:///s");
-        let json = answer(b"", &flags(true), address());
-        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        assert_eq!(json["address"], "unix:///s");
-        assert_eq!(json["version"], 2);
-        let params = BootstrapParams {
-            instance_id: "web".into(),
-            namespace: "default".into(),
-            ..BootstrapParams::default()
-        };
-        let result = answer(&params.encode_to_vec(), &flags(true), address());
-        assert_eq!(
-            BootstrapResult::decode(result.as_slice()).unwrap().address,
-            "unix:///s"
-        );
-        // An option of an older one is no BootstrapParams.
-        let any = prost_types::Any {
-            type_url: "containerd.runc.v1.Options".into(),
-            value: vec![8, 1],
-        };
-        assert_eq!(
-            answer(&any.encode_to_vec(), &flags(false), address()),
-            b"unix:///s"
-        );
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn garbage_on_stdin_never_panics(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..500)) {
-            answer(&bytes, &flags(false), "unix:///s".into());
-        }
+    fn a_place_is_left_to_a_successor() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _first = bind_in(dir.path(), "s").unwrap();
+        let mut place = Place::of(path.clone());
+        let _second = bind_in(dir.path(), "s").unwrap();
+        place.vacate();
+        assert!(path.exists());
+        let mut place = Place::of(path.clone());
+        place.vacate();
+        assert!(!path.exists());
     }
 }

@@ -544,7 +544,12 @@ impl Client {
             match self.answers.remove(&stream) {
                 Some(Ok(bytes)) => return Ok(bytes),
                 Some(Err(status)) => return Err(refused(method, status)),
-                None => drop(self.receive(method, RecvFlags::empty())?),
+                None if self.receive(method, RecvFlags::empty())? => {}
+                // The socket has a timeout.
+                None => {
+                    let source = io::ErrorKind::TimedOut.into();
+                    return Err(Error::Broken { method, source });
+                }
             }
         }
     }

@@ -13,18 +13,21 @@ use std::io::Write;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::SystemTime;
 
-use corten_spec::{ContainerId, Kind};
+use corten_spec::ContainerId;
 use prost::Message;
+use prost_types::Any;
 
 use crate::Error;
-use crate::proto::task::{DeleteResponse, RuntimeInfo, RuntimeVersion};
-use crate::serve::{Config, STATE_ROOT_FILE, run};
-use crate::time::timestamp;
+use crate::bootstrap::Place;
+use crate::proto::task::{RuntimeInfo, RuntimeVersion};
+use crate::serve::{Config, run};
 
 /// Where state of containerd's containers is kept, a folder a namespace.
 const STATE_ROOT: &str = "/run/corten/containerd";
+
+/// The runtime specification's `features` document, as containerd registers it.
+const FEATURES: &str = "types.containerd.io/opencontainers/runtime-spec/1/features/Features";
 
 /// What the flags say.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -33,16 +36,20 @@ pub struct Flags {
     pub id: String,
     /// containerd's gRPC socket; a name in ours.
     pub address: String,
-    bundle: PathBuf,
+    pub bundle: PathBuf,
     pub state_root: PathBuf,
-    socket: PathBuf,
-    inherit: usize,
-    until_idle: bool,
-    version: bool,
-    info: bool,
-    action: String,
-    /// Whether containerd is new enough to read JSON.
-    pub max_version: bool,
+    pub socket: PathBuf,
+    pub inherit: usize,
+    pub until_idle: bool,
+    pub version: bool,
+    pub info: bool,
+    pub action: String,
+    /// Whether requests are logged as well.
+    pub debug: bool,
+    /// containerd's ttrpc socket.
+    pub ttrpc: String,
+    /// The newest version of the shim's API that containerd names; only one that reads JSON names any.
+    pub max_version: Option<i32>,
 }
 
 impl Flags {
@@ -87,26 +94,29 @@ fn act(args: Vec<OsString>) -> Result<Vec<u8>, Error> {
         return Ok(format!("{}:\n  Version:  {version}\n", crate::client::NAME).into_bytes());
     }
     if flags.info {
-        return Ok(info());
+        return info();
     }
     match flags.action.as_str() {
         "start" => crate::bootstrap::start(&flags),
-        "delete" => delete(&flags),
+        "delete" => crate::cleanup::delete(&flags),
         "serve" => serve(flags).map(|()| Vec::new()),
         "" => Err(usage("no action: start or delete")),
         other => Err(usage(format!("no action {other:?}"))),
     }
 }
 
-fn usage(problem: impl Into<String>) -> Error {
+pub fn usage(problem: impl Into<String>) -> Error {
     Error::Usage {
         problem: problem.into(),
     }
 }
 
 fn parse(args: Vec<OsString>) -> Result<Flags, Error> {
+    let variable = |name| std::env::var(name).ok().filter(|v| !v.is_empty());
     let mut flags = Flags {
-        max_version: std::env::var_os("MAX_SHIM_VERSION").is_some(),
+        // It is 2 wherever it is known.
+        max_version: variable("MAX_SHIM_VERSION").map(|v| v.parse().unwrap_or(2)),
+        ttrpc: variable("TTRPC_ADDRESS").unwrap_or_default(),
         ..Flags::default()
     };
     let mut args = args.into_iter().skip(1);
@@ -144,9 +154,9 @@ fn parse(args: Vec<OsString>) -> Result<Flags, Error> {
             "until-idle" => flags.until_idle = true,
             "v" | "version" => flags.version = true,
             "info" => flags.info = true,
-            // Events go over ttrpc without containerd's help, and complaints are never many.
+            "debug" => flags.debug = true,
+            // Events go over ttrpc without containerd's help.
             "publish-binary" => drop(value()?),
-            "debug" => {}
             other => return Err(usage(format!("no flag -{other}"))),
         }
     }
@@ -155,48 +165,43 @@ fn parse(args: Vec<OsString>) -> Result<Flags, Error> {
         let name: Result<ContainerId, _> = flags.namespace.parse();
         name.map_err(|e| usage(format!("-namespace: {e}")))?;
     }
-    if flags.state_root.as_os_str().is_empty() {
-        flags.state_root = Path::new(STATE_ROOT).join(&flags.namespace);
-    }
     Ok(flags)
 }
 
-fn info() -> Vec<u8> {
-    RuntimeInfo {
+/// Where state is kept: as the flag says, or the namespace's usual place.
+pub fn state_root(flags: &Flags, namespace: &str) -> PathBuf {
+    match flags.state_root.as_os_str().is_empty() {
+        true => Path::new(STATE_ROOT).join(namespace),
+        false => flags.state_root.clone(),
+    }
+}
+
+/// What this runtime is and can, and with which options: those on stdin, checked.
+fn info() -> Result<Vec<u8>, Error> {
+    let stdin = crate::bootstrap::stdin()?;
+    let options = match stdin.is_empty() {
+        true => None,
+        false => {
+            let any = Any::decode(stdin.as_slice());
+            let any = any.map_err(|e| usage(format!("stdin holds no options: {e}")))?;
+            let checked = crate::options::runc(&any);
+            checked.map_err(|status| usage(status.message))?;
+            Some(any)
+        }
+    };
+    let features = Any {
+        type_url: FEATURES.into(),
+        value: corten_runtime::features().into_bytes(),
+    };
+    Ok(RuntimeInfo {
         name: "io.containerd.corten.v2".into(),
         version: Some(RuntimeVersion {
             version: env!("CARGO_PKG_VERSION").into(),
             revision: String::new(),
         }),
-        options: None,
-        features: None,
+        options,
+        features: Some(features),
         annotations: Default::default(),
-    }
-    .encode_to_vec()
-}
-
-/// Cleans up after a shim that is gone: containerd calls it, with the bundle as working folder.
-fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
-    let id: Result<ContainerId, _> = flags.id.parse();
-    let id = id.map_err(|e| usage(format!("-id: {e}")))?;
-    let written = std::fs::read_to_string(flags.bundle()?.join(STATE_ROOT_FILE));
-    let state_root = written.map_or_else(|_| flags.state_root.clone(), PathBuf::from);
-    match corten_runtime::delete(&state_root, &id, true) {
-        Ok(warnings) => warnings.iter().for_each(|w| eprintln!("warning: {w}")),
-        Err(e) if e.kind() == Kind::NotFound => {}
-        Err(source) => {
-            return Err(Error::Cleanup {
-                id: flags.id.clone(),
-                source: Box::new(source),
-            });
-        }
-    }
-    crate::bootstrap::forget(&flags.bundle()?);
-    Ok(DeleteResponse {
-        pid: 0,
-        // Nobody saw it end; it was killed at the latest just now.
-        exit_status: 128 + 9,
-        exited_at: Some(timestamp(SystemTime::now())),
     }
     .encode_to_vec())
 }
@@ -214,26 +219,22 @@ fn serve(flags: Flags) -> Result<(), Error> {
         path: bundle.clone(),
         source,
     })?;
-    let publish = match flags.until_idle {
-        true => None,
-        false => std::env::var("TTRPC_ADDRESS")
-            .ok()
-            .filter(|a| !a.is_empty()),
-    };
-    let publish = publish.map(|a| PathBuf::from(a.strip_prefix("unix://").unwrap_or(&a)));
-    let leavings = match flags.until_idle {
-        true => vec![bundle.join(crate::client::SOCKET)],
-        false => vec![flags.socket],
+    let publish = Some(flags.ttrpc.as_str()).filter(|a| !flags.until_idle && !a.is_empty());
+    let publish = publish.map(|a| PathBuf::from(a.strip_prefix("unix://").unwrap_or(a)));
+    let socket = match flags.until_idle {
+        true => bundle.join(crate::client::SOCKET),
+        false => flags.socket.clone(),
     };
     run(Config {
+        state_root: state_root(&flags, &flags.namespace),
+        publish,
         namespace: flags.namespace,
         bundle,
-        state_root: flags.state_root,
         listener,
         inherited: inherited.into_iter().map(Some).collect(),
-        publish,
         until_idle: flags.until_idle,
-        leavings,
+        debug: flags.debug,
+        place: Place::of(socket),
     })
 }
 
@@ -268,9 +269,10 @@ mod tests {
         assert_eq!(flags.address, "/run/c.sock");
         assert_eq!(flags.action, "start");
         assert_eq!(
-            flags.state_root,
+            state_root(&flags, &flags.namespace),
             Path::new("/run/corten/containerd/default")
         );
+        assert!(flags.debug);
     }
 
     #[test]

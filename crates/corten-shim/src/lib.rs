@@ -18,6 +18,7 @@
 
 pub mod attach;
 mod bootstrap;
+mod cleanup;
 pub mod client;
 mod command;
 mod enter;
@@ -30,11 +31,15 @@ mod health;
 mod listen;
 pub mod log;
 mod metrics;
+mod options;
+mod params;
+mod pod;
 pub mod proto;
 mod record;
 mod serve;
 mod stdio;
 mod time;
+mod toml;
 pub mod ttrpc;
 
 /// What Corten's engine asks beyond containerd's API.

@@ -13,5 +13,6 @@ generated!(bootstrap, "corten.bootstrap");
 generated!(corten, "corten.shim.v1");
 generated!(events, "corten.events");
 generated!(metrics, "corten.metrics");
+generated!(sandbox, "corten.sandbox");
 generated!(task, "corten.task");
 generated!(ttrpc, "corten.ttrpc");

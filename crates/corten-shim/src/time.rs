@@ -32,6 +32,22 @@ fn date(days: u64) -> (u64, u64, u64) {
     (yoe + era * 400 + u64::from(month <= 2), month, day)
 }
 
+/// Reads what [`rfc3339`] has written. `None`: somebody else wrote it.
+pub fn from_rfc3339(text: &str) -> Option<SystemTime> {
+    let number = |from: usize, to: usize| text.get(from..to)?.parse::<u64>().ok();
+    if text.len() != 30 || !text.is_ascii() || !text.ends_with('Z') {
+        return None;
+    }
+    let (year, month, day) = (number(0, 4)?, number(5, 7)?, number(8, 10)?);
+    // Days up to the month, in years that begin with March.
+    let (y, m) = (year.checked_sub(u64::from(month <= 2))?, (month + 9) % 12);
+    let days = y * 365 + y / 4 - y / 100 + y / 400 + (153 * m + 2) / 5 + day;
+    let days = days.checked_sub(719_469)?;
+    let second = number(11, 13)? * 3600 + number(14, 16)? * 60 + number(17, 19)?;
+    let nanos = Duration::from_nanos(number(20, 29)?);
+    Some(UNIX_EPOCH + Duration::from_secs(days * 86_400 + second) + nanos)
+}
+
 pub fn timestamp(time: SystemTime) -> Timestamp {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     Timestamp {
@@ -51,6 +67,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn times_that_we_did_not_write_are_none() {
+        for text in [
+            "",
+            "2026-11-23T14:46:41Z",
+            "x026-11-23T14:46:41.000000001Z",
+            "1969-12-31T00:00:00.000000000Z",
+        ] {
+            assert_eq!(from_rfc3339(text), None, "{text}");
+        }
+    }
+
+    #[test]
     fn dates_across_leap_years() {
         for (seconds, text) in [
             (0, "1970-01-01T00:00:00.000000000Z"),
@@ -60,7 +88,9 @@ mod tests {
             (1_795_445_201, "2026-11-23T14:46:41.000000000Z"),
             (4_107_542_400, "2100-03-01T00:00:00.000000000Z"),
         ] {
-            assert_eq!(rfc3339(UNIX_EPOCH + Duration::from_secs(seconds)), text);
+            let time = UNIX_EPOCH + Duration::from_secs(seconds);
+            assert_eq!(rfc3339(time), text);
+            assert_eq!(from_rfc3339(text), Some(time));
         }
     }
 }

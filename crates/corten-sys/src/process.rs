@@ -196,6 +196,27 @@ pub fn cloexec_from(first: u32) -> Result<(), Errno> {
         .map(drop)
 }
 
+/// Closes every descriptor but one. For a process that will only [`park`] after: owners of what is closed must not be used.
+pub fn close_all_but(fd: impl AsFd) -> Result<(), Errno> {
+    let kept = fd.as_fd().as_raw_fd() as u32;
+    for (first, last) in [(0, kept.checked_sub(1)), (kept + 1, Some(u32::MAX))] {
+        let Some(last) = last else { continue };
+        // SAFETY: no memory is touched; the caller uses no other descriptor any more.
+        checked(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+    }
+    Ok(())
+}
+
+/// Closes every descriptor and sleeps until a signal ends the process.
+pub fn park() -> Result<std::convert::Infallible, Errno> {
+    // SAFETY: no memory is touched. Owners of the descriptors are never used or dropped again, as nothing of this
+    // process runs any more but the loop below, unless the call has failed and closed nothing.
+    checked(unsafe { libc::syscall(libc::SYS_close_range, 0u32, u32::MAX, 0) })?;
+    loop {
+        rustix::event::pause();
+    }
+}
+
 /// Closes many descriptors with few calls: each run of adjacent numbers with one (Linux 5.9).
 pub fn close_all(fds: impl Iterator<Item = OwnedFd>) {
     let mut numbers: Vec<i32> = fds.map(IntoRawFd::into_raw_fd).collect();

@@ -95,6 +95,15 @@ pub fn reset_ignored() {
     }
 }
 
+/// Leaves children that end to the kernel: none becomes a zombie, and nobody can wait for one.
+pub fn ignore_children() -> Result<(), Errno> {
+    // SAFETY: SIG_IGN is a valid disposition for this signal.
+    match unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } {
+        libc::SIG_ERR => Err(Errno::INVAL),
+        _ => Ok(()),
+    }
+}
+
 /// One signal that came in through [`Receiver`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Received {

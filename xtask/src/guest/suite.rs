@@ -13,6 +13,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("corten-cgroup", ""),
     ("corten-net", "kinds::"),
     ("corten-runtime", ""),
+    ("corten-shim", "peer::"),
     ("corten-store", "verity"),
 ];
 

@@ -104,6 +104,7 @@ pub(super) fn images(parsed: &Parsed) -> Result<Images, Failure> {
         .into());
     }
     Ok(Images {
+        program: None,
         path: path(parsed, "image-path").unwrap_or_else(|| "checkpoint".into()),
         work: path(parsed, "work-path"),
         tcp_established: parsed.has("tcp-established"),

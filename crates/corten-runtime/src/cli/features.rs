@@ -97,7 +97,7 @@ pub(super) fn features(args: Vec<OsString>) -> Result<u8, Failure> {
     Ok(0)
 }
 
-fn document() -> Value {
+pub(crate) fn document() -> Value {
     let capabilities: Vec<String> = NAMES.iter().map(|(_, n)| format!("CAP_{n}")).collect();
     let enabled = |on: bool| json!({"enabled": on});
     json!({

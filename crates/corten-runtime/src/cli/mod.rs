@@ -8,6 +8,7 @@ mod create;
 mod events;
 mod exec;
 mod features;
+pub(crate) use features::document as features;
 mod foreground;
 mod help;
 mod list;

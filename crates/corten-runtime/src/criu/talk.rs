@@ -32,12 +32,22 @@ const PATIENCE: Timespec = Timespec {
 };
 
 /// Where criu is; a container engine's PATH decides, as for any program.
-pub(crate) fn find(what: &'static str) -> Result<PathBuf, Error> {
+/// A caller who says where says it finally.
+pub(crate) fn find(what: &'static str, given: Option<&Path>) -> Result<PathBuf, Error> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let executable = |file: &PathBuf| {
         file.metadata()
             .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
     };
+    if let Some(given) = given {
+        let found = Some(given.to_path_buf()).filter(executable);
+        return found.ok_or_else(|| {
+            unsupported(format!(
+                "{what} without criu, which is not at {},",
+                given.display()
+            ))
+        });
+    }
     std::env::split_paths(&path)
         .filter(|folder| folder.is_absolute())
         .map(|folder| folder.join("criu"))

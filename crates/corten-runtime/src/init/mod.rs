@@ -66,6 +66,8 @@ pub(crate) struct Init<'a> {
     /// Where such hooks expect the root.
     pub root_at: CString,
     pub no_pivot: bool,
+    /// Nobody will come to the gate.
+    pub parked: bool,
     /// The maker, if init is to end with it.
     pub caller: Option<OwnedFd>,
 }
@@ -158,6 +160,9 @@ impl<'a> Init<'a> {
             return Ok(());
         }
         identity::apply(&plan.process, &mut self.parts)?;
+        if self.parked {
+            return Ok(());
+        }
         program::find(&plan.process, &mut self.parts)
     }
 
@@ -273,11 +278,25 @@ impl<'a> Init<'a> {
     fn wait(&mut self) -> Result<OwnedFd, Failure<'a>> {
         // Becoming the user has undone it (prctl(2), PR_SET_PDEATHSIG).
         self.tie_to_caller()?;
+        if self.parked {
+            return self.park().map_err(Failure::at(Step::Gate, b""));
+        }
         let starter = self.wait_at_gate()?;
         if self.caller.is_some() {
             set_parent_process_death_signal(None).map_err(Failure::at(Step::Gate, b""))?;
         }
         Ok(starter)
+    }
+
+    /// Stays for good, without anything of the maker's but its memory, which nobody may look at.
+    fn park(&mut self) -> Result<OwnedFd, Errno> {
+        process::set_undumpable()?;
+        // The kernel then buries our children itself (wait(2)), those that we inherit among them.
+        signal::ignore_children()?;
+        // Before anybody can join our namespaces and look.
+        process::close_all_but(&self.socket)?;
+        handshake::send_ready(&self.socket)?;
+        match process::park()? {}
     }
 
     fn wait_at_gate(&mut self) -> Result<OwnedFd, Failure<'a>> {

@@ -26,7 +26,7 @@ const LOG: &str = "dump.log";
 
 /// Writes the container's processes to `images.path`.
 pub fn checkpoint(checkpoint: Checkpoint<'_>) -> Result<(), Error> {
-    let executable = find("checkpoint")?;
+    let executable = find("checkpoint", checkpoint.images.program.as_deref())?;
     let found = Found::open(checkpoint.state_root, checkpoint.id)?;
     let status = found.status()?;
     let (Status::Running | Status::Paused, Some(init)) = (status, &found.init) else {

@@ -215,6 +215,7 @@ fn try_make(create: Create<'_>, gate: bool, undo: &mut Undo) -> Result<Made, Err
         hooks: waits,
         root_at: root_at(&plan, bundle, hooked)?,
         no_pivot: options.no_pivot,
+        parked: options.parked,
         caller: match options.die_with_caller {
             true => Some(own_pidfd()?),
             false => None,

@@ -38,7 +38,7 @@ const LOG: &str = "restore.log";
 
 /// Makes the container and its processes, which go on where they were. `Ok` once they run.
 pub fn restore(restore: Restore<'_>) -> Result<Execed, Error> {
-    let executable = find("restore")?;
+    let executable = find("restore", restore.images.program.as_deref())?;
     make_way(restore.create.state_root, restore.create.id)?;
     let mut undo = Undo::default();
     let made = try_restore(restore, &executable, &mut undo);

@@ -22,6 +22,7 @@ mod process;
 mod rootless;
 mod rootless_podman;
 mod seccomp;
+mod stacked_roots;
 mod systemd;
 mod unified;
 mod user;

@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use corten_runtime::rootfs;
-use corten_runtime::{Create, Created, Options as RuntimeOptions, Rootfs};
+use corten_runtime::{Create, Options as RuntimeOptions, Rootfs};
 use corten_spec::ContainerId;
 use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
 
+use super::checkpoint::Restorable;
 use super::forward::Forward;
 use super::health::Health;
 use super::options::Options;
@@ -23,7 +24,8 @@ use crate::listen::bind_in;
 use crate::log::{Limits, Log};
 use crate::proto::corten::{ForwardRequest, LoopbackForward, WatchRequest};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
-use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, StartResponse};
+use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, Mount, StartResponse};
+use crate::stdio::Io;
 use crate::stdio::prepare::{Plan, Prepared, prepare};
 use crate::ttrpc::status::{Code, Status};
 
@@ -32,18 +34,19 @@ const SPEC_MAX: u64 = 16 << 20;
 /// Where `delete` finds the state root after a crash, in the bundle.
 pub const STATE_ROOT_FILE: &str = "corten-state-root";
 
+/// Where `delete` finds how init ended, if it had, in the bundle.
+pub const EXIT_FILE: &str = "corten-exit.json";
+
 impl Shim {
     pub(super) fn create(
         &mut self,
         request: CreateTaskRequest,
-        options: Options,
+        mut options: Options,
     ) -> Result<Vec<u8>, Status> {
         let id = self.free_id(&request.id)?;
-        if !request.checkpoint.is_empty() {
-            return Err(Status::new(
-                Code::Unimplemented,
-                "restoring from a checkpoint is not supported",
-            ));
+        if !request.parent_checkpoint.is_empty() {
+            let text = "parent_checkpoint: a checkpoint's images name their parent themselves";
+            return Err(Status::new(Code::Unimplemented, text));
         }
         let bundle = match request.bundle.is_empty() {
             true => self.config.bundle.clone(),
@@ -71,34 +74,38 @@ impl Shim {
             0 => assemble(&request)?,
             place => Rootfs::Mount(self.inherited_root(place)?),
         };
-        let mut created = corten_runtime::create(Create {
-            id: &id,
-            bundle: &bundle,
-            spec: &spec,
-            state_root: &state_root,
-            rootfs,
-            stdio,
-            options: RuntimeOptions {
-                no_pivot: options.corten.no_pivot_root,
-                no_new_keyring: options.corten.no_new_keyring,
-                die_with_caller: true,
-                ..RuntimeOptions::default()
-            },
-        })?;
-        for warning in &created.warnings {
-            say(format_args!("{id}: {warning}"));
-        }
-        let pid = created.pid;
-        let joined = join(prepared, &mut created);
-        let io = match joined {
-            Ok(io) => io,
-            Err(status) => {
-                // Nobody will ask for it: it must not wait at its gate for ever.
-                let undone = corten_runtime::delete(&state_root, &id, true);
-                if let Err(error) = undone {
-                    say(format_args!("cannot undo the creation of {id}: {error}"));
-                }
-                return Err(status);
+        let choices = RuntimeOptions {
+            no_pivot: options.corten.no_pivot_root,
+            no_new_keyring: options.corten.no_new_keyring,
+            systemd_cgroup: options.systemd_cgroup,
+            die_with_caller: true,
+            ..RuntimeOptions::default()
+        };
+        let kill_all = shares_pids(&spec);
+        let (phase, io) = match request.checkpoint.is_empty() {
+            true => make(
+                Create {
+                    id: &id,
+                    bundle: &bundle,
+                    spec: &spec,
+                    state_root: &state_root,
+                    rootfs,
+                    stdio,
+                    options: choices,
+                },
+                prepared,
+            )?,
+            false => {
+                let restorable = Restorable {
+                    images: request.checkpoint.clone().into(),
+                    spec,
+                    rootfs,
+                    stdio,
+                    prepared,
+                    options: choices,
+                };
+                restorable.check()?;
+                (Phase::Restorable(Box::new(restorable)), Io::default())
             }
         };
         let event = TaskCreate {
@@ -111,10 +118,9 @@ impl Shim {
                 stderr: request.stderr.clone(),
                 terminal: request.terminal,
             }),
-            checkpoint: String::new(),
-            pid,
+            checkpoint: request.checkpoint.clone(),
+            pid: 0,
         };
-        let oom = watch_memory(&state_root, &id);
         let init = Process {
             number: 0,
             exec_id: String::new(),
@@ -124,17 +130,27 @@ impl Shim {
                 stdout: request.stdout,
                 stderr: request.stderr,
             },
-            phase: Phase::Created(Box::new(created)),
+            phase,
             io,
             size: None,
             waiters: Vec::new(),
             deleters: Vec::new(),
         };
+        let pid = init.pid();
+        let event = TaskCreate { pid, ..event };
+        let oom = match init.is_alive() {
+            true => watch_memory(&state_root, &id),
+            false => None,
+        };
+        if options.corten.exit_record.is_empty() && !self.config.until_idle {
+            options.corten.exit_record = bundle.join(EXIT_FILE).display().to_string();
+        }
         let mut task = Task::new(id, bundle, state_root, init);
         task.oom = oom;
-        task.kill_all = shares_pids(&spec);
+        task.kill_all = kill_all;
         task.attach = attach;
         task.health = health.map(Box::new);
+        task.options = options.lasting;
         task.take_options(options.corten);
         if let Some(terms) = restart {
             let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
@@ -204,7 +220,7 @@ impl Shim {
             open_stdin: corten.open_stdin,
             stdin_once: corten.stdin_once,
             await_client: false,
-            owner: options.owner,
+            owner: options.lasting.owner,
             size: None,
             fifos: None,
         })
@@ -255,6 +271,9 @@ impl Shim {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
         let id = task.id.as_str().to_string();
+        if matches!(task.init.phase, Phase::Restorable(_)) {
+            return self.restore(serial);
+        }
         let Phase::Created(created) = &mut task.init.phase else {
             let text = format!("container {id} was started before");
             return Err(Status::new(Code::FailedPrecondition, text));
@@ -281,11 +300,23 @@ impl Shim {
     }
 }
 
-fn join(prepared: Prepared, created: &mut Created) -> Result<crate::stdio::Io, Status> {
-    let console = created.console.take();
-    prepared
-        .finish(console)
-        .map_err(|e| Status::of(e.kind(), e.to_string()))
+/// Makes the container, whose init then waits, and joins its terminal.
+fn make(create: Create<'_>, prepared: Prepared) -> Result<(Phase, Io), Status> {
+    let (id, state_root) = (create.id, create.state_root);
+    let mut created = corten_runtime::create(create)?;
+    for warning in &created.warnings {
+        say(format_args!("{id}: {warning}"));
+    }
+    match prepared.finish(created.console.take()) {
+        Ok(io) => Ok((Phase::Created(Box::new(created)), io)),
+        Err(error) => {
+            // Nobody will ask for it: it must not wait at its gate for ever.
+            if let Err(error) = corten_runtime::delete(state_root, id, true) {
+                say(format_args!("cannot undo the creation of {id}: {error}"));
+            }
+            Err(Status::of(error.kind(), error.to_string()))
+        }
+    }
 }
 
 fn invalid(text: String) -> Status {
@@ -301,7 +332,7 @@ fn failed(step: &str, path: &Path, error: &std::io::Error) -> Status {
     Status::of(kind, text)
 }
 
-fn read_spec(bundle: &Path) -> Result<Spec, Status> {
+pub(super) fn read_spec(bundle: &Path) -> Result<Spec, Status> {
     let path = bundle.join("config.json");
     let file = File::open(&path).map_err(|e| failed("open", &path, &e))?;
     let mut bytes = Vec::new();
@@ -322,16 +353,16 @@ fn assemble(request: &CreateTaskRequest) -> Result<Rootfs, Status> {
     if request.rootfs.is_empty() {
         return Ok(Rootfs::Bundle);
     }
-    let mounts: Vec<rootfs::Mount> = request
-        .rootfs
-        .iter()
-        .map(|m| rootfs::Mount {
+    let mount = |m: &Mount| {
+        let mount = rootfs::Mount {
             fstype: m.r#type.clone(),
             source: m.source.clone(),
             options: m.options.clone(),
-        })
-        .collect();
-    Ok(Rootfs::Mount(rootfs::assemble(&mounts)?))
+        };
+        (PathBuf::from(&m.target), mount)
+    };
+    let mounts: Vec<_> = request.rootfs.iter().map(mount).collect();
+    Ok(Rootfs::Mount(rootfs::stack(&mounts)?))
 }
 
 pub(super) fn listen(bundle: &Path) -> Result<std::os::unix::net::UnixListener, Status> {
@@ -353,7 +384,7 @@ fn shares_pids(spec: &Spec) -> bool {
     !namespaces.is_some_and(|all| all.iter().any(own))
 }
 
-fn watch_memory(state_root: &Path, id: &ContainerId) -> Option<corten_cgroup::OomWatch> {
+pub(super) fn watch_memory(state_root: &Path, id: &ContainerId) -> Option<corten_cgroup::OomWatch> {
     let watch = corten_runtime::cgroup(state_root, id).map_err(|e| e.to_string());
     let watch = watch.and_then(|group| group.oom_events().map_err(|e| e.to_string()));
     // It is news only: the container runs and is limited without.

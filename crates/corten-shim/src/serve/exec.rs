@@ -78,6 +78,7 @@ impl Shim {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
         let (id, state_root) = (task.id.clone(), task.state_root.clone());
+        let owner = task.options.owner;
         let Some(process) = task.named(exec_id) else {
             let text = format!("no process {exec_id} in {id}");
             return Err(Status::new(Code::NotFound, text));
@@ -101,7 +102,7 @@ impl Shim {
             open_stdin: true,
             stdin_once: true,
             await_client: true,
-            owner: (0, 0),
+            owner,
             size,
             fifos: None,
         })

@@ -14,6 +14,7 @@
 //! signalfd, so no exit can be missed between a fork and its wait.
 
 mod attach;
+mod checkpoint;
 mod connection;
 mod create;
 mod exec;
@@ -25,6 +26,7 @@ mod options;
 mod publisher;
 mod reap;
 mod restart;
+mod sandbox;
 mod service;
 mod settle;
 mod task;
@@ -41,12 +43,14 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::bootstrap::Place;
 use crate::stdio::{Part, SCRATCH};
 use connection::Connection;
 use publisher::Publisher;
+use sandbox::Sandbox;
 use task::Task;
 
-pub use create::STATE_ROOT_FILE;
+pub use create::{EXIT_FILE, STATE_ROOT_FILE};
 
 /// How the shim was started.
 #[derive(Debug)]
@@ -64,8 +68,10 @@ pub struct Config {
     /// Exit when nothing is left to supervise and nobody is connected. Under
     /// containerd only its Shutdown ends a shim.
     pub until_idle: bool,
-    /// Files to remove at the end.
-    pub leavings: Vec<PathBuf>,
+    /// Whether requests are logged.
+    pub debug: bool,
+    /// Where clients find the socket.
+    pub place: Place,
 }
 
 /// Without any connection for so long after the start, nobody will come.
@@ -116,6 +122,7 @@ struct Shim {
     tasks: BTreeMap<u32, Task>,
     /// By container, which has no task while it waits.
     restarts: BTreeMap<String, restart::Restart>,
+    sandbox: Option<Sandbox>,
     publisher: Publisher,
     loggers: loggers::Loggers,
     scratch: Box<[u8]>,
@@ -149,6 +156,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         connections: BTreeMap::new(),
         tasks: BTreeMap::new(),
         restarts: BTreeMap::new(),
+        sandbox: None,
         publisher,
         loggers: Default::default(),
         scratch: vec![0; SCRATCH].into(),
@@ -163,10 +171,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         shim.turn()?;
     }
     shim.loggers.expire(true);
-    for path in &shim.config.leavings {
-        // Whoever removes the bundle may have been faster.
-        let _ = std::fs::remove_file(path);
-    }
+    shim.config.place.vacate();
     Ok(())
 }
 
@@ -278,6 +283,12 @@ impl Shim {
         }
     }
 
+    /// Answers what was asked, and then exits. Who comes now shall find no shim rather than this one.
+    fn end(&mut self) {
+        self.ending = Some(Instant::now());
+        self.config.place.vacate();
+    }
+
     fn serial(&mut self) -> u32 {
         let serial = self.serial;
         // Four thousand million connections in one container's life would have to be open to clash.
@@ -300,7 +311,7 @@ impl Shim {
         let tasks = self.tasks.values().filter_map(Task::deadline).min();
         let restarts = self.restarts.values();
         let restarts = restarts.filter_map(restart::Restart::deadline).min();
-        let idle = self.config.until_idle && !self.is_visited() && self.tasks.is_empty();
+        let idle = self.config.until_idle && !self.is_visited() && self.is_empty();
         let lonely = (idle && !self.visited).then(|| self.started + LONELY);
         let ending = self.ending.map(|at| at + FAREWELL);
         let again = self.reap_again.then(Instant::now);
@@ -319,6 +330,11 @@ impl Shim {
         .min()
     }
 
+    /// Whether there is nothing to supervise.
+    fn is_empty(&self) -> bool {
+        self.tasks.is_empty() && self.sandbox.is_none()
+    }
+
     /// Whether somebody is connected who may care for a container.
     fn is_visited(&self) -> bool {
         self.connections.values().any(|c| !c.only_tells)
@@ -331,7 +347,7 @@ impl Shim {
             return done || since.elapsed() >= FAREWELL;
         }
         self.config.until_idle
-            && self.tasks.is_empty()
+            && self.is_empty()
             && !self.restarts.values().any(restart::Restart::is_pending)
             && !self.is_visited()
             && self.loggers.is_empty()
@@ -339,17 +355,14 @@ impl Shim {
     }
 }
 
-/// A line for whoever reads the shim's log. There is nobody to tell if that fails.
+/// A line for whoever reads the shim's log, in the form of containerd's own. There is nobody to tell if that fails.
 fn say(text: std::fmt::Arguments<'_>) {
-    use std::io::Write;
-    let line = format!(
-        "time=\"{}\" level=warning msg={:?}\n",
-        now(),
-        text.to_string()
-    );
-    let _ = std::io::stderr().write_all(line.as_bytes());
+    line("warning", text);
 }
 
-fn now() -> String {
-    crate::time::rfc3339(std::time::SystemTime::now())
+fn line(level: &str, text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    let time = crate::time::rfc3339(std::time::SystemTime::now());
+    let line = format!("time=\"{time}\" level={level} msg={:?}\n", text.to_string());
+    let _ = std::io::stderr().write_all(line.as_bytes());
 }

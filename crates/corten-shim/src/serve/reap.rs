@@ -12,6 +12,9 @@ use super::{Shim, say};
 /// hand its orphans to us as fast as they are reaped.
 const ROUND: usize = 128;
 
+/// When a kill that we were woken for is counted.
+const COUNTED: std::time::Duration = std::time::Duration::from_millis(50);
+
 impl Shim {
     /// Empties the signalfd and reaps. Signals to this process do nothing more: a shim
     /// is ended by Shutdown, and what it supervises must outlive its terminal and its engine.
@@ -49,6 +52,7 @@ impl Shim {
         self.logger_ended(pid, status);
         if self.restart_ended(pid, status)
             || self.check_ended(pid, status)
+            || self.sandbox_exited(pid, status)
             || self.foreign_child(pid, status)
         {
             return;
@@ -83,26 +87,41 @@ impl Shim {
         }
     }
 
-    /// The kernel killed a process of the task for its memory.
+    /// The kernel killed a process of the task for its memory, or is about to: v1 wakes us before it counts.
     pub(super) fn oom(&mut self, serial: u32) {
+        let counted = self.count_oom_kills(serial);
+        if let Some(task) = self.tasks.get_mut(&serial) {
+            let again = !counted && task.oom.is_some();
+            task.oom_again = again.then(|| Instant::now() + COUNTED);
+        }
+    }
+
+    /// Tells each kill once. Whether there was a new one.
+    pub(super) fn count_oom_kills(&mut self, serial: u32) -> bool {
         let Some(task) = self.tasks.get_mut(&serial) else {
-            return;
+            return false;
         };
-        let Some(watch) = &task.oom else { return };
+        let Some(watch) = &task.oom else { return false };
         match watch.kills() {
-            Ok(kills) if kills > task.oom_kills => {
-                task.oom_kills = kills;
+            Ok(kills) => {
+                let new = kills.saturating_sub(task.oom_kills);
+                task.oom_kills += new;
+                // The descriptor also wakes when a group is removed.
+                if task.told.is_some() {
+                    task.oom = None;
+                }
                 let event = crate::proto::events::TaskNamed {
                     container_id: task.id.as_str().into(),
                 };
-                self.publisher.publish("/tasks/oom", "TaskOOM", &event);
+                for _ in 0..new {
+                    self.publisher.publish("/tasks/oom", "TaskOOM", &event);
+                }
+                new > 0
             }
-            // The descriptor also wakes when a group is removed.
-            Ok(_) if task.told.is_some() => task.oom = None,
-            Ok(_) => {}
             Err(error) => {
                 say(format_args!("no more OOM events of {}: {error}", task.id));
                 task.oom = None;
+                false
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The Task API: requests in, answers out.
 
+use corten_spec::Kind;
 use corten_sys::process::send_signal;
 use prost::Message;
 use prost_types::Any;
@@ -26,6 +27,7 @@ use crate::ttrpc::frame::{Event, Frame, REQUEST};
 use crate::ttrpc::status::{Code, Status};
 use crate::ttrpc::{self};
 
+const SANDBOX_SERVICE: &str = "containerd.runtime.sandbox.v1.Sandbox";
 /// Both versions have the same messages.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 
@@ -55,8 +57,9 @@ impl Shim {
     fn serve_frame(&mut self, connection: u32, frame: &Frame) {
         let stream = frame.header.stream;
         let responder = Responder { connection, stream };
-        // Clients number their streams with odd numbers; the rest is not ttrpc.
-        if stream.is_multiple_of(2) {
+        // Clients number their streams with odd numbers; the rest is not ttrpc. And who asks a shim that has been told to end
+        // shall find another one.
+        if stream.is_multiple_of(2) || self.ending.is_some() {
             if let Some(connection) = self.connections.get_mut(&connection) {
                 connection.hang_up();
             }
@@ -67,13 +70,33 @@ impl Shim {
             return self.respond(responder, Err(status));
         }
         let answer = match Request::decode(frame.payload.as_slice()) {
-            Ok(request) => self.call(responder, &request),
+            Ok(request) => {
+                let answer = self.call(responder, &request);
+                self.report(&request, answer.as_ref());
+                answer
+            }
             Err(e) => Some(Err(bad(&e))),
         };
         if let Some(answer) = answer {
             self.respond(responder, answer);
         }
         self.trim = Some(std::time::Instant::now() + CALM);
+    }
+
+    /// With `-debug`, what was asked and how it went.
+    fn report(&self, request: &Request, answer: Option<&Answer>) {
+        if !self.config.debug {
+            return;
+        }
+        let (service, method) = (&request.service, &request.method);
+        match answer {
+            None => super::line("debug", format_args!("{service}/{method}: to be answered")),
+            Some(Ok(_)) => super::line("debug", format_args!("{service}/{method}: done")),
+            Some(Err(status)) => super::line(
+                "debug",
+                format_args!("{service}/{method}: {} {}", status.code, status.message),
+            ),
+        }
     }
 
     pub(super) fn respond(&mut self, to: Responder, answer: Answer) {
@@ -103,6 +126,9 @@ impl Shim {
         }
         if request.service == OWN_SERVICE && request.method == "ReopenLog" {
             return Some(decode(payload).and_then(|r: ReopenLogRequest| self.reopen_log(&r.id)));
+        }
+        if request.service == SANDBOX_SERVICE {
+            return self.sandbox_call(responder, &request.method, payload);
         }
         if request.service == EVENTS_SERVICE && request.method == "Forward" {
             return Some(self.foreign_event(responder, payload));
@@ -144,10 +170,7 @@ impl Shim {
             "Stats" => decode(payload).and_then(|r| self.stats(&r)),
             "Connect" => decode(payload).and_then(|r| self.connect(&r)),
             "Shutdown" => decode(payload).and_then(|r| self.shutdown(&r)),
-            "Checkpoint" => Err(Status::new(
-                Code::Unimplemented,
-                "checkpoints are not supported",
-            )),
+            "Checkpoint" => decode(payload).and_then(|r| self.checkpoint(&r)),
             other => Err(Status::new(
                 Code::Unimplemented,
                 format!("method {other} is not served"),
@@ -291,6 +314,10 @@ impl Shim {
                     format!("process {} was not started", request.exec_id),
                 ));
             }
+            Phase::Restorable(_) => {
+                let text = format!("container {} was not restored yet", request.id);
+                return Err(Status::new(Code::FailedPrecondition, text));
+            }
             Phase::Created(created) => &created.pidfd,
             Phase::Running { pidfd, .. } => pidfd,
             Phase::Elsewhere { .. } | Phase::Draining { .. } | Phase::Exited(_) => {
@@ -388,7 +415,7 @@ impl Shim {
         };
         let exit = match &process.phase {
             Phase::Exited(exit) => *exit,
-            Phase::Added(_) => never,
+            Phase::Added(_) | Phase::Restorable(_) => never,
             // Never started: nothing of it is worth keeping.
             Phase::Created(_) => Exit {
                 status: 128 + 9,
@@ -418,8 +445,11 @@ impl Shim {
             task.execs.retain(|e| e.exec_id != exec_id);
             return Ok(response.encode_to_vec());
         }
-        for warning in corten_runtime::delete(&task.state_root, &id, true)? {
-            say(format_args!("{warning}"));
+        match corten_runtime::delete(&task.state_root, &id, true) {
+            Ok(warnings) => warnings.iter().for_each(|w| say(format_args!("{w}"))),
+            // Never restored, or ended by a restore that failed.
+            Err(error) if error.kind() == Kind::NotFound => {}
+            Err(error) => return Err(error.into()),
         }
         if task.attach.is_some() {
             let _ = std::fs::remove_file(task.bundle.join(crate::attach::SOCKET));
@@ -469,7 +499,10 @@ impl Shim {
                 let resized = process.io.resize(size);
                 resized.map_err(|e| Status::new(Code::Unknown, format!("cannot resize: {e}")))?;
             }
-            Phase::Elsewhere { .. } | Phase::Draining { .. } | Phase::Exited(_) => {}
+            Phase::Restorable(_)
+            | Phase::Elsewhere { .. }
+            | Phase::Draining { .. }
+            | Phase::Exited(_) => {}
         }
         Ok(Vec::new())
     }
@@ -489,15 +522,16 @@ impl Shim {
     fn update(&mut self, request: &UpdateTaskRequest) -> Answer {
         let resources: corten_spec::oci::runtime::LinuxResources =
             json("resources", request.resources.as_ref())?;
+        // Annotations are for runtimes that understand some; this one reads its own from the specification alone.
         let task = self.task(&request.id)?;
-        corten_runtime::cgroup(&task.state_root, &task.id)?.apply(&resources)?;
+        corten_runtime::update(&task.state_root, &task.id, &resources)?;
         Ok(Vec::new())
     }
 
     fn stats(&mut self, request: &ContainerRequest) -> Answer {
         let task = self.task(&request.id)?;
-        let stats = corten_runtime::cgroup(&task.state_root, &task.id)?.stats()?;
-        let stats = Some(crate::metrics::encode(&stats));
+        let group = corten_runtime::cgroup(&task.state_root, &task.id)?;
+        let stats = Some(crate::metrics::of(&group)?);
         Ok(StatsResponse { stats }.encode_to_vec())
     }
 
@@ -515,11 +549,12 @@ impl Shim {
         .encode_to_vec())
     }
 
-    /// Ends the shim, unless containers are left: one of a pod's may be deleted before the others.
+    /// Ends the shim, unless containers or their pod are left: one of a pod's may be deleted before the others, and a
+    /// containerd that was started again asks so after each.
     fn shutdown(&mut self, _request: &ShutdownRequest) -> Answer {
-        if self.tasks.is_empty() {
+        if self.is_empty() {
             self.end_restarts();
-            self.ending = Some(std::time::Instant::now());
+            self.end();
         }
         Ok(Vec::new())
     }

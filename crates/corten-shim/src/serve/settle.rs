@@ -18,6 +18,7 @@ impl Shim {
     pub(super) fn settle(&mut self) {
         let serials: Vec<u32> = self.tasks.keys().copied().collect();
         for serial in serials {
+            self.recount(serial);
             for number in self.due(serial) {
                 self.tell(serial, number);
             }
@@ -69,7 +70,21 @@ impl Shim {
         due
     }
 
+    /// Looks once more for an OOM kill that was not counted when we were woken for it.
+    fn recount(&mut self, serial: u32) {
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return;
+        };
+        if task.oom_again.is_some_and(|at| at <= Instant::now()) {
+            // Once: a process may also have found memory after all.
+            task.oom_again = None;
+            self.count_oom_kills(serial);
+        }
+    }
+
     fn tell(&mut self, serial: u32, number: Number) {
+        // What it died of comes before its death.
+        self.count_oom_kills(serial);
         let Some(task) = self.tasks.get_mut(&serial) else {
             return;
         };
@@ -169,11 +184,6 @@ pub(super) fn run_command(command: &[String]) {
 fn record(task: &mut Task, exit: Exit, restart: Option<&mut Restart>) {
     task.told = Some(Instant::now());
     task.watch = None;
-    if let Some(watch) = &task.oom
-        && let Ok(kills) = watch.kills()
-    {
-        task.oom_kills = task.oom_kills.max(kills);
-    }
     let oom = task.oom_kills > 0;
     let restarting = restart.and_then(|r| r.exited(exit, oom));
     task.restarting = restarting.is_some();

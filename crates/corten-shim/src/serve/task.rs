@@ -17,10 +17,12 @@ use corten_spec::ContainerId;
 use corten_spec::oci::runtime;
 use rustix::event::PollFlags;
 
+use super::checkpoint::Restorable;
 use super::connection::Responder;
 use super::foreign::Foreign;
 use super::forward::Forward;
 use super::health::Health;
+use super::options::Lasting;
 use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
@@ -46,6 +48,8 @@ pub enum Phase {
     Added(Box<runtime::Process>),
     /// Init at its gate.
     Created(Box<Created>),
+    /// Init in the files of a checkpoint.
+    Restorable(Box<Restorable>),
     Running {
         pid: u32,
         pidfd: OwnedFd,
@@ -100,7 +104,7 @@ pub struct Process {
 impl Process {
     pub fn pid(&self) -> u32 {
         match &self.phase {
-            Phase::Added(_) => 0,
+            Phase::Added(_) | Phase::Restorable(_) => 0,
             Phase::Created(created) => created.pid,
             Phase::Running { pid, .. } | Phase::Elsewhere { pid, .. } => *pid,
             Phase::Draining { exit, .. } | Phase::Exited(exit) => exit.pid,
@@ -117,9 +121,10 @@ impl Process {
 
     pub fn status(&self) -> Status {
         match &self.phase {
-            Phase::Added(_) | Phase::Created(_) | Phase::Elsewhere { started: false, .. } => {
-                Status::Created
-            }
+            Phase::Added(_)
+            | Phase::Created(_)
+            | Phase::Restorable(_)
+            | Phase::Elsewhere { started: false, .. } => Status::Created,
             // Its exit is not told yet, and nobody must see it before.
             Phase::Running { .. } | Phase::Elsewhere { .. } | Phase::Draining { .. } => {
                 Status::Running
@@ -162,9 +167,12 @@ pub struct Task {
     pub execs: Vec<Process>,
     pub next_number: Number,
     pub paused: bool,
+    pub options: Lasting,
     pub oom: Option<OomWatch>,
     /// OOM kills that were told.
     pub oom_kills: u64,
+    /// When to look again: v1 wakes us before it counts.
+    pub oom_again: Option<Instant>,
     /// Whether the end of init leaves others behind: the PID namespace is not its own.
     pub kill_all: bool,
     pub attach: Option<UnixListener>,
@@ -197,8 +205,10 @@ impl Task {
             execs: Vec::new(),
             next_number: 1,
             paused: false,
+            options: Lasting::default(),
             oom: None,
             oom_kills: 0,
+            oom_again: None,
             kill_all: false,
             attach: None,
             greeting: Vec::new(),
@@ -317,6 +327,7 @@ impl Task {
             .chain(forwards)
             .chain(watch)
             .chain(health)
+            .chain(self.oom_again)
             .chain(foreign)
             .min()
     }

@@ -1,9 +1,17 @@
 //! The shim as its users see it: our engine's client, and a real containerd. As root.
 //! Every test removes what it makes and checks that.
 
+mod bootstrap;
+mod checkpoint;
 mod containerd;
+mod crash;
+mod cri;
 mod engine;
 mod foreign;
+mod grpc;
+mod peer;
+mod raw;
 mod rig;
+mod sandbox;
 mod stdio;
 mod supervise;

@@ -30,7 +30,7 @@ pub fn busybox(root: &Path) {
     fs::copy("/bin/busybox", root.join("bin/busybox")).unwrap();
     for name in [
         "sh", "cat", "echo", "sleep", "true", "seq", "stty", "dd", "kill", "ls", "id", "md5sum",
-        "head", "yes",
+        "head", "yes", "hostname", "mount", "touch", "stat",
     ] {
         symlink("busybox", root.join("bin").join(name)).unwrap();
     }
@@ -95,6 +95,29 @@ impl Rig {
         .unwrap();
         self.shim_pid = client.child().unwrap();
         self.client = Some(client);
+    }
+
+    /// No client of ours: the shim is asked otherwise.
+    pub fn keep(&mut self) {
+        let _ = self.client().state("");
+    }
+
+    /// Until it has exited by itself.
+    pub fn wait_for_shim(&mut self) {
+        self.client = None;
+        let pid = rustix::process::Pid::from_raw(self.shim_pid as i32).unwrap();
+        eventually("the shim's end", || {
+            let options = rustix::process::WaitOptions::NOHANG;
+            rustix::process::waitpid(Some(pid), options).is_ok_and(|w| w.is_some())
+        });
+        self.shim_pid = 0;
+    }
+
+    pub fn kill_shim(&mut self) {
+        let pid = rustix::process::Pid::from_raw(self.shim_pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty()).unwrap();
+        self.shim_pid = 0;
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
