@@ -3,16 +3,20 @@
 //! One function for each kind of foreign bytes, and for the log, whose reader must get back what was written. None may panic,
 //! whatever it is given. Not part of the library: compiled with `--cfg fuzzing` and for the tests only.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use prost::Message;
 
 use crate::attach;
+use crate::command::Flags;
+use crate::foreign;
 use crate::log::{Limits, Log, Stream, follow};
+use crate::params;
 use crate::proto::bootstrap::{BootstrapParams, BootstrapResult};
 use crate::proto::ttrpc::{Request, Response};
 use crate::stdio::open;
+use crate::toml;
 use crate::ttrpc::frame::{self, Decoder, Event};
 use crate::ttrpc::{self, status::Status};
 
@@ -77,8 +81,29 @@ pub fn ttrpc_frames(bytes: &[u8]) {
     assert!(held <= rest.len(), "more than was sent is kept");
 }
 
-/// What containerd says to a shim that starts, and what one answers.
+/// What containerd says to a shim that starts, and what one answers: to us as a shim, and to us who starts another's.
 pub fn shim_bootstrap(bytes: &[u8]) {
+    let named = Flags {
+        id: "web".into(),
+        namespace: "default".into(),
+        max_version: Some(3),
+        ..Flags::default()
+    };
+    for flags in [Flags::default(), named] {
+        let Ok(asked) = params::read(bytes, &flags) else {
+            continue;
+        };
+        // Whatever was asked, our own answer is one that we understand.
+        let socket = Path::new("/run/s/socket");
+        let answer = foreign::parse_answer(&asked.answer(socket));
+        assert!(answer.is_ok_and(|a| a.socket == socket), "{asked:?}");
+    }
+    if let Ok(answer) = foreign::parse_answer(bytes) {
+        assert!(answer.socket.is_absolute());
+    }
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        let _ = toml::parse(text);
+    }
     if let Ok(params) = BootstrapParams::decode(bytes) {
         let again = BootstrapParams::decode(params.encode_to_vec().as_slice());
         assert_eq!(again, Ok(params));
