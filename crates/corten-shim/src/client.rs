@@ -206,7 +206,12 @@ impl Client {
         Self::with_service(socket, id, SERVICE)
     }
 
-    pub(crate) fn with_service(socket: UnixStream, id: &str, service: &'static str) -> Self {
+    /// To a shim of containerd's contract, whoever made it, that speaks this version of the Task API.
+    pub fn of_version(socket: UnixStream, id: &str, version: u32) -> Self {
+        Self::with_service(socket, id, crate::foreign::service(version))
+    }
+
+    fn with_service(socket: UnixStream, id: &str, service: &'static str) -> Self {
         Self {
             socket,
             service,

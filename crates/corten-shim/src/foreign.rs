@@ -260,7 +260,7 @@ fn end(socket: &Path, id: &str) -> Result<(), Error> {
         path: socket.into(),
         source,
     })?;
-    let mut client = Client::with_service(stream, id, service(2));
+    let mut client = Client::of_version(stream, id, 2);
     let _killed = client.kill("", 9, true);
     let _waited = client.wait("");
     let _deleted = client.delete("");

@@ -81,7 +81,12 @@ pub fn run(args: &[String]) -> Result<()> {
     let image = busybox()?;
     let before = cgroup::Groups::take();
     let own = std::env::current_exe().context("cannot find this executable")?;
-    let status = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    if parts.iter().any(|part| part == "shim") {
+        let what = ["--release", "-p", "corten-shim", "--example", "exec-time"];
+        command.env(shim::EXEC_TIME, built(&what, "exec-time")?);
+    }
+    let status = command
         .args([
             "--mount",
             "--net",

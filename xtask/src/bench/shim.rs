@@ -4,6 +4,9 @@
 //! `CORTEN_BENCH_CONTAINERD` names a folder with another containerd, its `ctr` and its shim than Debian's.
 
 use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use super::Bench;
@@ -19,6 +22,11 @@ const SETTLE: Duration = Duration::from_millis(700);
 const WATCH: Duration = Duration::from_secs(5);
 /// Containers of one pod, whose supervisor is weighed.
 const PODS: [usize; 4] = [1, 2, 5, 10];
+
+/// The variable that names the client which speaks to shims; the outer half builds it.
+pub const EXEC_TIME: &str = "CORTEN_BENCH_EXEC_TIME";
+const PROCESS: &str =
+    r#"{"args": ["/bin/true"], "cwd": "/", "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]}"#;
 
 /// A shim, and how it is asked for.
 struct Subject {
@@ -54,7 +62,7 @@ pub fn measure(bench: &Bench) -> Result<()> {
         version.next_back().unwrap_or_default().trim()
     );
     runs(ctr);
-    execs(ctr)?;
+    execs(bench, ctr)?;
     supervisors(ctr);
     Ok(())
 }
@@ -75,7 +83,7 @@ fn runs(ctr: &Engine) {
     series.print("ctr run --rm busybox true", "ms", &[PEER]);
 }
 
-fn execs(ctr: &Engine) -> Result<()> {
+fn execs(bench: &Bench, ctr: &Engine) -> Result<()> {
     for subject in &SUBJECTS {
         start(ctr, subject, subject.name, &[])?;
     }
@@ -90,11 +98,62 @@ fn execs(ctr: &Engine) -> Result<()> {
             }
         }
     }
-    for subject in &SUBJECTS {
-        remove(ctr, subject.name)?;
-    }
     series.print("ctr task exec true", "ms", &[PEER]);
-    Ok(())
+    let mut series = Series::default();
+    for subject in &SUBJECTS {
+        for took in by_themselves(bench, subject.name)? {
+            series.add(subject.name, took);
+        }
+    }
+    series.print(
+        "the same, asked of the shims by a client that stays connected",
+        "ms",
+        &[PEER],
+    );
+    SUBJECTS
+        .iter()
+        .try_for_each(|subject| remove(ctr, subject.name))
+}
+
+/// Exec, Start, Wait and Delete without ctr and containerd, each of which takes longer than our shim.
+fn by_themselves(bench: &Bench, name: &str) -> Result<Vec<f64>> {
+    let program = std::env::var_os(EXEC_TIME).ok_or_else(|| failure("exec-time was not built"))?;
+    let socket = socket(&bench.folder().join("run/containerd"), name)?;
+    let rounds = (rounds() + WARM_UP).to_string();
+    let mut child = Command::new(program)
+        .args([&socket, name, &rounds])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("exec-time")?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(PROCESS.as_bytes()).context("exec-time")?;
+    }
+    let out = child.wait_with_output().context("exec-time")?;
+    if !out.status.success() {
+        return Err(failure(format!("exec-time failed on {name}")));
+    }
+    let text = String::from_utf8_lossy(&out.stdout);
+    Ok(text
+        .lines()
+        .filter_map(|line| line.parse().ok())
+        .skip(WARM_UP)
+        .collect())
+}
+
+/// Where the shim of a task listens, as its bundle has it: an older one writes it down, a newer containerd does.
+fn socket(state: &Path, name: &str) -> Result<String> {
+    let bundle = state
+        .join("io.containerd.runtime.v2.task/default")
+        .join(name);
+    let written = fs::read_to_string(bundle.join("address"));
+    let address = written.or_else(|_| -> std::io::Result<String> {
+        let text = fs::read_to_string(bundle.join("bootstrap.json"))?;
+        let json: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(json["address"].as_str().unwrap_or_default().to_owned())
+    });
+    let address = address.context(bundle.display())?;
+    Ok(address.trim_start_matches("unix://").to_owned())
 }
 
 fn supervisors(ctr: &Engine) {
