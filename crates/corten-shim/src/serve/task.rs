@@ -308,7 +308,10 @@ impl Task {
             process.settle_at(*drain).into_iter().chain(look).min()
         });
         let company = match &self.init.phase {
-            Phase::Draining { since, .. } => Some(*since + COMPANY),
+            // Once: later it is its own output that is waited for.
+            Phase::Draining { since, .. } => {
+                Some(*since + COMPANY).filter(|at| *at > Instant::now())
+            }
             _ => None,
         };
         let command = self

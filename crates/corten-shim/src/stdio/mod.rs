@@ -125,7 +125,10 @@ impl Io {
             flags.set(PollFlags::OUT, client.is_behind());
             let wait = client.hello.stdin && input_behind;
             flags.set(PollFlags::IN, !client.read_closed && !wait);
-            add(client.as_fd(), flags, Part::Client(client.id));
+            // Left out as well: it may have hung up, and is found gone at the next byte.
+            if !flags.is_empty() {
+                add(client.as_fd(), flags, Part::Client(client.id));
+            }
         }
     }
 
@@ -139,7 +142,9 @@ impl Io {
 
     /// Moves what can move at one descriptor.
     pub fn ready(&mut self, part: Part, scratch: &mut [u8]) {
-        self.progress = Some(Instant::now());
+        if !matches!(part, Part::Client(_)) {
+            self.progress = Some(Instant::now());
+        }
         match part {
             Part::Source(i) => self.read_burst(i, scratch),
             Part::Sink(i, j) => {
@@ -232,7 +237,10 @@ impl Io {
         let Some(client) = self.clients.iter_mut().find(|c| c.id == id) else {
             return;
         };
-        client.flush();
+        // What it sends is no progress of the output: a client that takes nothing must not hold up the exit by talking.
+        if client.flush() > 0 {
+            self.progress = Some(Instant::now());
+        }
         let behind = self.input.as_ref().is_some_and(Input::is_behind);
         let must_wait = client.hello.stdin && behind;
         if !client.read_closed && !must_wait {
