@@ -23,6 +23,7 @@ mod forward;
 mod health;
 mod loggers;
 mod options;
+mod program;
 mod publisher;
 mod reap;
 mod restart;
