@@ -7,6 +7,7 @@
 //! criu does the work, and the thread waits for it: a container that is being written to files says nothing anyway.
 
 use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
 use corten_runtime::{
     Checkpoint, Create, Images, ManageCgroups, Options as RuntimeOptions, Restore, Rootfs, Stdio,
@@ -20,8 +21,8 @@ use super::options::Criu;
 use super::service::Answer;
 use super::task::{Exit, Phase, Task};
 use super::{Shim, say};
-use crate::proto::events::{TaskCheckpointed, TaskStart};
-use crate::proto::task::{CheckpointOptions, CheckpointTaskRequest, StartResponse};
+use crate::proto::events::TaskCheckpointed;
+use crate::proto::task::{CheckpointOptions, CheckpointTaskRequest};
 use crate::stdio::prepare::Prepared;
 use crate::ttrpc::status::{Code, Status};
 
@@ -89,12 +90,15 @@ impl Shim {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
         let id = task.id.clone();
-        // One try: the root and the stdio are spent with it.
-        let failed = Phase::Exited(Exit {
-            pid: 0,
-            status: 128 + 9,
-            at: std::time::SystemTime::now(),
-        });
+        // One try: the root and the stdio are spent with it. If it fails, that is told as any exit.
+        let failed = Phase::Draining {
+            exit: Exit {
+                pid: 0,
+                status: 128 + 9,
+                at: SystemTime::now(),
+            },
+            since: Instant::now(),
+        };
         let Phase::Restorable(from) = std::mem::replace(&mut task.init.phase, failed) else {
             let text = format!("container {id} has no checkpoint");
             return Err(Status::new(Code::FailedPrecondition, text));
@@ -132,12 +136,7 @@ impl Shim {
         task.oom = watch_memory(&task.state_root, &id);
         let io = from.prepared.finish(restored.console);
         task.init.io = io.map_err(|e| Status::of(e.kind(), e.to_string()))?;
-        let event = TaskStart {
-            container_id: id.as_str().into(),
-            pid,
-        };
-        self.publisher.publish("/tasks/start", "TaskStart", &event);
-        Ok(StartResponse { pid }.encode_to_vec())
+        Ok(self.started(serial, pid))
     }
 }
 

@@ -270,12 +270,11 @@ impl Shim {
         let Some(task) = self.tasks.get_mut(&serial) else {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
-        let id = task.id.as_str().to_string();
         if matches!(task.init.phase, Phase::Restorable(_)) {
             return self.restore(serial);
         }
         let Phase::Created(created) = &mut task.init.phase else {
-            let text = format!("container {id} was started before");
+            let text = format!("container {} was started before", task.id);
             return Err(Status::new(Code::FailedPrecondition, text));
         };
         // If it fails, init ends: its exit is reaped and told like any other.
@@ -285,18 +284,25 @@ impl Shim {
         let pidfd =
             pidfd.map_err(|e| Status::new(Code::Unknown, format!("cannot keep the pidfd: {e}")))?;
         task.init.phase = Phase::Running { pid, pidfd };
-        if let Some(health) = &mut task.health {
-            health.begin();
+        Ok(self.started(serial, pid))
+    }
+
+    /// Init runs: what follows from it, and the answer.
+    pub(super) fn started(&mut self, serial: u32, pid: u32) -> Vec<u8> {
+        if let Some(task) = self.tasks.get_mut(&serial) {
+            if let Some(health) = &mut task.health {
+                health.begin();
+            }
+            if let Some(restart) = self.restarts.get_mut(task.id.as_str()) {
+                restart.started();
+            }
+            let event = TaskStart {
+                container_id: task.id.as_str().into(),
+                pid,
+            };
+            self.publisher.publish("/tasks/start", "TaskStart", &event);
         }
-        if let Some(restart) = self.restarts.get_mut(&id) {
-            restart.started();
-        }
-        let event = TaskStart {
-            container_id: id,
-            pid,
-        };
-        self.publisher.publish("/tasks/start", "TaskStart", &event);
-        Ok(StartResponse { pid }.encode_to_vec())
+        StartResponse { pid }.encode_to_vec()
     }
 }
 

@@ -17,6 +17,7 @@ mod attach;
 mod checkpoint;
 mod connection;
 mod create;
+mod delete;
 mod exec;
 mod foreign;
 mod forward;
@@ -287,6 +288,7 @@ impl Shim {
     /// Answers what was asked, and then exits. Who comes now shall find no shim rather than this one.
     fn end(&mut self) {
         self.ending = Some(Instant::now());
+        self.refuse_waiting();
         self.config.place.vacate();
     }
 

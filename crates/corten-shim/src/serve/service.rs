@@ -9,7 +9,7 @@ use super::connection::Responder;
 use super::options::json;
 use super::publisher::SERVICE as EVENTS_SERVICE;
 use super::settle::waited;
-use super::task::{Exit, Phase, Process, Task};
+use super::task::{Phase, Process, Task};
 use super::{CALM, Shim, say};
 use crate::OWN_SERVICE;
 use crate::attach::Size;
@@ -408,25 +408,11 @@ impl Shim {
                 format!("no process {exec_id} in {id}"),
             ));
         };
-        let never = Exit {
-            pid: process.pid(),
-            status: 0,
-            at: std::time::UNIX_EPOCH,
-        };
-        let exit = match &process.phase {
-            Phase::Exited(exit) => *exit,
-            Phase::Added(_) | Phase::Restorable(_) => never,
-            // Never started: nothing of it is worth keeping.
-            Phase::Created(_) => Exit {
-                status: 128 + 9,
-                at: std::time::SystemTime::now(),
-                ..never
-            },
-            Phase::Running { .. } | Phase::Elsewhere { .. } | Phase::Draining { .. } => {
-                let text = format!("process {exec_id} of {id} is running");
-                return Err(Status::new(Code::FailedPrecondition, text));
-            }
-        };
+        let (number, exit) = (process.number, process.last_exit());
+        let exit = exit.ok_or_else(|| {
+            let text = format!("process {exec_id} of {id} is running");
+            Status::new(Code::FailedPrecondition, text)
+        })?;
         process.drain(&mut self.scratch);
         let lost = process.io.leftover();
         if lost > 0 {
@@ -435,14 +421,13 @@ impl Shim {
             ));
         }
         process.io.close();
-        self.loggers.dismiss(id.as_str(), exec_id);
         let response = DeleteResponse {
             pid: exit.pid,
             exit_status: exit.status,
             exited_at: Some(timestamp(exit.at)),
         };
-        if !exec_id.is_empty() {
-            task.execs.retain(|e| e.exec_id != exec_id);
+        if number != 0 {
+            self.remove_exec(serial, number);
             return Ok(response.encode_to_vec());
         }
         match corten_runtime::delete(&task.state_root, &id, true) {
@@ -454,7 +439,7 @@ impl Shim {
         if task.attach.is_some() {
             let _ = std::fs::remove_file(task.bundle.join(crate::attach::SOCKET));
         }
-        self.tasks.remove(&serial);
+        self.remove_task(serial);
         let event = TaskDelete {
             container_id: id.as_str().into(),
             pid: exit.pid,

@@ -81,7 +81,7 @@ impl Shim {
         }
     }
 
-    fn tell(&mut self, serial: u32, number: Number) {
+    pub(super) fn tell(&mut self, serial: u32, number: Number) {
         // What it died of comes before its death.
         self.count_oom_kills(serial);
         let Some(task) = self.tasks.get_mut(&serial) else {

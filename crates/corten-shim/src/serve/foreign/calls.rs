@@ -9,8 +9,8 @@ use super::{Foreign, Pending, Stage, fifo_prefix};
 use crate::attach::Size;
 use crate::foreign::Order;
 use crate::proto::task::{
-    CloseIoRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest,
-    ProcessRequest, ResizePtyRequest,
+    CloseIoRequest, ContainerRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest,
+    KillRequest, ProcessRequest, ResizePtyRequest,
 };
 use crate::serve::connection::Responder;
 use crate::serve::options::Options;
@@ -40,7 +40,7 @@ impl Shim {
             Ok(()) => None,
             Err(error) => {
                 let text = format!("cannot start {}: {error}", foreign.name());
-                self.tasks.remove(&serial);
+                self.remove_task(serial);
                 Some(Err(Status::new(Code::Unknown, text)))
             }
         }
@@ -134,8 +134,8 @@ impl Shim {
         method: &str,
         payload: &[u8],
     ) -> Option<Option<Answer>> {
-        // Every request begins with the container's id, and those about a process go on with its.
-        let request = ProcessRequest::decode(payload).ok()?;
+        // Every request begins with the container's id; what comes next is not the same in all.
+        let request = ContainerRequest::decode(payload).ok()?;
         let serial = self.find(&request.id).ok()?;
         if !self.tasks.get(&serial)?.is_foreign() {
             return None;
@@ -143,6 +143,10 @@ impl Shim {
         let bytes = payload.to_vec();
         match method {
             "Start" => {
+                let request = match decode::<ProcessRequest>(payload) {
+                    Ok(request) => request,
+                    Err(status) => return Some(Some(Err(status))),
+                };
                 let number = match self.tasks.get_mut(&serial)?.named(&request.exec_id) {
                     Some(process) => process.number,
                     None => return Some(Some(Err(no_process(&request)))),
@@ -234,12 +238,13 @@ impl Shim {
     }
 
     pub(super) fn forget_exec(&mut self, serial: u32, number: Number) {
-        if let Some(task) = self.tasks.get_mut(&serial) {
-            task.execs.retain(|e| e.number != number);
-            if let Some(foreign) = &mut task.foreign {
-                foreign.forget_fifos(number);
-            }
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return;
+        };
+        if let Some(foreign) = &mut task.foreign {
+            foreign.forget_fifos(number);
         }
+        self.remove_exec(serial, number);
     }
 
     /// A process that has ended here has ended, whatever the other side knows yet.
