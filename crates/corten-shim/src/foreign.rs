@@ -90,11 +90,9 @@ pub(crate) struct Order {
 }
 
 impl Order {
-    /// Whole or not at all: half an order could not be carried out.
+    /// Half an order could not be carried out.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
-        let temporary = folder.join("order.json.tmp");
-        fs::write(&temporary, serde_json::to_vec(self)?)?;
-        fs::rename(temporary, folder.join(ORDER))
+        crate::whole::write(&folder.join(ORDER), &serde_json::to_vec(self)?)
     }
 
     pub fn read(folder: &Path) -> io::Result<Option<Self>> {

@@ -41,6 +41,7 @@ mod stdio;
 mod time;
 mod toml;
 pub mod ttrpc;
+mod whole;
 
 /// What Corten's engine asks beyond containerd's API.
 const OWN_SERVICE: &str = "corten.shim.v1.Supervisor";

@@ -65,6 +65,8 @@ impl Shim {
         let Some(task) = self.tasks.get_mut(&serial) else {
             return;
         };
+        // Its group may be gone, and init's exit was told.
+        task.oom = None;
         let mut due = Vec::new();
         for exec in &mut task.execs {
             if exec.is_alive() {

@@ -292,13 +292,15 @@ impl Shim {
             return;
         };
         let id = task.id.as_str().to_owned();
+        // One at a time: a client may drag its window faster than the shim answers, and the last size is the one that counts.
+        let resizing = task.foreign.as_ref().is_some_and(|f| f.awaits("ResizePty"));
         let mut calls = Vec::new();
         for process in task.processes_mut() {
             if !matches!(process.phase, Phase::Elsewhere { started: true, .. }) {
                 continue;
             }
             let (id, exec_id) = (id.clone(), process.exec_id.clone());
-            if let Some(size) = process.io.early_size.take() {
+            if !resizing && let Some(size) = process.io.early_size.take() {
                 let request = ResizePtyRequest {
                     id: id.clone(),
                     exec_id: exec_id.clone(),

@@ -359,6 +359,14 @@ impl Shim {
 }
 
 impl Foreign {
+    /// Whether such a call is on its way.
+    fn awaits(&self, method: &str) -> bool {
+        match &self.stage {
+            Stage::Live(live) => live.pending.values().any(|p| p.method == method),
+            _ => false,
+        }
+    }
+
     /// Who waits for an answer.
     pub fn responders(&self) -> Vec<Responder> {
         let Stage::Live(live) = &self.stage else {
