@@ -1,6 +1,5 @@
 //! The Task API: requests in, answers out.
 
-use corten_spec::Kind;
 use corten_sys::process::send_signal;
 use prost::Message;
 use prost_types::Any;
@@ -10,16 +9,15 @@ use super::options::json;
 use super::publisher::SERVICE as EVENTS_SERVICE;
 use super::settle::waited;
 use super::task::{Phase, Process, Task};
-use super::{CALM, Shim, say};
+use super::{CALM, Shim};
 use crate::OWN_SERVICE;
 use crate::attach::Size;
 use crate::proto::corten::ReopenLogRequest;
-use crate::proto::events::{TaskDelete, TaskNamed};
+use crate::proto::events::TaskNamed;
 use crate::proto::task::{
-    CloseIoRequest, ConnectResponse, ContainerRequest, CreateTaskRequest, DeleteRequest,
-    DeleteResponse, ExecProcessRequest, KillRequest, PidsResponse, ProcessDetails, ProcessInfo,
-    ProcessRequest, ResizePtyRequest, ShutdownRequest, StateResponse, StatsResponse,
-    Status as TaskStatus, UpdateTaskRequest,
+    CloseIoRequest, ConnectResponse, ContainerRequest, CreateTaskRequest, ExecProcessRequest,
+    KillRequest, PidsResponse, ProcessDetails, ProcessInfo, ProcessRequest, ResizePtyRequest,
+    ShutdownRequest, StateResponse, StatsResponse, Status as TaskStatus, UpdateTaskRequest,
 };
 use crate::proto::ttrpc::Request;
 use crate::time::timestamp;
@@ -205,7 +203,7 @@ impl Shim {
         task.ok_or_else(|| Status::new(Code::NotFound, format!("no container {id} in this shim")))
     }
 
-    fn process(&mut self, id: &str, exec_id: &str) -> Result<&mut Process, Status> {
+    pub(super) fn process(&mut self, id: &str, exec_id: &str) -> Result<&mut Process, Status> {
         let missing = || Status::new(Code::NotFound, format!("no process {exec_id} in {id}"));
         self.task(id)?.named(exec_id).ok_or_else(missing)
     }
@@ -360,96 +358,6 @@ impl Shim {
                 }
             },
         }
-    }
-
-    fn delete_or_wait(&mut self, responder: Responder, payload: &[u8]) -> Option<Answer> {
-        let request: DeleteRequest = match decode(payload) {
-            Ok(request) => request,
-            Err(status) => return Some(Err(status)),
-        };
-        let serial = match self.find(&request.id) {
-            Ok(serial) => serial,
-            Err(status) => return Some(Err(status)),
-        };
-        match self.process(&request.id, &request.exec_id) {
-            Err(status) => return Some(Err(status)),
-            Ok(process) => {
-                if matches!(process.phase, Phase::Draining { .. }) {
-                    process.deleters.push(responder);
-                    return None;
-                }
-            }
-        }
-        self.delete_for(responder, serial, &request.exec_id)
-    }
-
-    /// `None`: the answer comes from another's shim.
-    pub(super) fn delete_for(
-        &mut self,
-        responder: Responder,
-        serial: u32,
-        exec_id: &str,
-    ) -> Option<Answer> {
-        match self.tasks.get(&serial).is_some_and(Task::is_foreign) {
-            true => self.delete_foreign(serial, exec_id, responder),
-            false => Some(self.delete(serial, exec_id)),
-        }
-    }
-
-    /// Forgets a process; with init, the container.
-    pub(super) fn delete(&mut self, serial: u32, exec_id: &str) -> Answer {
-        let Some(task) = self.tasks.get_mut(&serial) else {
-            return Err(Status::new(Code::NotFound, "no such container"));
-        };
-        let id = task.id.clone();
-        let Some(process) = task.named(exec_id) else {
-            return Err(Status::new(
-                Code::NotFound,
-                format!("no process {exec_id} in {id}"),
-            ));
-        };
-        let (number, exit) = (process.number, process.last_exit());
-        let exit = exit.ok_or_else(|| {
-            let text = format!("process {exec_id} of {id} is running");
-            Status::new(Code::FailedPrecondition, text)
-        })?;
-        process.drain(&mut self.scratch);
-        let lost = process.io.leftover();
-        if lost > 0 {
-            say(format_args!(
-                "{lost} bytes of {id} {exec_id} reached nobody"
-            ));
-        }
-        process.io.close();
-        let response = DeleteResponse {
-            pid: exit.pid,
-            exit_status: exit.status,
-            exited_at: Some(timestamp(exit.at)),
-        };
-        if number != 0 {
-            self.remove_exec(serial, number);
-            return Ok(response.encode_to_vec());
-        }
-        match corten_runtime::delete(&task.state_root, &id, true) {
-            Ok(warnings) => warnings.iter().for_each(|w| say(format_args!("{w}"))),
-            // Never restored, or ended by a restore that failed.
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-        if task.attach.is_some() {
-            let _ = std::fs::remove_file(task.bundle.join(crate::attach::SOCKET));
-        }
-        self.remove_task(serial);
-        let event = TaskDelete {
-            container_id: id.as_str().into(),
-            pid: exit.pid,
-            exit_status: exit.status,
-            exited_at: Some(timestamp(exit.at)),
-            id: String::new(),
-        };
-        self.publisher
-            .publish("/tasks/delete", "TaskDelete", &event);
-        Ok(response.encode_to_vec())
     }
 
     fn close_io(&mut self, request: &CloseIoRequest) -> Answer {
