@@ -12,17 +12,14 @@ use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
 
 use super::checkpoint::Restorable;
-use super::forward::Forward;
 use super::health::Health;
 use super::options::Options;
 use super::restart::Terms;
 use super::task::{Phase, Process, Task, Wanted};
-use super::watch::Watch;
 use super::{Shim, say};
 use crate::attach::Size;
 use crate::listen::bind_in;
 use crate::log::{Limits, Log};
-use crate::proto::corten::{ForwardRequest, LoopbackForward, WatchRequest};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
 use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, Mount, StartResponse};
 use crate::stdio::Io;
@@ -233,38 +230,6 @@ impl Shim {
             .ok_or_else(|| invalid(format!("root mount: no descriptor {place} was passed on")))
     }
 
-    /// Carries what reaches inherited sockets to the container's addresses, from now on.
-    pub(super) fn forward(&mut self, request: &ForwardRequest) -> Result<Vec<u8>, Status> {
-        let open = |f: &LoopbackForward| {
-            let socket = self.config.inherited.get(f.fd as usize);
-            let socket = socket.and_then(|s| s.as_ref()?.try_clone().ok());
-            let socket = socket.ok_or_else(|| {
-                invalid(format!(
-                    "loopback forward: no descriptor {} was passed on",
-                    f.fd
-                ))
-            })?;
-            Forward::new(socket, &f.protocol, &f.target).map_err(invalid)
-        };
-        let forwards = request
-            .forwards
-            .iter()
-            .map(open)
-            .collect::<Result<_, _>>()?;
-        self.task(&request.id)?.forwards = forwards;
-        Ok(Vec::new())
-    }
-
-    /// Looks after a process that the container needs, or no longer.
-    pub(super) fn watch(&mut self, request: WatchRequest) -> Result<Vec<u8>, Status> {
-        let watch = match request.socket.is_empty() {
-            true => None,
-            false => Some(Watch::new(request.socket.into(), request.command)),
-        };
-        self.task(&request.id)?.watch = watch;
-        Ok(Vec::new())
-    }
-
     /// Lets init go.
     pub(super) fn start_init(&mut self, serial: u32) -> Result<Vec<u8>, Status> {
         let Some(task) = self.tasks.get_mut(&serial) else {
@@ -325,7 +290,7 @@ fn make(create: Create<'_>, prepared: Prepared) -> Result<(Phase, Io), Status> {
     }
 }
 
-fn invalid(text: String) -> Status {
+pub(super) fn invalid(text: String) -> Status {
     Status::of(corten_spec::Kind::Invalid, text)
 }
 

@@ -24,6 +24,7 @@ mod forward;
 mod health;
 mod loggers;
 mod options;
+mod own;
 mod program;
 mod publisher;
 mod reap;

@@ -12,7 +12,6 @@ use super::task::{Phase, Process, Task};
 use super::{CALM, Shim};
 use crate::OWN_SERVICE;
 use crate::attach::Size;
-use crate::proto::corten::ReopenLogRequest;
 use crate::proto::events::TaskNamed;
 use crate::proto::task::{
     CloseIoRequest, ConnectResponse, ContainerRequest, CreateTaskRequest, ExecProcessRequest,
@@ -107,23 +106,8 @@ impl Shim {
     /// `None`: the answer comes later.
     fn call(&mut self, responder: Responder, request: &Request) -> Option<Answer> {
         let payload = request.payload.as_slice();
-        if request.service == OWN_SERVICE && request.method == "Forward" {
-            return Some(decode(payload).and_then(|r| self.forward(&r)));
-        }
-        if request.service == OWN_SERVICE && request.method == "Watch" {
-            return Some(decode(payload).and_then(|r| self.watch(r)));
-        }
-        if request.service == OWN_SERVICE && request.method == "SetRestart" {
-            return Some(decode(payload).and_then(|r| self.update_restart(r)));
-        }
-        if request.service == OWN_SERVICE && request.method == "WaitLast" {
-            return self.wait_for_last(responder, decode(payload));
-        }
-        if request.service == OWN_SERVICE && request.method == "Check" {
-            return self.check_now(responder, decode(payload));
-        }
-        if request.service == OWN_SERVICE && request.method == "ReopenLog" {
-            return Some(decode(payload).and_then(|r: ReopenLogRequest| self.reopen_log(&r.id)));
+        if request.service == OWN_SERVICE {
+            return self.own_call(responder, &request.method, payload);
         }
         if request.service == SANDBOX_SERVICE {
             return self.sandbox_call(responder, &request.method, payload);
@@ -397,18 +381,6 @@ impl Shim {
             | Phase::Draining { .. }
             | Phase::Exited(_) => {}
         }
-        Ok(Vec::new())
-    }
-
-    fn reopen_log(&mut self, id: &str) -> Answer {
-        let Some(log) = &mut self.task(id)?.init.io.log else {
-            let text = format!("container {id} has no log");
-            return Err(Status::new(Code::FailedPrecondition, text));
-        };
-        let reopened = log.reopen();
-        reopened.map_err(|e| {
-            Status::new(Code::Unknown, format!("cannot reopen the log of {id}: {e}"))
-        })?;
         Ok(Vec::new())
     }
 
