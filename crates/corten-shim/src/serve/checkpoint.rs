@@ -9,21 +9,17 @@
 use std::path::{Path, PathBuf};
 use std::time::{Instant, SystemTime};
 
-use corten_runtime::{
-    Checkpoint, Create, Images, ManageCgroups, Options as RuntimeOptions, Restore, Rootfs, Stdio,
-};
+use corten_runtime::{Checkpoint, Create, Images, ManageCgroups, Restore};
 use corten_spec::Kind;
-use corten_spec::oci::runtime::Spec;
 use prost::Message;
 
-use super::create::watch_memory;
+use super::create::{Parts, watch_memory};
 use super::options::Criu;
 use super::service::Answer;
 use super::task::{Exit, Phase, Task};
 use super::{Shim, say};
 use crate::proto::events::TaskCheckpointed;
 use crate::proto::task::{CheckpointOptions, CheckpointTaskRequest};
-use crate::stdio::prepare::Prepared;
 use crate::ttrpc::status::{Code, Status};
 
 /// Below the bundle, where containerd's shim has criu's logs as well.
@@ -33,11 +29,7 @@ const WORK: &str = "work";
 #[derive(Debug)]
 pub struct Restorable {
     pub images: PathBuf,
-    pub spec: Spec,
-    pub rootfs: Rootfs,
-    pub stdio: Stdio,
-    pub prepared: Prepared,
-    pub options: RuntimeOptions,
+    pub parts: Parts,
 }
 
 impl Restorable {
@@ -103,9 +95,10 @@ impl Shim {
             let text = format!("container {id} has no checkpoint");
             return Err(Status::new(Code::FailedPrecondition, text));
         };
+        let Restorable { images, parts } = *from;
         let images = Images {
             program: task.options.criu.program.clone(),
-            path: from.images,
+            path: images,
             work: Some(work(&task.options.criu, &task.bundle)),
             // What the images have of these, they have because it was allowed when they were made.
             tcp_established: true,
@@ -117,11 +110,11 @@ impl Shim {
             create: Create {
                 id: &id,
                 bundle: &task.bundle,
-                spec: &from.spec,
+                spec: &parts.spec,
                 state_root: &task.state_root,
-                rootfs: from.rootfs,
-                stdio: from.stdio,
-                options: from.options,
+                rootfs: parts.rootfs,
+                stdio: parts.stdio,
+                options: parts.options,
             },
             images: &images,
             lsm_profile: None,
@@ -134,7 +127,7 @@ impl Shim {
         let (pid, pidfd) = (restored.pid, restored.pidfd);
         task.init.phase = Phase::Running { pid, pidfd };
         task.oom = watch_memory(&task.state_root, &id);
-        let io = from.prepared.finish(restored.console);
+        let io = parts.prepared.finish(restored.console);
         task.init.io = io.map_err(|e| Status::of(e.kind(), e.to_string()))?;
         Ok(self.started(serial, pid))
     }

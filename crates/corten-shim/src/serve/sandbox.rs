@@ -110,10 +110,7 @@ impl Shim {
             let text = "rootfs: a sandbox of this shim runs no program and has no root";
             return Err(Status::of(Kind::Unsupported, text));
         }
-        let bundle = match request.bundle_path.is_empty() {
-            true => self.config.bundle.clone(),
-            false => request.bundle_path.clone().into(),
-        };
+        let bundle = self.bundle_of(&request.bundle_path);
         let spec = pod::spec(&pod::Asked {
             id: id.as_str(),
             namespace: &self.config.namespace,

@@ -27,7 +27,7 @@ use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
 use crate::proto::corten::CreateOptions;
-use crate::proto::task::Status;
+use crate::proto::task::{CreateTaskRequest, ExecProcessRequest, Status};
 use crate::stdio::{Client, Drain, Io};
 
 /// How long an exited process's output may be held open by others before the exit is told.
@@ -101,7 +101,42 @@ pub struct Process {
     pub deleters: Vec<Responder>,
 }
 
+impl From<&CreateTaskRequest> for Wanted {
+    fn from(request: &CreateTaskRequest) -> Self {
+        Self {
+            terminal: request.terminal,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+        }
+    }
+}
+
+impl From<&ExecProcessRequest> for Wanted {
+    fn from(request: &ExecProcessRequest) -> Self {
+        Self {
+            terminal: request.terminal,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+        }
+    }
+}
+
 impl Process {
+    pub fn new(number: Number, exec_id: String, wanted: Wanted, phase: Phase, io: Io) -> Self {
+        Self {
+            number,
+            exec_id,
+            wanted,
+            phase,
+            io,
+            size: None,
+            waiters: Vec::new(),
+            deleters: Vec::new(),
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         match &self.phase {
             Phase::Added(_) | Phase::Restorable(_) => 0,

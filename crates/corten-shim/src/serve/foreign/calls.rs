@@ -1,7 +1,5 @@
 //! Calls of the Task API about a foreign container: what is passed on, and how.
 
-use std::path::PathBuf;
-
 use prost::Message;
 
 use super::answers::Then;
@@ -53,10 +51,7 @@ impl Shim {
         options: Options,
     ) -> Result<(u32, CreateTaskRequest), Status> {
         let id = self.free_id(&request.id)?;
-        let bundle = match request.bundle.is_empty() {
-            true => self.config.bundle.clone(),
-            false => PathBuf::from(&request.bundle),
-        };
+        let bundle = self.bundle_of(&request.bundle);
         if options.corten.health.is_some() {
             let text = "health checks are not made in containers that another's shim runs";
             return Err(Status::new(Code::Unimplemented, text));
@@ -96,35 +91,17 @@ impl Shim {
             ..request.clone()
         };
         let io = prepared.finish(None);
-        let init = Process {
-            number: 0,
-            exec_id: String::new(),
-            wanted: Wanted {
-                terminal: request.terminal,
-                stdin: request.stdin.clone(),
-                stdout: request.stdout.clone(),
-                stderr: request.stderr.clone(),
-            },
-            phase: Phase::Elsewhere {
-                pid: 0,
-                started: false,
-            },
-            io: io.map_err(|e| Status::of(e.kind(), e.to_string()))?,
-            size: None,
-            waiters: Vec::new(),
-            deleters: Vec::new(),
+        let io = io.map_err(|e| Status::of(e.kind(), e.to_string()))?;
+        let phase = Phase::Elsewhere {
+            pid: 0,
+            started: false,
         };
+        let init = Process::new(0, String::new(), Wanted::from(request), phase, io);
         let mut task = Task::new(id, bundle, self.config.state_root.clone(), init);
         task.attach = attach;
         task.take_options(options.corten);
-        if let Some(terms) = restart {
-            let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
-            self.set_restart(&request.id, terms, record, command);
-        }
         task.foreign = Some(Box::new(foreign));
-        let serial = self.serial();
-        self.tasks.insert(serial, task);
-        Ok((serial, create))
+        Ok((self.enter(task, restart), create))
     }
 
     /// A call about a container that another's shim runs; `None` as the outer answer: it is for us to answer.
