@@ -20,7 +20,7 @@ use crate::health::{Entry, NO_CODE, OUTPUT_MAX, Report, STARTING, UNHEALTHY};
 use crate::proto::corten::{CheckRequest, CheckResponse, Health as Asked};
 use crate::stdio::open::{self, End};
 use crate::time::rfc3339;
-use crate::ttrpc::status::{Code, Status};
+use crate::ttrpc::status::{Code, Status, chain};
 
 /// After the stop signal, before SIGKILL.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -335,16 +335,6 @@ fn pipes() -> Result<(OwnedFd, Stdio), rustix::io::Errno> {
         stderr,
     };
     Ok((ours, stdio))
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 impl Shim {

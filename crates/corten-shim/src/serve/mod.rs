@@ -1,11 +1,13 @@
 //! The resident part: one thread, one poll, and everything that can happen.
 //!
 //! ```text
-//!         ┌──────────────────────── poll ◀── deadlines ───────────────────────┐
-//!         ▼                                                                     │
-//!   signals ─▶ reap        listener ─▶ connections ─▶ service (Task API)        │
-//!   stdio, attach ─▶ Io    publisher ─▶ containerd     forwards ─▶ container    │
-//!         └──────────────── settle: tell exits whose output is drained ────────┘
+//!         ┌───────────────────────────── poll ◀── deadlines ─────────────────────────────────┐
+//!         ▼                                                                                  │
+//!   signals ─▶ reap         listener ─▶ connections ─▶ service ─▶ create, exec, delete, …    │
+//!   stdio, attach ─▶ Io                                   ├─▶ sandbox   (the pod)            │
+//!   loggers ─▶ who waits    foreign ◀──▶ another's shim ◀─┤   own       (the engine's)       │
+//!   forwards ─▶ container   publisher ──▶ containerd      └─▶ checkpoint                     │
+//!         └──── settle: exits whose output has come, health checks, restarts, what is due ───┘
 //! ```
 //!
 //! The set of descriptors is built anew for each poll from what each part wants now. A
