@@ -86,6 +86,9 @@ const CALM: Duration = Duration::from_millis(200);
 /// What may delay the end: answers and events that are not sent yet.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long nobody is taken on when no descriptor is left: the connections that wait would keep the loop awake.
+const FULL: Duration = Duration::from_millis(100);
+
 /// A process of a task: 0 is its init.
 type Number = u32;
 
@@ -111,9 +114,18 @@ enum Token {
 struct Interest<'a> {
     fds: Vec<PollFd<'a>>,
     tokens: Vec<Token>,
+    /// Whether listeners are left out.
+    full: bool,
 }
 
 impl<'a> Interest<'a> {
+    /// A listener, if anybody can be taken on.
+    fn listen(&mut self, fd: BorrowedFd<'a>, token: Token) {
+        if !self.full {
+            self.add(fd, PollFlags::IN, token);
+        }
+    }
+
     fn add(&mut self, fd: BorrowedFd<'a>, flags: PollFlags, token: Token) {
         self.fds.push(PollFd::from_borrowed_fd(fd, flags));
         self.tokens.push(token);
@@ -142,6 +154,8 @@ struct Shim {
     reap_again: bool,
     /// When to give memory back: a while after the last burst of work.
     trim: Option<Instant>,
+    /// Until when nobody is taken on.
+    full: Option<Instant>,
 }
 
 /// Serves until the end.
@@ -171,6 +185,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         ending: None,
         reap_again: false,
         trim: Some(Instant::now() + CALM),
+        full: None,
     };
     while !shim.is_done() {
         shim.turn()?;
@@ -198,7 +213,9 @@ impl Shim {
     }
 
     fn wait(&mut self) -> Result<Vec<(Token, PollFlags)>, Error> {
-        let deadline = self.deadline().into_iter().chain(self.trim).min();
+        self.full = self.full.filter(|at| *at > Instant::now());
+        let deadline = self.deadline().into_iter();
+        let deadline = deadline.chain(self.trim).chain(self.full).min();
         if self.trim.is_some_and(|at| at <= Instant::now()) {
             self.trim = None;
             corten_sys::memory::trim();
@@ -215,6 +232,7 @@ impl Shim {
         let mut interest = Interest {
             fds: Vec::with_capacity(16),
             tokens: Vec::with_capacity(16),
+            full: self.full.is_some(),
         };
         self.interest(&mut interest);
         match poll(&mut interest.fds, timeout.as_ref()) {
@@ -235,7 +253,7 @@ impl Shim {
 
     fn interest<'a>(&'a self, to: &mut Interest<'a>) {
         to.add(self.signals.as_fd(), PollFlags::IN, Token::Signals);
-        to.add(self.config.listener.as_fd(), PollFlags::IN, Token::Listener);
+        to.listen(self.config.listener.as_fd(), Token::Listener);
         for (id, connection) in &self.connections {
             to.add(
                 connection.as_fd(),
@@ -281,8 +299,10 @@ impl Shim {
             Token::Logger => {}
             Token::Foreign(task, part) => self.foreign_ready(task, part),
             Token::Forward(task, index, part) => {
-                if let Some(task) = self.tasks.get_mut(&task) {
-                    task.forward_ready(index, part, flags, &mut self.scratch);
+                let task = self.tasks.get_mut(&task);
+                let forward = task.and_then(|t| t.forwards.get_mut(index));
+                if let Some(Err(error)) = forward.map(|f| f.ready(part, flags, &mut self.scratch)) {
+                    self.not_accepted(&error);
                 }
             }
         }
@@ -303,12 +323,27 @@ impl Shim {
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.config.listener.accept() {
-            if crate::stdio::open::unblock(&socket).is_ok() {
-                self.visited = true;
-                let id = self.serial();
-                self.connections.insert(id, Connection::new(socket));
+        loop {
+            match self.config.listener.accept() {
+                Ok((socket, _)) => {
+                    if crate::stdio::open::unblock(&socket).is_ok() {
+                        self.visited = true;
+                        let id = self.serial();
+                        self.connections.insert(id, Connection::new(socket));
+                    }
+                }
+                Err(error) => return self.not_accepted(&error),
             }
+        }
+    }
+
+    /// Nobody is there any more, or no descriptor is left for who is.
+    fn not_accepted(&mut self, error: &std::io::Error) {
+        if !matches!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::ConnectionAborted
+        ) {
+            self.full = Some(Instant::now() + FULL);
         }
     }
 

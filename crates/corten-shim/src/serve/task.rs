@@ -288,11 +288,7 @@ impl Task {
             to.add(oom.as_fd(), oom.interest(), Token::Oom(serial));
         }
         if let Some(listener) = &self.attach {
-            to.add(
-                listener.as_fd(),
-                PollFlags::IN,
-                Token::AttachListener(serial),
-            );
+            to.listen(listener.as_fd(), Token::AttachListener(serial));
         }
         for client in &self.greeting {
             to.add(
@@ -318,20 +314,12 @@ impl Task {
         }
         for (index, forward) in self.forwards.iter().enumerate() {
             forward.interest(|fd, flags, part| {
-                to.add(fd, flags, Token::Forward(serial, index, part));
+                let token = Token::Forward(serial, index, part);
+                match part {
+                    super::forward::Part::Front => to.listen(fd, token),
+                    _ => to.add(fd, flags, token),
+                }
             });
-        }
-    }
-
-    pub fn forward_ready(
-        &mut self,
-        index: usize,
-        part: super::forward::Part,
-        flags: PollFlags,
-        scratch: &mut [u8],
-    ) {
-        if let Some(forward) = self.forwards.get_mut(index) {
-            forward.ready(part, flags, scratch);
         }
     }
 

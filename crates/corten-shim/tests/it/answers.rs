@@ -65,14 +65,20 @@ fn idle_reader(path: &str) -> File {
         .unwrap()
 }
 
-/// How often the process has gone to sleep, in a second.
+/// How often the process wakes in a second; a hundredth that it works through counts as ten times.
 fn naps(pid: u32) -> u64 {
     let count = || {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
         let line = status
             .lines()
             .find_map(|l| l.strip_prefix("voluntary_ctxt_switches:"));
-        line.unwrap().trim().parse::<u64>().unwrap()
+        let slept = line.unwrap().trim().parse::<u64>().unwrap();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        // utime and stime (proc_pid_stat(5)).
+        let fields = fields.split_whitespace().skip(11).take(2);
+        let worked: u64 = fields.map(|f| f.parse::<u64>().unwrap()).sum();
+        slept + 10 * worked
     };
     let before = count();
     std::thread::sleep(Duration::from_secs(1));
@@ -235,21 +241,66 @@ fn a_create_that_waits_for_its_logger_ends_with_the_shim() {
     rig.assert_clean();
 }
 
-#[test]
-fn commands_begin_with_every_signal_open_and_no_descriptor_of_the_shim() {
+/// What cp(1) finds in a folder or file of its own process, run as the exit command: a shell would clear its mask.
+fn copied_by_command(what: &str) -> (Rig, std::path::PathBuf) {
     let mut rig = Rig::new("true");
-    let seen = rig.path("seen").display().to_string();
-    let look =
-        "grep SigBlk /proc/self/status; ls -l /proc/self/fd | grep -c -e socket: -e anon_inode:";
-    let script = format!("({look}) >{seen}.new; mv {seen}.new {seen}");
+    let seen = rig.path("seen");
+    let command = ["/bin/cp", "-a", what, &seen.display().to_string()];
     let options = CreateOptions {
-        exit_command: ["/bin/sh", "-c", &script].map(Into::into).to_vec(),
+        exit_command: command.map(Into::into).to_vec(),
         ..CreateOptions::default()
     };
     create(&mut rig, "", options).unwrap();
     rig.client().start("").unwrap();
-    eventually("the command", || Path::new(&seen).exists());
-    let text = fs::read_to_string(&seen).unwrap();
-    assert_eq!(text, "SigBlk:\t0000000000000000\n0\n");
+    let children = format!("/proc/{0}/task/{0}/children", rig.shim_pid);
+    eventually("the command's end", || {
+        seen.exists() && fs::read_to_string(&children).unwrap().is_empty()
+    });
+    (rig, seen)
+}
+
+#[test]
+fn commands_begin_with_every_signal_open() {
+    let (rig, seen) = copied_by_command("/proc/self/status");
+    let status = fs::read_to_string(seen).unwrap();
+    assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
     rig.finish();
+}
+
+#[test]
+fn commands_get_no_descriptor_of_the_shim() {
+    let (rig, seen) = copied_by_command("/proc/self/fd");
+    for file in fs::read_dir(seen).unwrap() {
+        let target = fs::read_link(file.unwrap().path()).unwrap();
+        let text = target.to_string_lossy();
+        let is_shims = text.starts_with("socket:") || text.starts_with("anon_inode:");
+        assert!(!is_shims, "{text}");
+    }
+    rig.finish();
+}
+
+#[test]
+fn who_finds_no_descriptor_left_waits_and_the_shim_sleeps() {
+    use rustix::process::{Pid, Resource, Rlimit, prlimit};
+    let mut rig = Rig::new("sleep 1000");
+    create(&mut rig, "", CreateOptions::default()).unwrap();
+    let pid = Pid::from_raw(rig.shim_pid as i32);
+    let is_open = |n: &u64| fs::read_link(format!("/proc/{}/fd/{n}", rig.shim_pid)).is_ok();
+    let few = Rlimit {
+        current: (0..).find(|n| !is_open(n)),
+        maximum: Some(1024),
+    };
+    prlimit(pid, Resource::Nofile, few).unwrap();
+    let mut late = client::connect(rig.folder.path(), &rig.id).unwrap();
+    let naps = naps(rig.shim_pid);
+    assert!(naps < 50, "{naps} wake-ups a second");
+    let enough = Rlimit {
+        current: Some(1024),
+        maximum: Some(1024),
+    };
+    prlimit(pid, Resource::Nofile, enough).unwrap();
+    assert_eq!(late.connect_info().unwrap().0, rig.shim_pid);
+    rig.client().delete("").unwrap();
+    rig.client.take().unwrap().shutdown().unwrap();
+    rig.assert_clean();
 }
