@@ -90,8 +90,9 @@ pub(crate) struct Order {
 }
 
 impl Order {
+    /// Half an order could not be carried out.
     pub fn write(&self, folder: &Path) -> io::Result<()> {
-        fs::write(folder.join(ORDER), serde_json::to_vec(self)?)
+        crate::whole::write(&folder.join(ORDER), &serde_json::to_vec(self)?)
     }
 
     pub fn read(folder: &Path) -> io::Result<Option<Self>> {
@@ -141,6 +142,8 @@ impl Order {
         ] {
             command.env(name, value);
         }
+        // Its runtime passes on to the container what it has itself.
+        corten_sys::spawn::unmask(&mut command);
         command
     }
 }
@@ -422,6 +425,24 @@ mod tests {
             Err(Error::Foreign { .. })
         ));
         assert!(Order::read(&folder).unwrap().is_some());
+    }
+
+    #[test]
+    fn an_order_is_never_half_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let order = Order {
+            binary: "/bin/false".into(),
+            namespace: "n".into(),
+            id: "i".into(),
+            host_mounts: false,
+        };
+        fs::write(folder.path().join(ORDER), "before").unwrap();
+        let held = folder.path().join("held");
+        fs::hard_link(folder.path().join(ORDER), &held).unwrap();
+        order.write(folder.path()).unwrap();
+        // The file in its place is another one; the old one was not written to.
+        assert_eq!(fs::read(held).unwrap(), b"before");
+        assert_eq!(Order::read(folder.path()).unwrap(), Some(order));
     }
 
     proptest::proptest! {

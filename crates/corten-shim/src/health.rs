@@ -72,13 +72,8 @@ impl Report {
         }
     }
 
-    /// Whole or not at all.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(".tmp");
-        let temporary = path.with_file_name(name);
-        fs::write(&temporary, serde_json::to_vec(self)?)?;
-        fs::rename(&temporary, path)
+        crate::whole::write(path, &serde_json::to_vec(self)?)
     }
 
     /// Reads a report. `None`: there is none.

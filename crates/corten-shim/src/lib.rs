@@ -2,17 +2,18 @@
 //!
 //! A shim is the process that stands beside a container, or the containers of one
 //! pod. It is their parent, holds their stdio, writes their log, keeps their exit status, and
-//! answers on a socket; engines come and go.
+//! answers on a socket; engines come and go. For our own engine it also starts them again and checks their health.
 //!
 //! ```text
-//!   containerd ──ttrpc──┐                        ┌── pipes, pty ── init, execs
+//!   containerd ──ttrpc──┐                        ┌── pipes, pty ── init, execs, health checks
 //!   Corten's engine ────┤  one thread, one poll  ├── log, FIFOs, loggers
-//!   attached clients ───┘        (serve)         └── events to containerd, exit record
+//!   attached clients ───┘        (serve)         ├── events to containerd, exit record
+//!                                                └── or another's shim, which has the container
 //! ```
 //!
 //! [`main`] is the program; [`client`] starts one and speaks to it; [`attach`] is the
-//! protocol of its second socket. It owns no network, no image and no database, and never mounts
-//! anything on the host.
+//! protocol of its second socket; [`foreign`] is about others' shims, and cleans up after them. It owns no network, no image and
+//! no database, and never mounts anything on the host.
 
 #![forbid(unsafe_code)]
 
@@ -41,6 +42,7 @@ mod stdio;
 mod time;
 mod toml;
 pub mod ttrpc;
+mod whole;
 
 /// What Corten's engine asks beyond containerd's API.
 const OWN_SERVICE: &str = "corten.shim.v1.Supervisor";

@@ -58,9 +58,11 @@ pub fn spec(asked: &Asked<'_>) -> Result<Spec, Status> {
     if !hostname.is_empty() && makes(&document, "uts") {
         document["hostname"] = hostname.into();
     }
-    if !makes(&document, "mount")
-        && let Some(all) = document["linux"]["namespaces"].as_array_mut()
-    {
+    if !makes(&document, "mount") {
+        let all = document.pointer_mut("/linux/namespaces");
+        let all = all.and_then(Value::as_array_mut);
+        // It must not be in the shim's.
+        let all = all.ok_or_else(|| invalid("a sandbox without namespaces".into()))?;
         all.push(json!({"type": "mount"}));
     }
     let bytes = document.to_string();
@@ -292,6 +294,24 @@ mod tests {
         assert!(kinds(&spec).contains(&"user"));
         assert_eq!(spec["linux"]["uidMappings"][0]["hostID"], 100_000);
         assert_eq!(spec["linux"]["cgroupsPath"], "/k8s.io/pod");
+    }
+
+    #[test]
+    fn a_configuration_without_namespaces_is_refused() {
+        for linux in [json!(5), json!({}), json!({"namespaces": "all"})] {
+            let dir = tempfile::tempdir().unwrap();
+            let given = json!({"linux": linux}).to_string();
+            std::fs::write(dir.path().join("config.json"), given).unwrap();
+            let refused = spec(&Asked {
+                id: "pod",
+                namespace: "k8s.io",
+                bundle: dir.path(),
+                options: None,
+                network: "",
+                annotations: &BTreeMap::new(),
+            });
+            assert_eq!(refused.unwrap_err().kind(), Kind::Invalid, "{linux}");
+        }
     }
 
     #[test]

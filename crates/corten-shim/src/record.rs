@@ -44,13 +44,8 @@ impl ExitRecord {
         }
     }
 
-    /// Writes it whole or not at all: a reader never sees a half.
     pub(crate) fn write(&self, path: &Path) -> io::Result<()> {
-        let mut name = path.file_name().unwrap_or_default().to_os_string();
-        name.push(".tmp");
-        let temporary = path.with_file_name(name);
-        fs::write(&temporary, serde_json::to_vec(self)?)?;
-        fs::rename(&temporary, path)
+        crate::whole::write(path, &serde_json::to_vec(self)?)
     }
 
     /// Reads a record. `None`: the container has not exited, or has none.

@@ -6,13 +6,18 @@
 //! with many threads or much memory pays nothing for them.
 
 use std::ffi::{CString, OsStr};
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::io::Errno;
+
+use crate::signal::Mask;
 
 /// A program to start.
 #[derive(Debug)]
@@ -169,6 +174,16 @@ impl Drop for Attributes {
         // SAFETY: initialised, and not used after this.
         unsafe { libc::posix_spawnattr_destroy(&mut self.0) };
     }
+}
+
+/// Has a command of the standard library begin with an empty signal mask, as [`spawn`] does. It passes on the caller's
+/// (since Rust 1.67), and where signals are read from a descriptor that is a full one: what the command starts would
+/// never hear of a SIGTERM.
+pub fn unmask(command: &mut Command) -> &mut Command {
+    let open = || Mask::empty().install().map(drop).map_err(io::Error::from);
+    // SAFETY: between fork and exec the closure makes one system call with a value of its own stack: it neither
+    // allocates nor locks.
+    unsafe { command.pre_exec(open) }
 }
 
 /// Adopts the descriptors from 3 up that this process was started with, `count` of

@@ -166,7 +166,8 @@ fn start(hook: &Hook) -> std::io::Result<(OwnedFd, OwnedFd)> {
             command.env(name, value);
         }
     }
-    let mut child = command.stdin(Stdio::piped()).spawn()?;
+    // A supervisor that reads signals from a descriptor has blocked them all.
+    let mut child = corten_sys::spawn::unmask(command.stdin(Stdio::piped())).spawn()?;
     let pid = Pid::from_raw(child.id() as i32).ok_or(std::io::ErrorKind::NotFound)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
     let stdin = child.stdin.take().ok_or(std::io::ErrorKind::BrokenPipe)?;

@@ -227,7 +227,10 @@ impl LogFile {
 
 fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    let file = options.append(true).create(true).mode(0o640).open(path)?;
+    // A FIFO that nobody reads would not open otherwise, nor would anything that waits for a line.
+    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    options.append(true).create(true).mode(0o640);
+    let file = options.custom_flags(nonblock).open(path)?;
     match file.metadata()?.mode() & 0o170_000 {
         0o100_000 => Ok(file),
         _ => Err(io::Error::new(

@@ -17,8 +17,12 @@ impl Shim {
             let Some(task) = self.tasks.get_mut(&serial) else {
                 return;
             };
-            let Some(Ok((socket, _))) = task.attach.as_ref().map(|l| l.accept()) else {
+            let Some(accepted) = task.attach.as_ref().map(|l| l.accept()) else {
                 return;
+            };
+            let socket = match accepted {
+                Ok((socket, _)) => socket,
+                Err(error) => return self.not_accepted(&error),
             };
             if task.greeting.len() < GREETING_MAX && socket.set_nonblocking(true).is_ok() {
                 task.greeting

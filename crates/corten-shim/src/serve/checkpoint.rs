@@ -7,22 +7,19 @@
 //! criu does the work, and the thread waits for it: a container that is being written to files says nothing anyway.
 
 use std::path::{Path, PathBuf};
+use std::time::{Instant, SystemTime};
 
-use corten_runtime::{
-    Checkpoint, Create, Images, ManageCgroups, Options as RuntimeOptions, Restore, Rootfs, Stdio,
-};
+use corten_runtime::{Checkpoint, Create, Images, ManageCgroups, Restore};
 use corten_spec::Kind;
-use corten_spec::oci::runtime::Spec;
 use prost::Message;
 
-use super::create::watch_memory;
+use super::create::{Parts, watch_memory};
 use super::options::Criu;
 use super::service::Answer;
 use super::task::{Exit, Phase, Task};
 use super::{Shim, say};
-use crate::proto::events::{TaskCheckpointed, TaskStart};
-use crate::proto::task::{CheckpointOptions, CheckpointTaskRequest, StartResponse};
-use crate::stdio::prepare::Prepared;
+use crate::proto::events::TaskCheckpointed;
+use crate::proto::task::{CheckpointOptions, CheckpointTaskRequest};
 use crate::ttrpc::status::{Code, Status};
 
 /// Below the bundle, where containerd's shim has criu's logs as well.
@@ -32,11 +29,7 @@ const WORK: &str = "work";
 #[derive(Debug)]
 pub struct Restorable {
     pub images: PathBuf,
-    pub spec: Spec,
-    pub rootfs: Rootfs,
-    pub stdio: Stdio,
-    pub prepared: Prepared,
-    pub options: RuntimeOptions,
+    pub parts: Parts,
 }
 
 impl Restorable {
@@ -89,19 +82,23 @@ impl Shim {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
         let id = task.id.clone();
-        // One try: the root and the stdio are spent with it.
-        let failed = Phase::Exited(Exit {
-            pid: 0,
-            status: 128 + 9,
-            at: std::time::SystemTime::now(),
-        });
+        // One try: the root and the stdio are spent with it. If it fails, that is told as any exit.
+        let failed = Phase::Draining {
+            exit: Exit {
+                pid: 0,
+                status: 128 + 9,
+                at: SystemTime::now(),
+            },
+            since: Instant::now(),
+        };
         let Phase::Restorable(from) = std::mem::replace(&mut task.init.phase, failed) else {
             let text = format!("container {id} has no checkpoint");
             return Err(Status::new(Code::FailedPrecondition, text));
         };
+        let Restorable { images, parts } = *from;
         let images = Images {
             program: task.options.criu.program.clone(),
-            path: from.images,
+            path: images,
             work: Some(work(&task.options.criu, &task.bundle)),
             // What the images have of these, they have because it was allowed when they were made.
             tcp_established: true,
@@ -113,11 +110,11 @@ impl Shim {
             create: Create {
                 id: &id,
                 bundle: &task.bundle,
-                spec: &from.spec,
+                spec: &parts.spec,
                 state_root: &task.state_root,
-                rootfs: from.rootfs,
-                stdio: from.stdio,
-                options: from.options,
+                rootfs: parts.rootfs,
+                stdio: parts.stdio,
+                options: parts.options,
             },
             images: &images,
             lsm_profile: None,
@@ -130,14 +127,9 @@ impl Shim {
         let (pid, pidfd) = (restored.pid, restored.pidfd);
         task.init.phase = Phase::Running { pid, pidfd };
         task.oom = watch_memory(&task.state_root, &id);
-        let io = from.prepared.finish(restored.console);
+        let io = parts.prepared.finish(restored.console);
         task.init.io = io.map_err(|e| Status::of(e.kind(), e.to_string()))?;
-        let event = TaskStart {
-            container_id: id.as_str().into(),
-            pid,
-        };
-        self.publisher.publish("/tasks/start", "TaskStart", &event);
-        Ok(StartResponse { pid }.encode_to_vec())
+        Ok(self.started(serial, pid))
     }
 }
 

@@ -12,17 +12,14 @@ use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
 
 use super::checkpoint::Restorable;
-use super::forward::Forward;
 use super::health::Health;
 use super::options::Options;
 use super::restart::Terms;
 use super::task::{Phase, Process, Task, Wanted};
-use super::watch::Watch;
 use super::{Shim, say};
 use crate::attach::Size;
 use crate::listen::bind_in;
 use crate::log::{Limits, Log};
-use crate::proto::corten::{ForwardRequest, LoopbackForward, WatchRequest};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
 use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, Mount, StartResponse};
 use crate::stdio::Io;
@@ -37,130 +34,115 @@ pub const STATE_ROOT_FILE: &str = "corten-state-root";
 /// Where `delete` finds how init ended, if it had, in the bundle.
 pub const EXIT_FILE: &str = "corten-exit.json";
 
+/// What init is made of.
+#[derive(Debug)]
+pub struct Parts {
+    pub spec: Spec,
+    pub rootfs: Rootfs,
+    pub stdio: corten_runtime::Stdio,
+    pub prepared: Prepared,
+    pub options: RuntimeOptions,
+}
+
 impl Shim {
     pub(super) fn create(
         &mut self,
         request: CreateTaskRequest,
         mut options: Options,
     ) -> Result<Vec<u8>, Status> {
+        // Everything that can fail for bad input comes before the container exists.
         let id = self.free_id(&request.id)?;
         if !request.parent_checkpoint.is_empty() {
             let text = "parent_checkpoint: a checkpoint's images name their parent themselves";
             return Err(Status::new(Code::Unimplemented, text));
         }
-        let bundle = match request.bundle.is_empty() {
-            true => self.config.bundle.clone(),
-            false => PathBuf::from(&request.bundle),
-        };
+        let bundle = self.bundle_of(&request.bundle);
         let state_root = options.state_root.clone();
         let state_root = state_root.unwrap_or_else(|| self.config.state_root.clone());
         if !self.config.until_idle {
-            let path = bundle.join(STATE_ROOT_FILE);
-            let text = state_root.as_os_str().as_encoded_bytes();
-            std::fs::write(&path, text).map_err(|e| failed("write", &path, &e))?;
+            leave_word(&bundle, &state_root)?;
+            let record = &mut options.corten.exit_record;
+            if record.is_empty() {
+                *record = bundle.join(EXIT_FILE).display().to_string();
+            }
         }
         let spec = read_spec(&bundle)?;
-        // Everything that can fail for bad input comes before the container exists.
-        let attach = match options.corten.attach {
-            false => None,
-            true => Some(listen(&bundle)?),
-        };
         let restart = options.corten.restart.clone();
         let restart = restart.map(Terms::try_from).transpose()?;
         let health = options.corten.health.clone();
         let health = health.map(|h| Health::new(h, &spec)).transpose()?;
-        let (prepared, stdio) = self.prepare_init(&request, &options, &spec)?;
+        let attach = match options.corten.attach {
+            false => None,
+            true => Some(listen(&bundle)?),
+        };
+        let kill_all = shares_pids(&spec);
+        let parts = self.parts(&request, &options, spec)?;
+        let (phase, io) = match request.checkpoint.as_str() {
+            "" => make(&id, &bundle, &state_root, parts)?,
+            images => restorable(images, parts)?,
+        };
+        let init = Process::new(0, String::new(), Wanted::from(&request), phase, io);
+        let pid = init.pid();
+        let mut task = Task::new(id, bundle, state_root, init);
+        if task.init.is_alive() {
+            task.oom = watch_memory(&task.state_root, &task.id);
+        }
+        task.kill_all = kill_all;
+        task.attach = attach;
+        task.health = health.map(Box::new);
+        task.options = options.lasting;
+        task.take_options(options.corten);
+        self.enter(task, restart);
+        let event = created(request, pid);
+        self.publisher
+            .publish("/tasks/create", "TaskCreate", &event);
+        Ok(CreateTaskResponse { pid }.encode_to_vec())
+    }
+
+    /// A bundle: given, or the shim's.
+    pub(super) fn bundle_of(&self, given: &str) -> PathBuf {
+        match given.is_empty() {
+            true => self.config.bundle.clone(),
+            false => given.into(),
+        }
+    }
+
+    /// From here on the container is looked after.
+    pub(super) fn enter(&mut self, task: Task, restart: Option<Terms>) -> u32 {
+        if let Some(terms) = restart {
+            let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
+            self.set_restart(task.id.as_str(), terms, record, command);
+        }
+        let serial = self.serial();
+        self.tasks.insert(serial, task);
+        serial
+    }
+
+    fn parts(
+        &mut self,
+        request: &CreateTaskRequest,
+        options: &Options,
+        spec: Spec,
+    ) -> Result<Parts, Status> {
+        let (prepared, stdio) = self.prepare_init(request, options, &spec)?;
         let rootfs = match options.corten.root_mount {
-            0 => assemble(&request)?,
+            0 => assemble(request)?,
             place => Rootfs::Mount(self.inherited_root(place)?),
         };
-        let choices = RuntimeOptions {
+        let options = RuntimeOptions {
             no_pivot: options.corten.no_pivot_root,
             no_new_keyring: options.corten.no_new_keyring,
             systemd_cgroup: options.systemd_cgroup,
             die_with_caller: true,
             ..RuntimeOptions::default()
         };
-        let kill_all = shares_pids(&spec);
-        let (phase, io) = match request.checkpoint.is_empty() {
-            true => make(
-                Create {
-                    id: &id,
-                    bundle: &bundle,
-                    spec: &spec,
-                    state_root: &state_root,
-                    rootfs,
-                    stdio,
-                    options: choices,
-                },
-                prepared,
-            )?,
-            false => {
-                let restorable = Restorable {
-                    images: request.checkpoint.clone().into(),
-                    spec,
-                    rootfs,
-                    stdio,
-                    prepared,
-                    options: choices,
-                };
-                restorable.check()?;
-                (Phase::Restorable(Box::new(restorable)), Io::default())
-            }
-        };
-        let event = TaskCreate {
-            container_id: request.id.clone(),
-            bundle: request.bundle.clone(),
-            rootfs: request.rootfs.clone(),
-            io: Some(TaskIo {
-                stdin: request.stdin.clone(),
-                stdout: request.stdout.clone(),
-                stderr: request.stderr.clone(),
-                terminal: request.terminal,
-            }),
-            checkpoint: request.checkpoint.clone(),
-            pid: 0,
-        };
-        let init = Process {
-            number: 0,
-            exec_id: String::new(),
-            wanted: Wanted {
-                terminal: request.terminal,
-                stdin: request.stdin,
-                stdout: request.stdout,
-                stderr: request.stderr,
-            },
-            phase,
-            io,
-            size: None,
-            waiters: Vec::new(),
-            deleters: Vec::new(),
-        };
-        let pid = init.pid();
-        let event = TaskCreate { pid, ..event };
-        let oom = match init.is_alive() {
-            true => watch_memory(&state_root, &id),
-            false => None,
-        };
-        if options.corten.exit_record.is_empty() && !self.config.until_idle {
-            options.corten.exit_record = bundle.join(EXIT_FILE).display().to_string();
-        }
-        let mut task = Task::new(id, bundle, state_root, init);
-        task.oom = oom;
-        task.kill_all = kill_all;
-        task.attach = attach;
-        task.health = health.map(Box::new);
-        task.options = options.lasting;
-        task.take_options(options.corten);
-        if let Some(terms) = restart {
-            let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
-            self.set_restart(&request.id, terms, record, command);
-        }
-        let serial = self.serial();
-        self.tasks.insert(serial, task);
-        self.publisher
-            .publish("/tasks/create", "TaskCreate", &event);
-        Ok(CreateTaskResponse { pid }.encode_to_vec())
+        Ok(Parts {
+            spec,
+            rootfs,
+            stdio,
+            prepared,
+            options,
+        })
     }
 
     /// An id that no other container here has.
@@ -233,49 +215,16 @@ impl Shim {
             .ok_or_else(|| invalid(format!("root mount: no descriptor {place} was passed on")))
     }
 
-    /// Carries what reaches inherited sockets to the container's addresses, from now on.
-    pub(super) fn forward(&mut self, request: &ForwardRequest) -> Result<Vec<u8>, Status> {
-        let open = |f: &LoopbackForward| {
-            let socket = self.config.inherited.get(f.fd as usize);
-            let socket = socket.and_then(|s| s.as_ref()?.try_clone().ok());
-            let socket = socket.ok_or_else(|| {
-                invalid(format!(
-                    "loopback forward: no descriptor {} was passed on",
-                    f.fd
-                ))
-            })?;
-            Forward::new(socket, &f.protocol, &f.target).map_err(invalid)
-        };
-        let forwards = request
-            .forwards
-            .iter()
-            .map(open)
-            .collect::<Result<_, _>>()?;
-        self.task(&request.id)?.forwards = forwards;
-        Ok(Vec::new())
-    }
-
-    /// Looks after a process that the container needs, or no longer.
-    pub(super) fn watch(&mut self, request: WatchRequest) -> Result<Vec<u8>, Status> {
-        let watch = match request.socket.is_empty() {
-            true => None,
-            false => Some(Watch::new(request.socket.into(), request.command)),
-        };
-        self.task(&request.id)?.watch = watch;
-        Ok(Vec::new())
-    }
-
     /// Lets init go.
     pub(super) fn start_init(&mut self, serial: u32) -> Result<Vec<u8>, Status> {
         let Some(task) = self.tasks.get_mut(&serial) else {
             return Err(Status::new(Code::NotFound, "no such container"));
         };
-        let id = task.id.as_str().to_string();
         if matches!(task.init.phase, Phase::Restorable(_)) {
             return self.restore(serial);
         }
         let Phase::Created(created) = &mut task.init.phase else {
-            let text = format!("container {id} was started before");
+            let text = format!("container {} was started before", task.id);
             return Err(Status::new(Code::FailedPrecondition, text));
         };
         // If it fails, init ends: its exit is reaped and told like any other.
@@ -285,29 +234,55 @@ impl Shim {
         let pidfd =
             pidfd.map_err(|e| Status::new(Code::Unknown, format!("cannot keep the pidfd: {e}")))?;
         task.init.phase = Phase::Running { pid, pidfd };
-        if let Some(health) = &mut task.health {
-            health.begin();
+        Ok(self.started(serial, pid))
+    }
+
+    /// Init runs: what follows from it, and the answer.
+    pub(super) fn started(&mut self, serial: u32, pid: u32) -> Vec<u8> {
+        if let Some(task) = self.tasks.get_mut(&serial) {
+            if let Some(health) = &mut task.health {
+                health.begin();
+            }
+            if let Some(restart) = self.restarts.get_mut(task.id.as_str()) {
+                restart.started();
+            }
+            let event = TaskStart {
+                container_id: task.id.as_str().into(),
+                pid,
+            };
+            self.publisher.publish("/tasks/start", "TaskStart", &event);
         }
-        if let Some(restart) = self.restarts.get_mut(&id) {
-            restart.started();
-        }
-        let event = TaskStart {
-            container_id: id,
-            pid,
-        };
-        self.publisher.publish("/tasks/start", "TaskStart", &event);
-        Ok(StartResponse { pid }.encode_to_vec())
+        StartResponse { pid }.encode_to_vec()
     }
 }
 
+/// Where `delete` is to look after a crash.
+fn leave_word(bundle: &Path, state_root: &Path) -> Result<(), Status> {
+    let path = bundle.join(STATE_ROOT_FILE);
+    let text = state_root.as_os_str().as_encoded_bytes();
+    std::fs::write(&path, text).map_err(|e| failed("write", &path, &e))
+}
+
 /// Makes the container, whose init then waits, and joins its terminal.
-fn make(create: Create<'_>, prepared: Prepared) -> Result<(Phase, Io), Status> {
-    let (id, state_root) = (create.id, create.state_root);
-    let mut created = corten_runtime::create(create)?;
+fn make(
+    id: &ContainerId,
+    bundle: &Path,
+    state_root: &Path,
+    parts: Parts,
+) -> Result<(Phase, Io), Status> {
+    let mut created = corten_runtime::create(Create {
+        id,
+        bundle,
+        spec: &parts.spec,
+        state_root,
+        rootfs: parts.rootfs,
+        stdio: parts.stdio,
+        options: parts.options,
+    })?;
     for warning in &created.warnings {
         say(format_args!("{id}: {warning}"));
     }
-    match prepared.finish(created.console.take()) {
+    match parts.prepared.finish(created.console.take()) {
         Ok(io) => Ok((Phase::Created(Box::new(created)), io)),
         Err(error) => {
             // Nobody will ask for it: it must not wait at its gate for ever.
@@ -319,7 +294,31 @@ fn make(create: Create<'_>, prepared: Prepared) -> Result<(Phase, Io), Status> {
     }
 }
 
-fn invalid(text: String) -> Status {
+/// Of a container that is made at its start, out of these images.
+fn restorable(images: &str, parts: Parts) -> Result<(Phase, Io), Status> {
+    let images = images.into();
+    let restorable = Restorable { images, parts };
+    restorable.check()?;
+    Ok((Phase::Restorable(Box::new(restorable)), Io::default()))
+}
+
+fn created(request: CreateTaskRequest, pid: u32) -> TaskCreate {
+    TaskCreate {
+        container_id: request.id,
+        bundle: request.bundle,
+        rootfs: request.rootfs,
+        io: Some(TaskIo {
+            stdin: request.stdin,
+            stdout: request.stdout,
+            stderr: request.stderr,
+            terminal: request.terminal,
+        }),
+        checkpoint: request.checkpoint,
+        pid,
+    }
+}
+
+pub(super) fn invalid(text: String) -> Status {
     Status::of(corten_spec::Kind::Invalid, text)
 }
 

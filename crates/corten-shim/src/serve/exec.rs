@@ -55,21 +55,9 @@ impl Shim {
         }
         let number = task.next_number;
         task.next_number += 1;
-        task.execs.push(Process {
-            number,
-            exec_id,
-            wanted: Wanted {
-                terminal: request.terminal,
-                stdin: request.stdin.clone(),
-                stdout: request.stdout.clone(),
-                stderr: request.stderr.clone(),
-            },
-            phase,
-            io: Default::default(),
-            size: None,
-            waiters: Vec::new(),
-            deleters: Vec::new(),
-        });
+        let (wanted, io) = (Wanted::from(request), Default::default());
+        task.execs
+            .push(Process::new(number, exec_id, wanted, phase, io));
         Ok(number)
     }
 

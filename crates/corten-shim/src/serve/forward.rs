@@ -140,12 +140,13 @@ impl Forward {
         }
     }
 
-    pub fn ready(&mut self, part: Part, flags: PollFlags, scratch: &mut [u8]) {
+    /// An error says why nobody could be taken on.
+    pub fn ready(&mut self, part: Part, flags: PollFlags, scratch: &mut [u8]) -> io::Result<()> {
         self.serial = self.serial.wrapping_add(1);
         match (&mut self.front, part) {
             (Front::Tcp { listener, pairs }, Part::Front) => {
-                if let Ok((peer, _)) = listener.accept()
-                    && peer.set_nonblocking(true).is_ok()
+                let (peer, _) = listener.accept()?;
+                if peer.set_nonblocking(true).is_ok()
                     && let Ok(inner) = connect(self.target)
                 {
                     pairs.push(Pair {
@@ -171,7 +172,7 @@ impl Forward {
             }
             (Front::Udp { socket, flows }, Part::Flow(id)) => {
                 let Some(flow) = flows.iter_mut().find(|f| f.id == id) else {
-                    return;
+                    return Ok(());
                 };
                 match flow.socket.recv(scratch) {
                     Ok(n) => {
@@ -185,6 +186,7 @@ impl Forward {
             }
             _ => {}
         }
+        Ok(())
     }
 
     /// Forgets silent UDP peers.
@@ -326,7 +328,7 @@ mod tests {
             poll(&mut fds, Some(&limit)).unwrap();
             let ready: Vec<_> = fds.iter().map(|f| f.revents()).zip(parts).collect();
             for (flags, part) in ready.into_iter().filter(|(f, _)| !f.is_empty()) {
-                forward.ready(part, flags, &mut scratch);
+                forward.ready(part, flags, &mut scratch).unwrap();
             }
         }
     }

@@ -240,6 +240,16 @@ impl Shim {
         }
     }
 
+    /// Nobody is served any more.
+    pub(super) fn refuse_waiting(&mut self) {
+        for waiting in std::mem::take(&mut self.loggers.waiting) {
+            let responder = waiting.responder;
+            self.refuse_loggers(waiting);
+            let status = Status::of(Kind::Unavailable, "the shim is told to end");
+            self.respond(responder, Err(status));
+        }
+    }
+
     fn refuse_loggers(&mut self, waiting: Waiting) {
         let owner = waiting.owner;
         for logger in self.loggers.running.iter_mut().filter(|r| r.owner == owner) {

@@ -1,11 +1,13 @@
 //! The resident part: one thread, one poll, and everything that can happen.
 //!
 //! ```text
-//!         ┌──────────────────────── poll ◀── deadlines ───────────────────────┐
-//!         ▼                                                                     │
-//!   signals ─▶ reap        listener ─▶ connections ─▶ service (Task API)        │
-//!   stdio, attach ─▶ Io    publisher ─▶ containerd     forwards ─▶ container    │
-//!         └──────────────── settle: tell exits whose output is drained ────────┘
+//!         ┌───────────────────────────── poll ◀── deadlines ─────────────────────────────────┐
+//!         ▼                                                                                  │
+//!   signals ─▶ reap         listener ─▶ connections ─▶ service ─▶ create, exec, delete, …    │
+//!   stdio, attach ─▶ Io                                   ├─▶ sandbox   (the pod)            │
+//!   loggers ─▶ who waits    foreign ◀──▶ another's shim ◀─┤   own       (the engine's)       │
+//!   forwards ─▶ container   publisher ──▶ containerd      └─▶ checkpoint                     │
+//!         └──── settle: exits whose output has come, health checks, restarts, what is due ───┘
 //! ```
 //!
 //! The set of descriptors is built anew for each poll from what each part wants now. A
@@ -17,12 +19,15 @@ mod attach;
 mod checkpoint;
 mod connection;
 mod create;
+mod delete;
 mod exec;
 mod foreign;
 mod forward;
 mod health;
 mod loggers;
 mod options;
+mod own;
+mod program;
 mod publisher;
 mod reap;
 mod restart;
@@ -81,6 +86,9 @@ const CALM: Duration = Duration::from_millis(200);
 /// What may delay the end: answers and events that are not sent yet.
 const FAREWELL: Duration = Duration::from_secs(1);
 
+/// How long nobody is taken on when no descriptor is left: the connections that wait would keep the loop awake.
+const FULL: Duration = Duration::from_millis(100);
+
 /// A process of a task: 0 is its init.
 type Number = u32;
 
@@ -106,9 +114,18 @@ enum Token {
 struct Interest<'a> {
     fds: Vec<PollFd<'a>>,
     tokens: Vec<Token>,
+    /// Whether listeners are left out.
+    full: bool,
 }
 
 impl<'a> Interest<'a> {
+    /// A listener, if anybody can be taken on.
+    fn listen(&mut self, fd: BorrowedFd<'a>, token: Token) {
+        if !self.full {
+            self.add(fd, PollFlags::IN, token);
+        }
+    }
+
     fn add(&mut self, fd: BorrowedFd<'a>, flags: PollFlags, token: Token) {
         self.fds.push(PollFd::from_borrowed_fd(fd, flags));
         self.tokens.push(token);
@@ -137,6 +154,8 @@ struct Shim {
     reap_again: bool,
     /// When to give memory back: a while after the last burst of work.
     trim: Option<Instant>,
+    /// Until when nobody is taken on.
+    full: Option<Instant>,
 }
 
 /// Serves until the end.
@@ -166,6 +185,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         ending: None,
         reap_again: false,
         trim: Some(Instant::now() + CALM),
+        full: None,
     };
     while !shim.is_done() {
         shim.turn()?;
@@ -193,7 +213,9 @@ impl Shim {
     }
 
     fn wait(&mut self) -> Result<Vec<(Token, PollFlags)>, Error> {
-        let deadline = self.deadline().into_iter().chain(self.trim).min();
+        self.full = self.full.filter(|at| *at > Instant::now());
+        let deadline = self.deadline().into_iter();
+        let deadline = deadline.chain(self.trim).chain(self.full).min();
         if self.trim.is_some_and(|at| at <= Instant::now()) {
             self.trim = None;
             corten_sys::memory::trim();
@@ -210,6 +232,7 @@ impl Shim {
         let mut interest = Interest {
             fds: Vec::with_capacity(16),
             tokens: Vec::with_capacity(16),
+            full: self.full.is_some(),
         };
         self.interest(&mut interest);
         match poll(&mut interest.fds, timeout.as_ref()) {
@@ -230,7 +253,7 @@ impl Shim {
 
     fn interest<'a>(&'a self, to: &mut Interest<'a>) {
         to.add(self.signals.as_fd(), PollFlags::IN, Token::Signals);
-        to.add(self.config.listener.as_fd(), PollFlags::IN, Token::Listener);
+        to.listen(self.config.listener.as_fd(), Token::Listener);
         for (id, connection) in &self.connections {
             to.add(
                 connection.as_fd(),
@@ -276,8 +299,10 @@ impl Shim {
             Token::Logger => {}
             Token::Foreign(task, part) => self.foreign_ready(task, part),
             Token::Forward(task, index, part) => {
-                if let Some(task) = self.tasks.get_mut(&task) {
-                    task.forward_ready(index, part, flags, &mut self.scratch);
+                let task = self.tasks.get_mut(&task);
+                let forward = task.and_then(|t| t.forwards.get_mut(index));
+                if let Some(Err(error)) = forward.map(|f| f.ready(part, flags, &mut self.scratch)) {
+                    self.not_accepted(&error);
                 }
             }
         }
@@ -286,6 +311,7 @@ impl Shim {
     /// Answers what was asked, and then exits. Who comes now shall find no shim rather than this one.
     fn end(&mut self) {
         self.ending = Some(Instant::now());
+        self.refuse_waiting();
         self.config.place.vacate();
     }
 
@@ -297,12 +323,27 @@ impl Shim {
     }
 
     fn accept(&mut self) {
-        while let Ok((socket, _)) = self.config.listener.accept() {
-            if crate::stdio::open::unblock(&socket).is_ok() {
-                self.visited = true;
-                let id = self.serial();
-                self.connections.insert(id, Connection::new(socket));
+        loop {
+            match self.config.listener.accept() {
+                Ok((socket, _)) => {
+                    if crate::stdio::open::unblock(&socket).is_ok() {
+                        self.visited = true;
+                        let id = self.serial();
+                        self.connections.insert(id, Connection::new(socket));
+                    }
+                }
+                Err(error) => return self.not_accepted(&error),
             }
+        }
+    }
+
+    /// Nobody is there any more, or no descriptor is left for who is.
+    fn not_accepted(&mut self, error: &std::io::Error) {
+        if !matches!(
+            error.kind(),
+            std::io::ErrorKind::WouldBlock | std::io::ErrorKind::ConnectionAborted
+        ) {
+            self.full = Some(Instant::now() + FULL);
         }
     }
 

@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -14,6 +13,7 @@ use prost_types::Any;
 use rustix::event::PollFlags;
 
 use super::connection::Connection;
+use crate::listen::connect_now;
 use crate::proto::events::{Envelope, ForwardRequest};
 use crate::time::timestamp;
 use crate::ttrpc::{self, frame::Event};
@@ -83,10 +83,8 @@ impl Publisher {
             if self.retry_at.is_some_and(|at| Instant::now() < at) {
                 return;
             }
-            let connected = UnixStream::connect(address)
-                .and_then(|s| s.set_nonblocking(true).map(|()| Connection::new(s)));
-            match connected {
-                Ok(connection) => self.connection = Some(connection),
+            match connect_now(address) {
+                Ok(socket) => self.connection = Some(Connection::new(socket)),
                 Err(_) => {
                     self.retry_at = Some(Instant::now() + RETRY);
                     return;

@@ -20,7 +20,6 @@
 mod policy;
 
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::connection::Responder;
@@ -178,17 +177,8 @@ impl Restart {
 
     /// Runs the command, which is to end in [`Self::started`].
     fn attempt(&mut self) -> std::io::Result<()> {
-        let [program, arguments @ ..] = self.terms.command.as_slice() else {
-            return Err(std::io::ErrorKind::NotFound.into());
-        };
-        let child = Command::new(program)
-            .args(arguments)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn()?;
-        // Its end is reaped like any child's.
-        self.phase = Phase::Trying { pid: child.id() };
+        let pid = super::program::start(&self.terms.command)?;
+        self.phase = Phase::Trying { pid };
         Ok(())
     }
 

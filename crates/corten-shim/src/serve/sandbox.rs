@@ -110,10 +110,7 @@ impl Shim {
             let text = "rootfs: a sandbox of this shim runs no program and has no root";
             return Err(Status::of(Kind::Unsupported, text));
         }
-        let bundle = match request.bundle_path.is_empty() {
-            true => self.config.bundle.clone(),
-            false => request.bundle_path.clone().into(),
-        };
+        let bundle = self.bundle_of(&request.bundle_path);
         let spec = pod::spec(&pod::Asked {
             id: id.as_str(),
             namespace: &self.config.namespace,
@@ -157,13 +154,15 @@ impl Shim {
                 .map_err(|e| Status::of(Kind::Internal, format!("cannot open /dev/null: {e}")))
         };
         let owner = owner_of_network(&sandbox.spec)?;
+        // A copy: the path is good for this try only.
+        let mut spec = sandbox.spec.clone();
         if let Some(owner) = &owner {
-            pod::join_users(&mut sandbox.spec, path_of(owner).into());
+            pod::join_users(&mut spec, path_of(owner).into());
         }
         let holder = corten_runtime::create(Create {
             id: &sandbox.id,
             bundle,
-            spec: &sandbox.spec,
+            spec: &spec,
             state_root,
             rootfs: Rootfs::Mount(root),
             stdio: corten_runtime::Stdio::Fds {
@@ -305,12 +304,18 @@ impl Shim {
         if self.sandbox.is_some() {
             self.sandbox(&request.sandbox_id)?;
         }
-        for (_, task) in std::mem::take(&mut self.tasks) {
-            remove(&task.state_root, &task.id)?;
+        // Each is forgotten when it has gone: what cannot be removed is looked after until the next try.
+        let all: Vec<u32> = self.tasks.keys().copied().collect();
+        for serial in all {
+            if let Some(task) = self.tasks.get(&serial) {
+                remove(&task.state_root, &task.id)?;
+            }
+            self.remove_task(serial);
         }
-        if let Some(sandbox) = self.sandbox.take() {
+        if let Some(sandbox) = &self.sandbox {
             remove(&self.config.state_root, &sandbox.id)?;
         }
+        self.sandbox = None;
         self.end();
         Ok(Vec::new())
     }

@@ -1,6 +1,5 @@
 //! The Task API: requests in, answers out.
 
-use corten_spec::Kind;
 use corten_sys::process::send_signal;
 use prost::Message;
 use prost_types::Any;
@@ -9,17 +8,15 @@ use super::connection::Responder;
 use super::options::json;
 use super::publisher::SERVICE as EVENTS_SERVICE;
 use super::settle::waited;
-use super::task::{Exit, Phase, Process, Task};
-use super::{CALM, Shim, say};
+use super::task::{Phase, Process, Task};
+use super::{CALM, Shim};
 use crate::OWN_SERVICE;
 use crate::attach::Size;
-use crate::proto::corten::ReopenLogRequest;
-use crate::proto::events::{TaskDelete, TaskNamed};
+use crate::proto::events::TaskNamed;
 use crate::proto::task::{
-    CloseIoRequest, ConnectResponse, ContainerRequest, CreateTaskRequest, DeleteRequest,
-    DeleteResponse, ExecProcessRequest, KillRequest, PidsResponse, ProcessDetails, ProcessInfo,
-    ProcessRequest, ResizePtyRequest, ShutdownRequest, StateResponse, StatsResponse,
-    Status as TaskStatus, UpdateTaskRequest,
+    CloseIoRequest, ConnectResponse, ContainerRequest, CreateTaskRequest, ExecProcessRequest,
+    KillRequest, PidsResponse, ProcessDetails, ProcessInfo, ProcessRequest, ResizePtyRequest,
+    ShutdownRequest, StateResponse, StatsResponse, Status as TaskStatus, UpdateTaskRequest,
 };
 use crate::proto::ttrpc::Request;
 use crate::time::timestamp;
@@ -109,23 +106,8 @@ impl Shim {
     /// `None`: the answer comes later.
     fn call(&mut self, responder: Responder, request: &Request) -> Option<Answer> {
         let payload = request.payload.as_slice();
-        if request.service == OWN_SERVICE && request.method == "Forward" {
-            return Some(decode(payload).and_then(|r| self.forward(&r)));
-        }
-        if request.service == OWN_SERVICE && request.method == "Watch" {
-            return Some(decode(payload).and_then(|r| self.watch(r)));
-        }
-        if request.service == OWN_SERVICE && request.method == "SetRestart" {
-            return Some(decode(payload).and_then(|r| self.update_restart(r)));
-        }
-        if request.service == OWN_SERVICE && request.method == "WaitLast" {
-            return self.wait_for_last(responder, decode(payload));
-        }
-        if request.service == OWN_SERVICE && request.method == "Check" {
-            return self.check_now(responder, decode(payload));
-        }
-        if request.service == OWN_SERVICE && request.method == "ReopenLog" {
-            return Some(decode(payload).and_then(|r: ReopenLogRequest| self.reopen_log(&r.id)));
+        if request.service == OWN_SERVICE {
+            return self.own_call(responder, &request.method, payload);
         }
         if request.service == SANDBOX_SERVICE {
             return self.sandbox_call(responder, &request.method, payload);
@@ -205,7 +187,7 @@ impl Shim {
         task.ok_or_else(|| Status::new(Code::NotFound, format!("no container {id} in this shim")))
     }
 
-    fn process(&mut self, id: &str, exec_id: &str) -> Result<&mut Process, Status> {
+    pub(super) fn process(&mut self, id: &str, exec_id: &str) -> Result<&mut Process, Status> {
         let missing = || Status::new(Code::NotFound, format!("no process {exec_id} in {id}"));
         self.task(id)?.named(exec_id).ok_or_else(missing)
     }
@@ -362,111 +344,6 @@ impl Shim {
         }
     }
 
-    fn delete_or_wait(&mut self, responder: Responder, payload: &[u8]) -> Option<Answer> {
-        let request: DeleteRequest = match decode(payload) {
-            Ok(request) => request,
-            Err(status) => return Some(Err(status)),
-        };
-        let serial = match self.find(&request.id) {
-            Ok(serial) => serial,
-            Err(status) => return Some(Err(status)),
-        };
-        match self.process(&request.id, &request.exec_id) {
-            Err(status) => return Some(Err(status)),
-            Ok(process) => {
-                if matches!(process.phase, Phase::Draining { .. }) {
-                    process.deleters.push(responder);
-                    return None;
-                }
-            }
-        }
-        self.delete_for(responder, serial, &request.exec_id)
-    }
-
-    /// `None`: the answer comes from another's shim.
-    pub(super) fn delete_for(
-        &mut self,
-        responder: Responder,
-        serial: u32,
-        exec_id: &str,
-    ) -> Option<Answer> {
-        match self.tasks.get(&serial).is_some_and(Task::is_foreign) {
-            true => self.delete_foreign(serial, exec_id, responder),
-            false => Some(self.delete(serial, exec_id)),
-        }
-    }
-
-    /// Forgets a process; with init, the container.
-    pub(super) fn delete(&mut self, serial: u32, exec_id: &str) -> Answer {
-        let Some(task) = self.tasks.get_mut(&serial) else {
-            return Err(Status::new(Code::NotFound, "no such container"));
-        };
-        let id = task.id.clone();
-        let Some(process) = task.named(exec_id) else {
-            return Err(Status::new(
-                Code::NotFound,
-                format!("no process {exec_id} in {id}"),
-            ));
-        };
-        let never = Exit {
-            pid: process.pid(),
-            status: 0,
-            at: std::time::UNIX_EPOCH,
-        };
-        let exit = match &process.phase {
-            Phase::Exited(exit) => *exit,
-            Phase::Added(_) | Phase::Restorable(_) => never,
-            // Never started: nothing of it is worth keeping.
-            Phase::Created(_) => Exit {
-                status: 128 + 9,
-                at: std::time::SystemTime::now(),
-                ..never
-            },
-            Phase::Running { .. } | Phase::Elsewhere { .. } | Phase::Draining { .. } => {
-                let text = format!("process {exec_id} of {id} is running");
-                return Err(Status::new(Code::FailedPrecondition, text));
-            }
-        };
-        process.drain(&mut self.scratch);
-        let lost = process.io.leftover();
-        if lost > 0 {
-            say(format_args!(
-                "{lost} bytes of {id} {exec_id} reached nobody"
-            ));
-        }
-        process.io.close();
-        self.loggers.dismiss(id.as_str(), exec_id);
-        let response = DeleteResponse {
-            pid: exit.pid,
-            exit_status: exit.status,
-            exited_at: Some(timestamp(exit.at)),
-        };
-        if !exec_id.is_empty() {
-            task.execs.retain(|e| e.exec_id != exec_id);
-            return Ok(response.encode_to_vec());
-        }
-        match corten_runtime::delete(&task.state_root, &id, true) {
-            Ok(warnings) => warnings.iter().for_each(|w| say(format_args!("{w}"))),
-            // Never restored, or ended by a restore that failed.
-            Err(error) if error.kind() == Kind::NotFound => {}
-            Err(error) => return Err(error.into()),
-        }
-        if task.attach.is_some() {
-            let _ = std::fs::remove_file(task.bundle.join(crate::attach::SOCKET));
-        }
-        self.tasks.remove(&serial);
-        let event = TaskDelete {
-            container_id: id.as_str().into(),
-            pid: exit.pid,
-            exit_status: exit.status,
-            exited_at: Some(timestamp(exit.at)),
-            id: String::new(),
-        };
-        self.publisher
-            .publish("/tasks/delete", "TaskDelete", &event);
-        Ok(response.encode_to_vec())
-    }
-
     fn close_io(&mut self, request: &CloseIoRequest) -> Answer {
         let serial = self.find(&request.id)?;
         let missing = || Status::new(Code::NotFound, format!("no process {}", request.exec_id));
@@ -504,18 +381,6 @@ impl Shim {
             | Phase::Draining { .. }
             | Phase::Exited(_) => {}
         }
-        Ok(Vec::new())
-    }
-
-    fn reopen_log(&mut self, id: &str) -> Answer {
-        let Some(log) = &mut self.task(id)?.init.io.log else {
-            let text = format!("container {id} has no log");
-            return Err(Status::new(Code::FailedPrecondition, text));
-        };
-        let reopened = log.reopen();
-        reopened.map_err(|e| {
-            Status::new(Code::Unknown, format!("cannot reopen the log of {id}: {e}"))
-        })?;
         Ok(Vec::new())
     }
 

@@ -1,6 +1,5 @@
 //! Telling exits: when the output of an exited process has arrived everywhere, or will not.
 
-use std::process::Command;
 use std::time::Instant;
 
 use prost::Message;
@@ -82,7 +81,7 @@ impl Shim {
         }
     }
 
-    fn tell(&mut self, serial: u32, number: Number) {
+    pub(super) fn tell(&mut self, serial: u32, number: Number) {
         // What it died of comes before its death.
         self.count_oom_kills(serial);
         let Some(task) = self.tasks.get_mut(&serial) else {
@@ -163,21 +162,12 @@ impl Shim {
     }
 }
 
-/// Starts a command of the engine's. Its end is reaped like any child's.
+/// Runs an exit command, if there is one.
 pub(super) fn run_command(command: &[String]) {
-    let [program, arguments @ ..] = command else {
-        return;
-    };
-    let started = Command::new(program)
-        .args(arguments)
-        .current_dir("/")
-        .stdin(std::process::Stdio::null())
-        .stdout(std::process::Stdio::null())
-        .spawn();
-    if let Err(error) = started {
-        say(format_args!(
-            "cannot run the exit command {program}: {error}"
-        ));
+    if let [name, ..] = command
+        && let Err(error) = super::program::start(command)
+    {
+        say(format_args!("cannot run the exit command {name}: {error}"));
     }
 }
 

@@ -27,7 +27,7 @@ use super::watch::Watch;
 use super::{Interest, Number, Token};
 use crate::attach::Size;
 use crate::proto::corten::CreateOptions;
-use crate::proto::task::Status;
+use crate::proto::task::{CreateTaskRequest, ExecProcessRequest, Status};
 use crate::stdio::{Client, Drain, Io};
 
 /// How long an exited process's output may be held open by others before the exit is told.
@@ -101,7 +101,42 @@ pub struct Process {
     pub deleters: Vec<Responder>,
 }
 
+impl From<&CreateTaskRequest> for Wanted {
+    fn from(request: &CreateTaskRequest) -> Self {
+        Self {
+            terminal: request.terminal,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+        }
+    }
+}
+
+impl From<&ExecProcessRequest> for Wanted {
+    fn from(request: &ExecProcessRequest) -> Self {
+        Self {
+            terminal: request.terminal,
+            stdin: request.stdin.clone(),
+            stdout: request.stdout.clone(),
+            stderr: request.stderr.clone(),
+        }
+    }
+}
+
 impl Process {
+    pub fn new(number: Number, exec_id: String, wanted: Wanted, phase: Phase, io: Io) -> Self {
+        Self {
+            number,
+            exec_id,
+            wanted,
+            phase,
+            io,
+            size: None,
+            waiters: Vec::new(),
+            deleters: Vec::new(),
+        }
+    }
+
     pub fn pid(&self) -> u32 {
         match &self.phase {
             Phase::Added(_) | Phase::Restorable(_) => 0,
@@ -253,11 +288,7 @@ impl Task {
             to.add(oom.as_fd(), oom.interest(), Token::Oom(serial));
         }
         if let Some(listener) = &self.attach {
-            to.add(
-                listener.as_fd(),
-                PollFlags::IN,
-                Token::AttachListener(serial),
-            );
+            to.listen(listener.as_fd(), Token::AttachListener(serial));
         }
         for client in &self.greeting {
             to.add(
@@ -283,20 +314,12 @@ impl Task {
         }
         for (index, forward) in self.forwards.iter().enumerate() {
             forward.interest(|fd, flags, part| {
-                to.add(fd, flags, Token::Forward(serial, index, part));
+                let token = Token::Forward(serial, index, part);
+                match part {
+                    super::forward::Part::Front => to.listen(fd, token),
+                    _ => to.add(fd, flags, token),
+                }
             });
-        }
-    }
-
-    pub fn forward_ready(
-        &mut self,
-        index: usize,
-        part: super::forward::Part,
-        flags: PollFlags,
-        scratch: &mut [u8],
-    ) {
-        if let Some(forward) = self.forwards.get_mut(index) {
-            forward.ready(part, flags, scratch);
         }
     }
 
@@ -308,7 +331,10 @@ impl Task {
             process.settle_at(*drain).into_iter().chain(look).min()
         });
         let company = match &self.init.phase {
-            Phase::Draining { since, .. } => Some(*since + COMPANY),
+            // Once: later it is its own output that is waited for.
+            Phase::Draining { since, .. } => {
+                Some(*since + COMPANY).filter(|at| *at > Instant::now())
+            }
             _ => None,
         };
         let command = self

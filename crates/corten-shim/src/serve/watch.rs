@@ -10,16 +10,13 @@
 //! The engine's resolver of names is such a process. Every container's supervisor watches it, so that it comes back
 //! whatever ends it, and no daemon is needed for that.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use corten_sys::socket::path_of;
-use rustix::fs::{Mode, OFlags};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-
 use super::say;
+use crate::listen::connect_now;
 
 /// Between two tries; doubled up to [`LONGEST`].
 const SHORTEST: Duration = Duration::from_millis(50);
@@ -37,7 +34,7 @@ pub struct Watch {
 
 #[derive(Debug)]
 enum State {
-    Connected(OwnedFd),
+    Connected(UnixStream),
     Apart { again: Instant, pause: Duration },
 }
 
@@ -52,7 +49,7 @@ impl Watch {
                 pause: SHORTEST,
             },
         };
-        if let Some(stream) = watch.connect() {
+        if let Ok(stream) = connect_now(&watch.socket) {
             watch.state = State::Connected(stream);
         }
         watch
@@ -90,9 +87,10 @@ impl Watch {
         if again > Instant::now() {
             return;
         }
-        self.state = match self.connect() {
-            Some(stream) => State::Connected(stream),
-            None => {
+        self.state = match connect_now(&self.socket) {
+            Ok(stream) => State::Connected(stream),
+            // Nobody there, or nobody who takes us on.
+            Err(_) => {
                 self.start();
                 State::Apart {
                     again: Instant::now() + pause,
@@ -102,33 +100,11 @@ impl Watch {
         };
     }
 
-    /// Never waits: where the other side's queue is full, it is tried again.
-    fn connect(&self) -> Option<OwnedFd> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let kind = SocketType::STREAM;
-        let stream = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None).ok()?;
-        // By its folder's descriptor: a socket's address has but 107 bytes.
-        let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(self.socket.parent()?, folder, Mode::empty()).ok()?;
-        let path = Path::new(&path_of(&folder)).join(self.socket.file_name()?);
-        let address = SocketAddrUnix::new(&path).ok()?;
-        rustix::net::connect(&stream, &address).ok()?;
-        Some(stream)
-    }
-
     fn start(&self) {
-        let [program, arguments @ ..] = self.command.as_slice() else {
-            return;
-        };
-        let started = Command::new(program)
-            .args(arguments)
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .spawn();
-        // Its end is reaped like any child's.
-        if let Err(error) = started {
-            say(format_args!("cannot run {program}: {error}"));
+        if let [name, ..] = self.command.as_slice()
+            && let Err(error) = super::program::start(&self.command)
+        {
+            say(format_args!("cannot run {name}: {error}"));
         }
     }
 }

@@ -139,12 +139,15 @@ impl Client {
         self.flush();
     }
 
-    pub fn flush(&mut self) {
-        match write_some(self.socket.as_fd(), &self.behind) {
+    /// How many bytes it has taken.
+    pub fn flush(&mut self) -> usize {
+        let written = write_some(self.socket.as_fd(), &self.behind);
+        match written {
             Ok(n) if n == self.behind.len() => self.behind = Vec::new(),
             Ok(n) => drop(self.behind.drain(..n)),
             Err(_) => self.gone = true,
         }
+        written.unwrap_or(0)
     }
 
     pub fn is_behind(&self) -> bool {

@@ -142,7 +142,9 @@ fn open_file(path: &Path) -> Result<OwnedFd, Errno> {
         let made = std::fs::create_dir_all(parent);
         made.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))?;
     }
+    // What waits to be opened, as a FIFO that nobody reads does, is refused instead.
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::APPEND | OFlags::CLOEXEC;
+    let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
     open(path, flags, Mode::from_raw_mode(0o644))
 }
 

@@ -58,6 +58,7 @@ pub struct Prepared {
     sinks: Vec<Sink>,
     input: Option<Source>,
     fifos: Option<PathBuf>,
+    terminal: bool,
 }
 
 #[derive(Debug)]
@@ -110,6 +111,7 @@ pub fn prepare(mut plan: Plan<'_>) -> Result<(Prepared, Stdio), PrepareError> {
         sinks: Vec::new(),
         input: None,
         fifos: plan.fifos.clone(),
+        terminal: plan.terminal,
     };
     let logged = plan.log.is_some();
     prepared.io.log = plan.log.take();
@@ -161,10 +163,13 @@ impl Prepared {
             has(Stream::Stdout),
             has(Stream::Stderr),
         ];
+        let one_output = made[1] != made[2] && !self.terminal;
         let mut names = ["stdin", "stdout", "stderr"].map(String::from);
         for (name, made) in names.iter_mut().zip(made) {
             *name = match (&self.fifos, made) {
                 (Some(prefix), true) => prefixed(prefix, name).display().to_string(),
+                // Who is given one output wants to open both.
+                _ if one_output && name != "stdin" => "/dev/null".into(),
                 _ => String::new(),
             };
         }

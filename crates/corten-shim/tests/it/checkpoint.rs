@@ -186,3 +186,29 @@ fn a_container_comes_back_from_its_checkpoint() {
     assert!(Path::new(&images).join("inventory.img").exists());
     end(rig);
 }
+
+#[test]
+fn a_restore_that_fails_is_an_exit() {
+    let rig = Rig::new("true");
+    let images = rig.path("images");
+    fs::create_dir(&images).unwrap();
+    fs::write(images.join("inventory.img"), "").unwrap();
+    let options = RuncOptions {
+        criu_path: "/bin/false".into(),
+        root: rig.path("state").display().to_string(),
+        ..RuncOptions::default()
+    };
+    let mut raw = Raw::connect(&rig.path("shim.sock"));
+    let create = create(&rig, &options, &images.display().to_string());
+    raw.call::<CreateTaskResponse>(TASK, "Create", &create)
+        .unwrap();
+    // Before the start, as containerd does.
+    let mut waiter = Raw::connect(&rig.path("shim.sock"));
+    waiter.send(TASK, "Wait", &named(&rig));
+    waiter.limit(5);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    raw.call::<StartResponse>(TASK, "Start", &named(&rig))
+        .unwrap_err();
+    let exit: WaitResponse = waiter.receive().unwrap();
+    assert_eq!(exit.exit_status, 137);
+}

@@ -1,6 +1,7 @@
 //! Under our supervisor, the shim of others: containerd's for runc, as Debian has it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -144,6 +145,8 @@ fn a_container_from_create_to_delete() {
     assert_eq!(again.kind(), Kind::NotFound);
     let socket = rig.foreign_socket();
     rig.client().delete("").unwrap();
+    let said = fs::read_to_string(rig.path("shim.log")).unwrap();
+    assert!(!said.contains("is gone"), "{said}");
     rig.client.take().unwrap().shutdown().unwrap();
     rig.assert_nothing_foreign();
     eventually("the socket's end", || !socket.exists());
@@ -382,6 +385,95 @@ fn a_foreign_container_is_started_again_in_the_same_supervisor() {
     command
         .into_iter()
         .for_each(|pid| kill_process(pid, Signal::KILL).unwrap());
+    rig.assert_nothing_foreign();
+}
+
+#[test]
+fn a_foreign_containers_processes_have_every_signal_open() {
+    if !has_shim() {
+        return;
+    }
+    let script = "while read a b; do [ $a = SigBlk: ] && echo $b; done </proc/self/status";
+    let mut rig = Rig::new(script);
+    rig.create_foreign(false).unwrap();
+    let mut attached = attach::connect(rig.folder.path(), &hello("")).unwrap();
+    rig.client().start("").unwrap();
+    assert_eq!(text(read_all(&mut attached).0), "0000000000000000\n");
+    rig.client().wait("").unwrap();
+    rig.client().delete("").unwrap();
+    rig.client.take().unwrap().shutdown().unwrap();
+    rig.assert_nothing_foreign();
+}
+
+#[test]
+fn an_update_of_any_length_reaches_a_foreign_container() {
+    if !has_shim() {
+        return;
+    }
+    let mut rig = Rig::new("sleep 1000");
+    rig.create_foreign(false).unwrap();
+    rig.client().start("").unwrap();
+    // Its length takes two bytes on the wire.
+    let resources = serde_json::json!({
+        "memory": {"limit": 100 << 20},
+        "cpu": {"shares": 512, "quota": 50_000, "period": 100_000},
+        "unified": {},
+        "pids": {"limit": 100},
+        "blockIO": {"weight": 100},
+    });
+    let resources = serde_json::from_value(resources).unwrap();
+    assert!(serde_json::to_vec(&resources).unwrap().len() > 127);
+    rig.client().update(&resources).unwrap();
+    let layout = corten_cgroup::Layout::probe().unwrap();
+    let group = format!("/corten-shimtest/{}", rig.id.as_str());
+    let stats = corten_cgroup::Cgroup::open(&layout, &group)
+        .unwrap()
+        .stats();
+    assert_eq!(stats.unwrap().memory.unwrap().limit, Some(100 << 20));
+    rig.client().kill("", 9, true).unwrap();
+    rig.client().wait("").unwrap();
+    rig.client().delete("").unwrap();
+    rig.client.take().unwrap().shutdown().unwrap();
+    rig.assert_nothing_foreign();
+}
+
+#[test]
+fn a_foreign_containers_logger_that_does_not_end_holds_up_nobody() {
+    if !has_shim() {
+        return;
+    }
+    let mut rig = Rig::new("sleep 1000");
+    let logger = rig.path("logger");
+    fs::write(&logger, "#!/bin/sh\nexec 5>&-\nexec sleep 1000\n").unwrap();
+    fs::set_permissions(&logger, fs::Permissions::from_mode(0o755)).unwrap();
+    let stdio = || Stdio {
+        stdout: format!("binary://{}", logger.display()),
+        ..Stdio::default()
+    };
+    let options = rig.foreign_options();
+    let bundle = rig.folder.path().into();
+    let root = corten_runtime::rootfs::Mount {
+        fstype: "bind".into(),
+        source: rig.path("rootfs").display().to_string(),
+        options: vec!["rbind".into(), "rw".into()],
+    };
+    let request = CreateRequest {
+        bundle,
+        rootfs: vec![root],
+        stdio: stdio(),
+        options,
+    };
+    rig.client().create(request).unwrap();
+    rig.client().start("").unwrap();
+    let program = process(&["true"], false);
+    rig.client().exec("e", stdio(), &program).unwrap();
+    rig.client().start("e").unwrap();
+    rig.client().wait("e").unwrap();
+    rig.client().delete("e").unwrap();
+    rig.client().kill("", 9, true).unwrap();
+    rig.client().wait("").unwrap();
+    rig.client().delete("").unwrap();
+    rig.wait_for_shim();
     rig.assert_nothing_foreign();
 }
 

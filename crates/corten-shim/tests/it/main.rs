@@ -1,6 +1,7 @@
 //! The shim as its users see it: our engine's client, and a real containerd. As root.
 //! Every test removes what it makes and checks that.
 
+mod answers;
 mod bootstrap;
 mod checkpoint;
 mod containerd;

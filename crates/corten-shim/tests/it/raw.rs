@@ -20,6 +20,12 @@ impl Raw {
         Self { socket, stream: 1 }
     }
 
+    /// No answer is waited for longer than this.
+    pub fn limit(&self, seconds: u64) {
+        let limit = Some(std::time::Duration::from_secs(seconds));
+        self.socket.set_read_timeout(limit).unwrap();
+    }
+
     pub fn send(&mut self, service: &str, method: &str, message: &impl Message) {
         let frame = request(self.stream, service, method, message.encode_to_vec()).unwrap();
         self.stream += 2;

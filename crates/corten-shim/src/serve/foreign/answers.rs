@@ -34,6 +34,22 @@ pub enum Then {
     Nothing,
 }
 
+impl Then {
+    /// Who waits for it.
+    pub fn responder(&self) -> Option<Responder> {
+        match self {
+            Self::Created(to)
+            | Self::Added(to, _)
+            | Self::Started(to, _)
+            | Self::Deleted(to, _)
+            | Self::ShutDown(to, _)
+            | Self::Paused(to, _)
+            | Self::Pass(to) => Some(*to),
+            Self::Exited(_) | Self::Nothing => None,
+        }
+    }
+}
+
 impl Shim {
     /// Takes what the shim has sent.
     pub(super) fn foreign_answers(&mut self, serial: u32) {
@@ -85,7 +101,7 @@ impl Shim {
                 self.foreign_deleted(serial, responder, number, answer)
             }
             Then::ShutDown(responder, bytes) => {
-                self.tasks.remove(&serial);
+                self.remove_task(serial);
                 self.respond(responder, Ok(bytes));
             }
             Then::Paused(responder, on) => {
@@ -138,7 +154,7 @@ impl Shim {
     pub(super) fn give_up(&mut self, serial: u32, responder: Responder, status: Status) {
         let request = ShutdownRequest::default();
         self.foreign_send(serial, "Shutdown", request.encode_to_vec(), Then::Nothing);
-        self.tasks.remove(&serial);
+        self.remove_task(serial);
         self.respond(responder, Err(explained(status)));
     }
 

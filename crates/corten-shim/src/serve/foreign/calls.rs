@@ -1,7 +1,5 @@
 //! Calls of the Task API about a foreign container: what is passed on, and how.
 
-use std::path::PathBuf;
-
 use prost::Message;
 
 use super::answers::Then;
@@ -9,8 +7,8 @@ use super::{Foreign, Pending, Stage, fifo_prefix};
 use crate::attach::Size;
 use crate::foreign::Order;
 use crate::proto::task::{
-    CloseIoRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest, KillRequest,
-    ProcessRequest, ResizePtyRequest,
+    CloseIoRequest, ContainerRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest,
+    KillRequest, ProcessRequest, ResizePtyRequest,
 };
 use crate::serve::connection::Responder;
 use crate::serve::options::Options;
@@ -40,7 +38,7 @@ impl Shim {
             Ok(()) => None,
             Err(error) => {
                 let text = format!("cannot start {}: {error}", foreign.name());
-                self.tasks.remove(&serial);
+                self.remove_task(serial);
                 Some(Err(Status::new(Code::Unknown, text)))
             }
         }
@@ -53,10 +51,7 @@ impl Shim {
         options: Options,
     ) -> Result<(u32, CreateTaskRequest), Status> {
         let id = self.free_id(&request.id)?;
-        let bundle = match request.bundle.is_empty() {
-            true => self.config.bundle.clone(),
-            false => PathBuf::from(&request.bundle),
-        };
+        let bundle = self.bundle_of(&request.bundle);
         if options.corten.health.is_some() {
             let text = "health checks are not made in containers that another's shim runs";
             return Err(Status::new(Code::Unimplemented, text));
@@ -96,35 +91,17 @@ impl Shim {
             ..request.clone()
         };
         let io = prepared.finish(None);
-        let init = Process {
-            number: 0,
-            exec_id: String::new(),
-            wanted: Wanted {
-                terminal: request.terminal,
-                stdin: request.stdin.clone(),
-                stdout: request.stdout.clone(),
-                stderr: request.stderr.clone(),
-            },
-            phase: Phase::Elsewhere {
-                pid: 0,
-                started: false,
-            },
-            io: io.map_err(|e| Status::of(e.kind(), e.to_string()))?,
-            size: None,
-            waiters: Vec::new(),
-            deleters: Vec::new(),
+        let io = io.map_err(|e| Status::of(e.kind(), e.to_string()))?;
+        let phase = Phase::Elsewhere {
+            pid: 0,
+            started: false,
         };
+        let init = Process::new(0, String::new(), Wanted::from(request), phase, io);
         let mut task = Task::new(id, bundle, self.config.state_root.clone(), init);
         task.attach = attach;
         task.take_options(options.corten);
-        if let Some(terms) = restart {
-            let (record, command) = (task.exit_record.clone(), task.exit_command.clone());
-            self.set_restart(&request.id, terms, record, command);
-        }
         task.foreign = Some(Box::new(foreign));
-        let serial = self.serial();
-        self.tasks.insert(serial, task);
-        Ok((serial, create))
+        Ok((self.enter(task, restart), create))
     }
 
     /// A call about a container that another's shim runs; `None` as the outer answer: it is for us to answer.
@@ -134,8 +111,8 @@ impl Shim {
         method: &str,
         payload: &[u8],
     ) -> Option<Option<Answer>> {
-        // Every request begins with the container's id, and those about a process go on with its.
-        let request = ProcessRequest::decode(payload).ok()?;
+        // Every request begins with the container's id; what comes next is not the same in all.
+        let request = ContainerRequest::decode(payload).ok()?;
         let serial = self.find(&request.id).ok()?;
         if !self.tasks.get(&serial)?.is_foreign() {
             return None;
@@ -143,6 +120,10 @@ impl Shim {
         let bytes = payload.to_vec();
         match method {
             "Start" => {
+                let request = match decode::<ProcessRequest>(payload) {
+                    Ok(request) => request,
+                    Err(status) => return Some(Some(Err(status))),
+                };
                 let number = match self.tasks.get_mut(&serial)?.named(&request.exec_id) {
                     Some(process) => process.number,
                     None => return Some(Some(Err(no_process(&request)))),
@@ -234,12 +215,13 @@ impl Shim {
     }
 
     pub(super) fn forget_exec(&mut self, serial: u32, number: Number) {
-        if let Some(task) = self.tasks.get_mut(&serial) {
-            task.execs.retain(|e| e.number != number);
-            if let Some(foreign) = &mut task.foreign {
-                foreign.forget_fifos(number);
-            }
+        let Some(task) = self.tasks.get_mut(&serial) else {
+            return;
+        };
+        if let Some(foreign) = &mut task.foreign {
+            foreign.forget_fifos(number);
         }
+        self.remove_exec(serial, number);
     }
 
     /// A process that has ended here has ended, whatever the other side knows yet.
@@ -287,13 +269,15 @@ impl Shim {
             return;
         };
         let id = task.id.as_str().to_owned();
+        // One at a time: a client may drag its window faster than the shim answers, and the last size is the one that counts.
+        let resizing = task.foreign.as_ref().is_some_and(|f| f.awaits("ResizePty"));
         let mut calls = Vec::new();
         for process in task.processes_mut() {
             if !matches!(process.phase, Phase::Elsewhere { started: true, .. }) {
                 continue;
             }
             let (id, exec_id) = (id.clone(), process.exec_id.clone());
-            if let Some(size) = process.io.early_size.take() {
+            if !resizing && let Some(size) = process.io.early_size.take() {
                 let request = ResizePtyRequest {
                     id: id.clone(),
                     exec_id: exec_id.clone(),

@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::process::{ChildStderr, ChildStdout, Stdio};
 use std::time::Instant;
 
@@ -17,6 +16,7 @@ use rustix::fs::MemfdFlags;
 
 use super::{Foreign, Live, Part, Stage, read_some, soon};
 use crate::foreign::{parse_answer, service};
+use crate::listen::connect_now;
 use crate::proto::bootstrap::{BootstrapParams, Extension};
 use crate::proto::task::CreateTaskRequest;
 use crate::serve::Shim;
@@ -157,8 +157,7 @@ impl Foreign {
     /// Connects to where the shim says that it listens.
     fn connect(&self, said: &[u8]) -> Result<Live, String> {
         let answer = parse_answer(said)?;
-        let socket = UnixStream::connect(&answer.socket)
-            .and_then(|s| s.set_nonblocking(true).map(|()| s))
+        let socket = connect_now(&answer.socket)
             .map_err(|e| format!("cannot reach it at {}: {e}", answer.socket.display()))?;
         // `delete` and whoever cleans up find it here; newer shims leave that to their engine.
         let address = format!("unix://{}", answer.socket.display());

@@ -258,6 +258,12 @@ impl Shim {
             return;
         };
         let name = foreign.name();
+        let told = |p: &Pending| matches!(p.then, answers::Then::ShutDown(..));
+        if live.pending.values().any(told) {
+            // It was told to end, and its end is the answer.
+            foreign.stage = Stage::Gone;
+            return self.abandon(serial, &name, *live);
+        }
         say(format_args!("{name} is gone: removing its container"));
         let mut command = foreign
             .order
@@ -275,15 +281,21 @@ impl Shim {
                 foreign.stage = Stage::Gone;
             }
         }
-        for (_, pending) in live.pending {
-            let status = Status::new(
-                Code::Unavailable,
-                format!("{name} broke off during {}", pending.method),
-            );
-            self.conclude(serial, pending.then, Err(status));
-        }
+        self.abandon(serial, &name, *live);
         if matches!(self.foreign_of(serial).map(|f| &f.stage), Some(Stage::Gone)) {
             self.all_killed(serial);
+        }
+    }
+
+    /// Concludes what will not be answered any more.
+    fn abandon(&mut self, serial: u32, name: &str, live: Live) {
+        for (_, pending) in live.pending {
+            let text = format!("{name} broke off during {}", pending.method);
+            self.conclude(
+                serial,
+                pending.then,
+                Err(Status::new(Code::Unavailable, text)),
+            );
         }
     }
 
@@ -343,6 +355,25 @@ impl Shim {
             task.oom_kills += 1;
         }
         Ok(Vec::new())
+    }
+}
+
+impl Foreign {
+    /// Whether such a call is on its way.
+    fn awaits(&self, method: &str) -> bool {
+        match &self.stage {
+            Stage::Live(live) => live.pending.values().any(|p| p.method == method),
+            _ => false,
+        }
+    }
+
+    /// Who waits for an answer.
+    pub fn responders(&self) -> Vec<Responder> {
+        let Stage::Live(live) = &self.stage else {
+            return Vec::new();
+        };
+        let pending = live.pending.values();
+        pending.filter_map(|p| p.then.responder()).collect()
     }
 }
 
