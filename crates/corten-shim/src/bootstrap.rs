@@ -39,17 +39,20 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
     let asked = params::read(&stdin()?, flags)?;
     let bundle = flags.bundle()?;
     let path = socket_path(&asked, &group(&bundle, &asked.id)?);
+    // First, so that `delete` finds the socket, whoever is killed meanwhile.
+    write(&bundle, "address", &format!("unix://{}", path.display()))?;
     let pid = find_or_launch(&asked, flags, &bundle, &path)?;
-    let address = format!("unix://{}", path.display());
-    for (name, text) in [("address", address), (PID_FILE, pid.to_string())] {
-        let path = bundle.join(name);
-        std::fs::write(&path, text).map_err(|source| Error::File {
-            step: "write",
-            path,
-            source,
-        })?;
-    }
+    write(&bundle, PID_FILE, &pid.to_string())?;
     Ok(asked.answer(&path))
+}
+
+fn write(bundle: &Path, name: &str, text: &str) -> Result<(), Error> {
+    let path = bundle.join(name);
+    std::fs::write(&path, text).map_err(|source| Error::File {
+        step: "write",
+        path,
+        source,
+    })
 }
 
 pub fn stdin() -> Result<Vec<u8>, Error> {
@@ -247,9 +250,14 @@ fn yield_to_containerd() {
 }
 
 /// Removes the socket that a dead shim of this bundle has left. A pod's shim that serves others is not dead.
-pub fn forget(bundle: &Path) {
-    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
-    let path = Path::new(address.strip_prefix("unix://").unwrap_or_default());
+pub fn forget(flags: &Flags, bundle: &Path) {
+    let written = std::fs::read_to_string(bundle.join("address"));
+    let written = written.map(|a| PathBuf::from(a.strip_prefix("unix://").unwrap_or(&a)));
+    // containerd may be removing the bundle at this moment; a container of its own has its own name's.
+    let Some(path) = written.ok().or_else(|| usual_place(flags)) else {
+        return;
+    };
+    let path = path.as_path();
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     let Some(folder) = path.parent().filter(|_| is_socket) else {
         return;
@@ -261,6 +269,12 @@ pub fn forget(bundle: &Path) {
         // Gone already, or the next shim of this name replaces it.
         let _ = std::fs::remove_file(path);
     }
+}
+
+/// Where a container's shim listens that serves no other, unless containerd has a folder of its own for sockets.
+fn usual_place(flags: &Flags) -> Option<PathBuf> {
+    let asked = params::read(&[], flags).ok()?;
+    Some(socket_path(&asked, &asked.id))
 }
 
 /// The name under which a shim is found, as long as it is that shim's.

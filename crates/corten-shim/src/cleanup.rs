@@ -27,7 +27,7 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
     namespace.map_err(|e| usage(format!("-namespace: {e}")))?;
     let bundle = flags.bundle()?;
     let pid = remove(flags, &bundle, &id)?;
-    crate::bootstrap::forget(&bundle);
+    crate::bootstrap::forget(flags, &bundle);
     for (member, bundle) in members(&root(flags, &bundle), &bundle, &id) {
         remove(flags, &bundle, &member)?;
     }
