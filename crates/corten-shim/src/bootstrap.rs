@@ -29,6 +29,11 @@ use crate::listen::bind_in;
 use crate::params::{self, Asked};
 
 const STDIN_MAX: u64 = 4 << 20;
+/// The annotations that name the group of a container, in their order.
+pub const GROUPS: [&str; 2] = [
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+];
 /// A shim may end between our finding it and its answer; then there is place for another.
 const TRIES: u32 = 5;
 /// For the answer of a shim that runs: it may be making another container, or be waiting for criu.
@@ -78,10 +83,6 @@ fn group(bundle: &Path, id: &str) -> Result<String, Error> {
         #[serde(default)]
         annotations: BTreeMap<String, String>,
     }
-    const GROUPS: [&str; 2] = [
-        "io.containerd.runc.v2.group",
-        "io.kubernetes.cri.sandbox-id",
-    ];
     let path = bundle.join("config.json");
     let file = |source| Error::File {
         step: "read",
@@ -249,15 +250,19 @@ fn yield_to_containerd() {
     }
 }
 
-/// Removes the socket that a dead shim of this bundle has left. A pod's shim that serves others is not dead.
-pub fn forget(flags: &Flags, bundle: &Path) {
+/// Where the shim of this bundle listens, or did.
+pub fn place(flags: &Flags, bundle: &Path) -> Option<PathBuf> {
     let written = std::fs::read_to_string(bundle.join("address"));
     let written = written.map(|a| PathBuf::from(a.strip_prefix("unix://").unwrap_or(&a)));
-    // containerd may be removing the bundle at this moment; a container of its own has its own name's.
-    let Some(path) = written.ok().or_else(|| usual_place(flags)) else {
-        return;
-    };
-    let path = path.as_path();
+    // containerd may be removing the bundle at this moment. The name of a shim that serves nobody else is known.
+    written.ok().or_else(|| {
+        let asked = params::read(&[], flags).ok()?;
+        Some(socket_path(&asked, &asked.id))
+    })
+}
+
+/// Removes the socket that a dead shim of this bundle has left. A pod's shim that serves others is not dead.
+pub fn forget(path: &Path) {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     let Some(folder) = path.parent().filter(|_| is_socket) else {
         return;
@@ -269,12 +274,6 @@ pub fn forget(flags: &Flags, bundle: &Path) {
         // Gone already, or the next shim of this name replaces it.
         let _ = std::fs::remove_file(path);
     }
-}
-
-/// Where a container's shim listens that serves no other, unless containerd has a folder of its own for sockets.
-fn usual_place(flags: &Flags) -> Option<PathBuf> {
-    let asked = params::read(&[], flags).ok()?;
-    Some(socket_path(&asked, &asked.id))
 }
 
 /// The name under which a shim is found, as long as it is that shim's.
