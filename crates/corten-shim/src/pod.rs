@@ -163,6 +163,12 @@ fn linux(asked: &Asked<'_>, config: &PodConfig) -> Result<Value, Status> {
         namespaces.push(json!({"type": "pid"}));
     }
     let users = wanted.userns_options.clone().unwrap_or_default();
+    if !matches!(users.mode(), Mode::Pod | Mode::Node) {
+        let mode = users.mode().as_str_name();
+        return Err(invalid(format!(
+            "userns_options of mode {mode}: a pod has users of its own or the node's"
+        )));
+    }
     let mapped = users.mode() == Mode::Pod && wanted.userns_options.is_some();
     if mapped {
         if users.uids.is_empty() || users.gids.is_empty() {
@@ -292,6 +298,35 @@ mod tests {
         assert!(kinds(&spec).contains(&"user"));
         assert_eq!(spec["linux"]["uidMappings"][0]["hostID"], 100_000);
         assert_eq!(spec["linux"]["cgroupsPath"], "/k8s.io/pod");
+    }
+
+    #[test]
+    fn users_of_another_container_are_refused() {
+        for mode in [Mode::Container, Mode::Target] {
+            let config = with(
+                PodNamespaces {
+                    userns_options: Some(PodUsers {
+                        mode: mode.into(),
+                        ..PodUsers::default()
+                    }),
+                    ..PodNamespaces::default()
+                },
+                "",
+            );
+            let error = linux(&asked(&BTreeMap::new()), &config).unwrap_err();
+            assert!(error.message.contains(mode.as_str_name()), "{error:?}");
+        }
+    }
+
+    fn asked(annotations: &BTreeMap<String, String>) -> Asked<'_> {
+        Asked {
+            id: "pod",
+            namespace: "k8s.io",
+            bundle: Path::new("/nowhere"),
+            options: None,
+            network: "",
+            annotations,
+        }
     }
 
     #[test]
