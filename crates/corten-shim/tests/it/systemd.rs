@@ -25,7 +25,6 @@ fn running() -> (Rig, u32, String) {
     });
     let options = RuncOptions {
         systemd_cgroup: true,
-        root: rig.path("state").display().to_string(),
         ..RuncOptions::default()
     };
     let request = CreateTaskRequest {
