@@ -115,7 +115,7 @@ pub fn join_users(spec: &mut Spec, path: PathBuf) {
     }
 }
 
-fn config(options: Option<&Any>) -> Result<PodConfig, Status> {
+pub fn config(options: Option<&Any>) -> Result<PodConfig, Status> {
     let Some(any) = options.filter(|a| !a.value.is_empty()) else {
         return Ok(PodConfig::default());
     };
@@ -251,6 +251,7 @@ mod tests {
                 }),
                 sysctls: BTreeMap::new(),
             }),
+            ..PodConfig::default()
         }
     }
 

@@ -59,7 +59,10 @@ impl Shim {
             let text = state_root.as_os_str().as_encoded_bytes();
             std::fs::write(&path, text).map_err(|e| failed("write", &path, &e))?;
         }
-        let spec = read_spec(&bundle)?;
+        let mut spec = read_spec(&bundle)?;
+        if let Some(pod) = &self.sandbox {
+            crate::pod_files::show(&mut spec, &pod.bundle)?;
+        }
         // Everything that can fail for bad input comes before the container exists.
         let attach = match options.corten.attach {
             false => None,

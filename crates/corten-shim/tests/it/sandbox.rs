@@ -6,7 +6,7 @@ use std::path::Path;
 
 use corten_shim::client::{CreateOptions, CreateRequest, Stdio};
 use corten_shim::proto::sandbox::{
-    CreateSandboxRequest, IdRange, PlatformResponse, PodConfig, PodLinux, PodNamespaces,
+    CreateSandboxRequest, DnsConfig, IdRange, PlatformResponse, PodConfig, PodLinux, PodNamespaces,
     PodSecurity, PodUsers, SandboxMetricsResponse, SandboxRequest, SandboxStatusRequest,
     SandboxStatusResponse, StartSandboxResponse, StopSandboxRequest,
 };
@@ -31,6 +31,11 @@ fn named(rig: &Rig) -> SandboxRequest {
 fn create(rig: &Rig) -> CreateSandboxRequest {
     let config = PodConfig {
         hostname: "podname".into(),
+        dns_config: Some(DnsConfig {
+            servers: vec!["10.9.8.7".into()],
+            searches: vec!["pod.test".into()],
+            options: Vec::new(),
+        }),
         linux: Some(PodLinux {
             cgroup_parent: "/corten-shimtest".into(),
             security_context: Some(PodSecurity {
@@ -207,6 +212,37 @@ fn a_pod_may_have_users_of_its_own() {
         .unwrap();
     raw.call::<()>(SERVICE, "PingSandbox", &named(&rig))
         .unwrap();
+    raw.call::<()>(SERVICE, "ShutdownSandbox", &named(&rig))
+        .unwrap();
+    rig.wait_for_shim();
+    ended(&rig);
+}
+
+#[test]
+fn containers_read_the_pods_names() {
+    let mut rig = Rig::with("cat /etc/hostname /etc/resolv.conf; ls /etc", |spec| {
+        spec["linux"]["namespaces"] = json!([{"type": "mount"}]);
+        spec.as_object_mut().unwrap().remove("hostname");
+    });
+    let (mut raw, _) = ready(&rig);
+    let output = rig.path("out");
+    let request = CreateRequest {
+        bundle: rig.folder.path().into(),
+        rootfs: Vec::new(),
+        stdio: Stdio {
+            stdout: format!("file://{}", output.display()),
+            ..Stdio::default()
+        },
+        options: CreateOptions::default(),
+    };
+    rig.client().create(request).unwrap();
+    rig.client().start("").unwrap();
+    assert_eq!(rig.client().wait("").unwrap().status, 0);
+    let text = fs::read_to_string(output).unwrap();
+    let expected = "podname\nsearch pod.test\nnameserver 10.9.8.7\nhostname\nhosts\nresolv.conf\n";
+    assert_eq!(text, expected);
+    rig.client().delete("").unwrap();
+    rig.client = None;
     raw.call::<()>(SERVICE, "ShutdownSandbox", &named(&rig))
         .unwrap();
     rig.wait_for_shim();
