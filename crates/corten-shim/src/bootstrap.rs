@@ -29,6 +29,11 @@ use crate::listen::bind_in;
 use crate::params::{self, Asked};
 
 const STDIN_MAX: u64 = 4 << 20;
+/// The annotations that name the group of a container, in their order.
+pub const GROUPS: [&str; 2] = [
+    "io.containerd.runc.v2.group",
+    "io.kubernetes.cri.sandbox-id",
+];
 /// A shim may end between our finding it and its answer; then there is place for another.
 const TRIES: u32 = 5;
 /// For the answer of a shim that runs: it may be making another container, or be waiting for criu.
@@ -39,17 +44,20 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
     let asked = params::read(&stdin()?, flags)?;
     let bundle = flags.bundle()?;
     let path = socket_path(&asked, &group(&bundle, &asked.id)?);
+    // First, so that `delete` finds the socket, whoever is killed meanwhile.
+    write(&bundle, "address", &format!("unix://{}", path.display()))?;
     let pid = find_or_launch(&asked, flags, &bundle, &path)?;
-    let address = format!("unix://{}", path.display());
-    for (name, text) in [("address", address), (PID_FILE, pid.to_string())] {
-        let path = bundle.join(name);
-        std::fs::write(&path, text).map_err(|source| Error::File {
-            step: "write",
-            path,
-            source,
-        })?;
-    }
+    write(&bundle, PID_FILE, &pid.to_string())?;
     Ok(asked.answer(&path))
+}
+
+fn write(bundle: &Path, name: &str, text: &str) -> Result<(), Error> {
+    let path = bundle.join(name);
+    std::fs::write(&path, text).map_err(|source| Error::File {
+        step: "write",
+        path,
+        source,
+    })
 }
 
 pub fn stdin() -> Result<Vec<u8>, Error> {
@@ -75,10 +83,6 @@ fn group(bundle: &Path, id: &str) -> Result<String, Error> {
         #[serde(default)]
         annotations: BTreeMap<String, String>,
     }
-    const GROUPS: [&str; 2] = [
-        "io.containerd.runc.v2.group",
-        "io.kubernetes.cri.sandbox-id",
-    ];
     let path = bundle.join("config.json");
     let file = |source| Error::File {
         step: "read",
@@ -246,10 +250,19 @@ fn yield_to_containerd() {
     }
 }
 
+/// Where the shim of this bundle listens, or did.
+pub fn place(flags: &Flags, bundle: &Path) -> Option<PathBuf> {
+    let written = std::fs::read_to_string(bundle.join("address"));
+    let written = written.map(|a| PathBuf::from(a.strip_prefix("unix://").unwrap_or(&a)));
+    // containerd may be removing the bundle at this moment. The name of a shim that serves nobody else is known.
+    written.ok().or_else(|| {
+        let asked = params::read(&[], flags).ok()?;
+        Some(socket_path(&asked, &asked.id))
+    })
+}
+
 /// Removes the socket that a dead shim of this bundle has left. A pod's shim that serves others is not dead.
-pub fn forget(bundle: &Path) {
-    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
-    let path = Path::new(address.strip_prefix("unix://").unwrap_or_default());
+pub fn forget(path: &Path) {
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|m| m.file_type().is_socket());
     let Some(folder) = path.parent().filter(|_| is_socket) else {
         return;

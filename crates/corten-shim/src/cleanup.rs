@@ -11,6 +11,7 @@ use prost::Message;
 
 use crate::Error;
 use crate::ExitRecord;
+use crate::bootstrap::GROUPS;
 use crate::command::{Flags, state_root, usage};
 use crate::proto::task::DeleteResponse;
 use crate::serve::{EXIT_FILE, STATE_ROOT_FILE};
@@ -27,8 +28,9 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
     namespace.map_err(|e| usage(format!("-namespace: {e}")))?;
     let bundle = flags.bundle()?;
     let pid = remove(flags, &bundle, &id)?;
-    crate::bootstrap::forget(&bundle);
-    for (member, bundle) in members(&root(flags, &bundle), &bundle, &id) {
+    let place = crate::bootstrap::place(flags, &bundle).unwrap_or_default();
+    crate::bootstrap::forget(&place);
+    for (member, bundle) in members(&root(flags, &bundle), &place, &id) {
         remove(flags, &bundle, &member)?;
     }
     let record = ExitRecord::read(&bundle.join(EXIT_FILE)).ok().flatten();
@@ -62,19 +64,25 @@ fn remove(flags: &Flags, bundle: &Path, id: &ContainerId) -> Result<u32, Error> 
 
 /// The other containers of a pod whose shim is dead: containerd 2 calls for the first one only. They are known by their
 /// state, since a sandbox's bundle may lie elsewhere than theirs.
-fn members(root: &Path, bundle: &Path, id: &ContainerId) -> Vec<(ContainerId, PathBuf)> {
-    let address = std::fs::read_to_string(bundle.join("address")).unwrap_or_default();
-    let socket = address.strip_prefix("unix://").unwrap_or_default();
+fn members(root: &Path, socket: &Path, id: &ContainerId) -> Vec<(ContainerId, PathBuf)> {
     if std::os::unix::net::UnixStream::connect(socket).is_ok() {
         return Vec::new();
     }
-    let of_pod = |bundle: &Path| {
-        std::fs::read_to_string(bundle.join(SANDBOX_FILE)).is_ok_and(|pod| pod == id.as_str())
+    // containerd may have removed its bundle by now, and then its annotations tell. While it is there, containerd up to 1.7 calls for it.
+    let of_pod = |state: &corten_runtime::State| match std::fs::read_to_string(
+        state.bundle.join(SANDBOX_FILE),
+    ) {
+        Ok(pod) => pod == id.as_str(),
+        Err(_) => !state.bundle.exists() && group(state).is_some_and(|pod| pod == id.as_str()),
     };
     // What cannot be read is no member's.
     let all = corten_runtime::list(root).unwrap_or_default();
-    let members = all.into_iter().filter(|s| s.id != *id && of_pod(&s.bundle));
+    let members = all.into_iter().filter(|s| s.id != *id && of_pod(s));
     members.map(|s| (s.id, s.bundle)).collect()
+}
+
+fn group(state: &corten_runtime::State) -> Option<&String> {
+    GROUPS.iter().find_map(|name| state.annotations.get(*name))
 }
 
 /// Where the container's state is, which its options may have said.

@@ -35,6 +35,7 @@ mod metrics;
 mod options;
 mod params;
 mod pod;
+mod pod_files;
 pub mod proto;
 mod record;
 mod serve;

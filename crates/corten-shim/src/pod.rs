@@ -117,7 +117,7 @@ pub fn join_users(spec: &mut Spec, path: PathBuf) {
     }
 }
 
-fn config(options: Option<&Any>) -> Result<PodConfig, Status> {
+pub fn config(options: Option<&Any>) -> Result<PodConfig, Status> {
     let Some(any) = options.filter(|a| !a.value.is_empty()) else {
         return Ok(PodConfig::default());
     };
@@ -165,6 +165,12 @@ fn linux(asked: &Asked<'_>, config: &PodConfig) -> Result<Value, Status> {
         namespaces.push(json!({"type": "pid"}));
     }
     let users = wanted.userns_options.clone().unwrap_or_default();
+    if !matches!(users.mode(), Mode::Pod | Mode::Node) {
+        let mode = users.mode().as_str_name();
+        return Err(invalid(format!(
+            "userns_options of mode {mode}: a pod has users of its own or the node's"
+        )));
+    }
     let mapped = users.mode() == Mode::Pod && wanted.userns_options.is_some();
     if mapped {
         if users.uids.is_empty() || users.gids.is_empty() {
@@ -247,6 +253,7 @@ mod tests {
                 }),
                 sysctls: BTreeMap::new(),
             }),
+            ..PodConfig::default()
         }
     }
 
@@ -311,6 +318,35 @@ mod tests {
                 annotations: &BTreeMap::new(),
             });
             assert_eq!(refused.unwrap_err().kind(), Kind::Invalid, "{linux}");
+        }
+    }
+
+    #[test]
+    fn users_of_another_container_are_refused() {
+        for mode in [Mode::Container, Mode::Target] {
+            let config = with(
+                PodNamespaces {
+                    userns_options: Some(PodUsers {
+                        mode: mode.into(),
+                        ..PodUsers::default()
+                    }),
+                    ..PodNamespaces::default()
+                },
+                "",
+            );
+            let error = linux(&asked(&BTreeMap::new()), &config).unwrap_err();
+            assert!(error.message.contains(mode.as_str_name()), "{error:?}");
+        }
+    }
+
+    fn asked(annotations: &BTreeMap<String, String>) -> Asked<'_> {
+        Asked {
+            id: "pod",
+            namespace: "k8s.io",
+            bundle: Path::new("/nowhere"),
+            options: None,
+            network: "",
+            annotations,
         }
     }
 

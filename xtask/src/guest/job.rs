@@ -16,7 +16,7 @@ pub struct Binary {
     pub path: PathBuf,
     /// The package's folder, in which cargo runs tests.
     pub folder: PathBuf,
-    /// Of its tests, only those with this in their names; empty is all.
+    /// Of its tests, only those with one of these parts in their names, which spaces separate; empty is all.
     pub only: String,
 }
 

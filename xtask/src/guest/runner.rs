@@ -77,7 +77,7 @@ fn select(job: &Job) -> Result<Vec<Test<'_>>> {
         }
         let text = String::from_utf8_lossy(&out.stdout).into_owned();
         let names = text.lines().filter_map(|line| line.strip_suffix(": test"));
-        let part = names.filter(|name| name.contains(&binary.only));
+        let part = names.filter(|name| binary.only.split(' ').any(|part| name.contains(part)));
         let wanted = part.filter(|name| wanted(name, &job.filters));
         all.extend(wanted.map(|name| Test {
             binary,

@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::job::Binary;
 use crate::failure::{Context, Result, failure};
 
-/// Whose tests need a kernel of another sort, and which of them; an empty part is all.
+/// Whose tests need a kernel of another sort, and which of them ([`Binary::only`]).
 const PACKAGES: &[(&str, &str)] = &[
     ("corten-cgroup", ""),
     ("corten-net", "kinds::"),
     ("corten-runtime", ""),
-    ("corten-shim", "peer::"),
+    ("corten-shim", "peer:: checkpoint:: systemd_"),
     ("corten-store", "verity"),
 ];
 

@@ -66,7 +66,10 @@ impl Shim {
                 *record = bundle.join(EXIT_FILE).display().to_string();
             }
         }
-        let spec = read_spec(&bundle)?;
+        let mut spec = read_spec(&bundle)?;
+        if let Some(pod) = &self.sandbox {
+            crate::pod_files::show(&mut spec, &pod.bundle)?;
+        }
         let restart = options.corten.restart.clone();
         let restart = restart.map(Terms::try_from).transpose()?;
         let health = options.corten.health.clone();

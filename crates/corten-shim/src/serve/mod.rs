@@ -71,7 +71,7 @@ pub struct Config {
     /// containerd's ttrpc socket for events; `None`: nobody is told.
     pub publish: Option<PathBuf>,
     /// Exit when nothing is left to supervise and nobody is connected. Under
-    /// containerd only its Shutdown ends a shim.
+    /// containerd its Shutdown ends a shim, or its death before it could send one ([`ABANDONED`]).
     pub until_idle: bool,
     /// Whether requests are logged.
     pub debug: bool,
@@ -81,6 +81,11 @@ pub struct Config {
 
 /// Without any connection for so long after the start, nobody will come.
 const LONELY: Duration = Duration::from_secs(10);
+/// containerd makes a container as soon as its shim listens, and sends Shutdown as soon as the last is deleted. Between two such
+/// steps it can be killed; the next one up to 1.6 then keeps a shim with nothing in it, for ever.
+const ABANDONED: Duration = Duration::from_secs(10);
+/// The same for one that never had anything: between `start` and Create containerd may have much to mount.
+const NEVER_USED: Duration = Duration::from_secs(60);
 /// After so long without a request, what was used for requests only is given back.
 const CALM: Duration = Duration::from_millis(200);
 /// What may delay the end: answers and events that are not sent yet.
@@ -148,6 +153,10 @@ struct Shim {
     started: Instant,
     /// Whether a connection ever came.
     visited: bool,
+    /// Since when there is nothing to supervise.
+    empty: Option<Instant>,
+    /// Whether there ever was.
+    used: bool,
     /// When the end began.
     ending: Option<Instant>,
     /// Children may be left to reap without another signal.
@@ -182,6 +191,8 @@ pub fn run(config: Config) -> Result<(), Error> {
         serial: 1,
         started: Instant::now(),
         visited: false,
+        empty: None,
+        used: false,
         ending: None,
         reap_again: false,
         trim: Some(Instant::now() + CALM),
@@ -209,6 +220,7 @@ impl Shim {
         self.settle();
         self.publisher.advance();
         self.connections.retain(|_, c| !c.is_gone());
+        self.leave_if_abandoned();
         Ok(())
     }
 
@@ -315,6 +327,31 @@ impl Shim {
         self.config.place.vacate();
     }
 
+    fn abandoned_at(&self) -> Option<Instant> {
+        let patience = match self.used {
+            true => ABANDONED,
+            false => NEVER_USED,
+        };
+        self.empty.map(|since| since + patience)
+    }
+
+    /// Ends a shim of containerd's that has been empty for too long. Who is still connected sees it go, and cleans up after it.
+    fn leave_if_abandoned(&mut self) {
+        if self.config.until_idle || self.ending.is_some() {
+            return;
+        }
+        // A request that waits for its logger is about to make something.
+        let empty = self.is_empty() && self.loggers.is_empty();
+        self.used |= !empty;
+        self.empty = empty.then(|| self.empty.unwrap_or_else(Instant::now));
+        if self.abandoned_at().is_some_and(|at| at <= Instant::now()) {
+            say(format_args!(
+                "nothing to supervise, and no end was asked for"
+            ));
+            self.end();
+        }
+    }
+
     fn serial(&mut self) -> u32 {
         let serial = self.serial;
         // Four thousand million connections in one container's life would have to be open to clash.
@@ -355,6 +392,7 @@ impl Shim {
         let idle = self.config.until_idle && !self.is_visited() && self.is_empty();
         let lonely = (idle && !self.visited).then(|| self.started + LONELY);
         let ending = self.ending.map(|at| at + FAREWELL);
+        let abandoned = self.abandoned_at();
         let again = self.reap_again.then(Instant::now);
         let loggers = self.loggers.deadline();
         [
@@ -362,6 +400,7 @@ impl Shim {
             restarts,
             lonely,
             ending,
+            abandoned.filter(|_| self.ending.is_none()),
             again,
             self.publisher.deadline(),
             loggers,

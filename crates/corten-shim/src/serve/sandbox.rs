@@ -10,6 +10,7 @@
 //! is what `delete` finds after a crash.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use corten_runtime::rootfs::{self, Mount};
@@ -27,6 +28,7 @@ use super::settle::waited;
 use super::task::Exit;
 use super::{Shim, say};
 use crate::pod;
+use crate::pod_files;
 use crate::proto::sandbox::{
     CreateSandboxRequest, Metric, Platform, PlatformResponse, SandboxMetricsResponse,
     SandboxRequest, SandboxStatusRequest, SandboxStatusResponse, StartSandboxResponse,
@@ -39,6 +41,8 @@ use crate::ttrpc::status::{Code, Status};
 #[derive(Debug)]
 pub struct Sandbox {
     id: ContainerId,
+    /// What its containers are shown lies here.
+    pub(super) bundle: PathBuf,
     spec: Box<Spec>,
     state: State,
     waiters: Vec<Responder>,
@@ -119,8 +123,10 @@ impl Shim {
             network: &request.netns_path,
             annotations: &request.annotations,
         })?;
+        pod_files::write(&pod::config(request.options.as_ref())?, &bundle)?;
         self.sandbox = Some(Sandbox {
             id,
+            bundle,
             spec: Box::new(spec),
             state: State::Made,
             waiters: Vec::new(),

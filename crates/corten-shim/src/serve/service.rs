@@ -228,6 +228,15 @@ impl Shim {
 
     fn pids(&mut self, request: &ContainerRequest) -> Answer {
         let task = self.task(&request.id)?;
+        if let Some(exit) = task.init.exit() {
+            // A containerd from 1.7 on that is started again ends a shim without any, and its exit would be lost.
+            let init = ProcessInfo {
+                pid: exit.pid,
+                info: None,
+            };
+            let processes = vec![init];
+            return Ok(PidsResponse { processes }.encode_to_vec());
+        }
         let group = corten_runtime::cgroup(&task.state_root, &task.id)?;
         let details = |pid: u32| {
             let exec = task.execs.iter().find(|e| e.is_alive() && e.pid() == pid)?;

@@ -25,6 +25,7 @@ impl Shim {
             self.advance_health(serial);
             self.advance_foreign(serial);
             if let Some(task) = self.tasks.get_mut(&serial) {
+                task.processes_mut().for_each(|p| p.io.linger());
                 if let Some(watch) = &mut task.watch {
                     watch.advance();
                 }

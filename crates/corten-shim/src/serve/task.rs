@@ -341,6 +341,7 @@ impl Task {
             .told
             .filter(|_| !self.exit_command.is_empty() && !self.restarting)
             .map(|t| t + PATIENCE);
+        let lingering = self.processes().filter_map(|p| p.io.lingers_until());
         let forwards = self.forwards.iter().filter_map(Forward::deadline);
         let watch = self.watch.as_ref().and_then(Watch::deadline);
         let health = self.health.as_ref().and_then(|h| h.deadline());
@@ -349,6 +350,7 @@ impl Task {
             .min()
             .into_iter()
             .chain(company)
+            .chain(lingering)
             .chain(command)
             .chain(forwards)
             .chain(watch)

@@ -10,6 +10,9 @@ use super::{Client, Io, SCRATCH};
 /// How soon a FIFO whose reader must still read is looked at again, at first and at the most: the kernel
 /// tells nobody that a pipe is empty.
 const LOOK_AGAIN: [Duration; 2] = [Duration::from_micros(50), Duration::from_millis(20)];
+/// After so long at most, where an exited process's FIFO has had no reader yet: as good as never, as it takes twice as
+/// long each time.
+const LINGER: Duration = Duration::from_secs(86_400);
 
 /// How far the output of an exited process has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +56,7 @@ impl Io {
         self.drop_failed_sinks();
         self.clients.iter_mut().for_each(|c| c.mark(all_read));
         blocked |= self.clients.iter().any(Client::owes) || (held && self.awaits_client);
-        self.look_again(slow);
+        self.look_again(slow, LOOK_AGAIN[1]);
         match () {
             () if slow => Drain::Slow,
             () if blocked => Drain::Blocked,
@@ -62,16 +65,27 @@ impl Io {
         }
     }
 
-    /// Sets when to look whether a FIFO's reader has read, if there is one to wait for.
-    fn look_again(&mut self, slow: bool) {
-        let [first, most] = LOOK_AGAIN;
+    /// Sets when to look at FIFOs' readers, if there is one to wait for: after twice as long as the last time.
+    fn look_again(&mut self, needed: bool, most: Duration) {
         let now = Instant::now();
         self.look_again = match self.look_again {
-            _ if !slow => None,
+            _ if !needed => None,
             Some(set) if set.0 > now => Some(set),
             Some((_, after)) => Some((now + most.min(after * 2), most.min(after * 2))),
-            None => Some((now + first, first)),
+            None => Some((now + LOOK_AGAIN[0], LOOK_AGAIN[0])),
         };
+    }
+
+    /// When a reader is looked for that was not there when the exit was told.
+    pub fn lingers_until(&self) -> Option<Instant> {
+        self.look_again.filter(|_| self.told).map(|(at, _)| at)
+    }
+
+    /// Looks for it, if it is time.
+    pub fn linger(&mut self) {
+        if self.lingers_until().is_some_and(|at| at <= Instant::now()) {
+            self.end_what_can();
+        }
     }
 
     /// Reads a source until it is empty, has ended or cannot be passed on. Notes at the first time how much
@@ -132,6 +146,9 @@ impl Io {
         for output in self.outputs.iter_mut().filter(|o| o.source.is_none()) {
             output.sinks.retain_mut(|s| !s.can_end());
         }
+        let ended = self.outputs.iter().filter(|o| o.source.is_none());
+        let awaited = ended.flat_map(|o| &o.sinks).any(Sink::awaits_reader);
+        self.look_again(awaited, LINGER);
     }
 
     /// Bytes that are lost if everything is let go now, or were before.

@@ -54,6 +54,8 @@ pub struct Sink {
     pub pending: bool,
     /// Whether a FIFO had a reader beside us, when last looked at.
     is_read: bool,
+    /// Whether it ever had.
+    was_read: bool,
     failed: Option<Errno>,
     /// Bytes for a file on a full disk.
     lost: u64,
@@ -88,6 +90,7 @@ impl Sink {
             taken: 0,
             pending: false,
             is_read: true,
+            was_read: false,
             failed: None,
             lost: 0,
         }
@@ -157,9 +160,16 @@ impl Sink {
     }
 
     /// Nothing more will come: whether its reader can be shown the end. A FIFO that holds something and has
-    /// no reader keeps it for the next.
+    /// no reader keeps it for the next; one that has never had a reader waits for the first, who may still be on
+    /// the way to opening it, and would then wait for a writer for ever.
     pub fn can_end(&mut self) -> bool {
-        !self.is_behind() && (self.kind != Kind::Fifo || self.reader() != Reader::Missing)
+        let left = self.look();
+        !self.is_behind() && (!self.awaits_reader() || (self.was_read && left == 0))
+    }
+
+    /// Whether it is a FIFO without a reader, when last looked at.
+    pub fn awaits_reader(&self) -> bool {
+        self.kind == Kind::Fifo && !self.is_read
     }
 
     /// Bytes that nobody will get if it is closed now.
@@ -181,6 +191,7 @@ pub fn look_for_readers(outputs: &mut [Output]) {
     let closed = fifos.iter_mut().all(|f| f.reopen(OFlags::WRONLY).is_ok());
     for fifo in &mut fifos {
         fifo.is_read = !(closed && has_hung_up(fifo.fd.as_fd()));
+        fifo.was_read |= fifo.is_read;
     }
     for fifo in fifos {
         // Without it a reader's end would be the container's: nothing more can be sent.

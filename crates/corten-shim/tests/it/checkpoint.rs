@@ -19,7 +19,7 @@ use super::rig::{Rig, eventually};
 
 const TASK: &str = "containerd.task.v3.Task";
 
-fn any(type_url: &str, message: &impl Message) -> Option<Any> {
+pub(super) fn any(type_url: &str, message: &impl Message) -> Option<Any> {
     Some(Any {
         type_url: type_url.into(),
         value: message.encode_to_vec(),

@@ -78,6 +78,18 @@ state = "{at}/state"
         self.folder.path()
     }
 
+    /// `kill -9`.
+    pub(super) fn die(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+    }
+
+    /// Starts it again, with all that it has on disk.
+    pub(super) fn back(&mut self) {
+        self.daemon = daemon(self.path());
+        self.ready();
+    }
+
     pub(super) fn ready(&self) {
         eventually("containerd", || self.ctr(&["version"]).status.success());
     }
@@ -152,7 +164,7 @@ impl Drop for Containerd {
     }
 }
 
-pub(super) fn daemon(root: &Path) -> Child {
+fn daemon(root: &Path) -> Child {
     let path = std::env::var("PATH").unwrap();
     let log = fs::OpenOptions::new()
         .append(true)
@@ -322,10 +334,8 @@ fn a_killed_containerd_finds_its_shims_again() {
         return;
     };
     it.detached("box");
-    it.daemon.kill().unwrap();
-    it.daemon.wait().unwrap();
-    it.daemon = daemon(it.path());
-    it.ready();
+    it.die();
+    it.back();
     let output = it.ctr(&["task", "exec", "--exec-id", "e", "box", "echo", "still"]);
     assert_eq!(&output.stdout[..], b"still\n", "{output:?}");
     it.end("box");

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use corten_shim::proto::task::ContainerRequest;
 use corten_testkit::need;
 
-use super::containerd::{Containerd, IMAGE, daemon};
+use super::containerd::{Containerd, IMAGE};
 use super::grpc::Grpc;
 use super::raw::Raw;
 use super::rig::eventually;
@@ -106,24 +106,38 @@ mod messages {
             #[prost(message, optional, tag = "2")] cpu: Option<Usage>,
             #[prost(message, optional, tag = "3")] memory: Option<Usage>,
         }
+        Listed {
+            #[prost(string, tag = "1")] id: String,
+            #[prost(int32, tag = "6")] state: i32,
+        }
+        List {
+            #[prost(message, repeated, tag = "1")] items: Vec<Listed>,
+        }
+        ListedPod {
+            #[prost(string, tag = "1")] id: String,
+            #[prost(int32, tag = "3")] state: i32,
+        }
+        PodList {
+            #[prost(message, repeated, tag = "1")] items: Vec<ListedPod>,
+        }
         StatsAnswer {
             #[prost(message, optional, tag = "1")] stats: Option<Stats>,
         }
     }
 }
-use messages::*;
+pub(super) use messages::*;
 
-const EXITED: i32 = 2;
+pub(super) const EXITED: i32 = 2;
 const NODE: i32 = 2;
 
-struct Cri {
-    containerd: Containerd,
-    grpc: Grpc,
+pub(super) struct Cri {
+    pub(super) containerd: Containerd,
+    pub(super) grpc: Grpc,
     pod: PodConfig,
 }
 
 impl Cri {
-    fn start() -> Option<Self> {
+    pub(super) fn start() -> Option<Self> {
         let tables = format!(
             r#"[plugins."io.containerd.grpc.v1.cri"]
   sandbox_image = "{IMAGE}"
@@ -167,7 +181,7 @@ impl Cri {
         })
     }
 
-    fn call<T: prost::Message + Default>(
+    pub(super) fn call<T: prost::Message + Default>(
         &mut self,
         method: &str,
         request: &impl prost::Message,
@@ -176,7 +190,7 @@ impl Cri {
         answer.unwrap_or_else(|| panic!("{method} has failed"))
     }
 
-    fn run_pod(&mut self) -> String {
+    pub(super) fn run_pod(&mut self) -> String {
         let request = RunPod {
             config: Some(self.pod.clone()),
             runtime_handler: String::new(),
@@ -190,7 +204,16 @@ impl Cri {
         made.unwrap().id
     }
 
-    fn run(&mut self, pod: &str, name: &str, script: &str) -> String {
+    pub(super) fn run(&mut self, pod: &str, name: &str, script: &str) -> String {
+        let id = self
+            .make(pod, name, script)
+            .expect("CreateContainer has failed");
+        self.call::<()>("StartContainer", &named(&id));
+        id
+    }
+
+    /// Not started. `None`: it was refused.
+    pub(super) fn make(&mut self, pod: &str, name: &str, script: &str) -> Option<String> {
         let request = CreateContainer {
             pod: pod.into(),
             config: Some(ContainerConfig {
@@ -208,26 +231,38 @@ impl Cri {
             }),
             pod_config: Some(self.pod.clone()),
         };
-        let id = self.call::<Id>("CreateContainer", &request).id;
-        self.call::<()>("StartContainer", &named(&id));
-        id
+        self.grpc
+            .call::<Id>("CreateContainer", &request)
+            .map(|a| a.id)
     }
 
-    fn exec(&mut self, id: &str, script: &str) -> ExecResult {
-        let request = ExecSync {
+    pub(super) fn exec(&mut self, id: &str, script: &str) -> ExecResult {
+        self.call("ExecSync", &self.asking(id, script))
+    }
+
+    pub(super) fn asking(&self, id: &str, script: &str) -> ExecSync {
+        ExecSync {
             id: id.into(),
             command: ["sh", "-c", script].map(String::from).into(),
             timeout: 20,
-        };
-        self.call("ExecSync", &request)
+        }
     }
 
-    fn status(&mut self, id: &str) -> Status {
+    pub(super) fn status(&mut self, id: &str) -> Status {
         let answer: StatusAnswer = self.call("ContainerStatus", &named(id));
         answer.status.unwrap()
     }
 
-    fn socket(&self, id: &str) -> PathBuf {
+    /// containerd is started again.
+    pub(super) fn back(&mut self) {
+        self.containerd.back();
+        self.grpc = Grpc::connect(&self.containerd.path().join("c.sock"));
+        eventually("the plugin", || {
+            self.grpc.call::<Id>("Version", &named("")).is_some()
+        });
+    }
+
+    pub(super) fn socket(&self, id: &str) -> PathBuf {
         let address = fs::read_to_string(self.containerd.bundle(id).join("address")).unwrap();
         address.strip_prefix("unix://").unwrap().into()
     }
@@ -241,7 +276,7 @@ fn network_of_the_host() -> Namespaces {
     }
 }
 
-fn named(id: &str) -> Id {
+pub(super) fn named(id: &str) -> Id {
     Id { id: id.into() }
 }
 
@@ -282,14 +317,8 @@ fn a_pod_of_three_containers_has_one_shim_for_its_whole_life() {
     let used = |usage: Option<Usage>| usage.and_then(|u| u.used).map_or(0, |n| n.value);
     assert!(used(stats.cpu) > 0 && used(stats.memory) > 0);
     // containerd comes and goes; the pod does not notice.
-    it.containerd.daemon.kill().unwrap();
-    it.containerd.daemon.wait().unwrap();
-    it.containerd.daemon = daemon(it.containerd.path());
-    it.containerd.ready();
-    it.grpc = Grpc::connect(&it.containerd.path().join("c.sock"));
-    eventually("the plugin", || {
-        it.grpc.call::<Id>("Version", &named("")).is_some()
-    });
+    it.containerd.die();
+    it.back();
     assert_eq!(it.exec(&ids[2], "echo still").stdout, b"still\n");
     assert_eq!(shim(&it), first);
     // One goes, the others run on.

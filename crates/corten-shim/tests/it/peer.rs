@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use corten_shim::proto::task::{
     CloseIoRequest, ContainerRequest, DeleteRequest, ExecProcessRequest, KillRequest,
-    ProcessRequest, ResizePtyRequest,
+    ProcessRequest, ResizePtyRequest, UpdateTaskRequest,
 };
 use corten_shim::ttrpc::status::Code;
 use corten_testkit::need;
@@ -29,7 +29,7 @@ fn known(line: &str) -> Option<(String, Value)> {
     let (_, text) = line.split_once(topic)?;
     let mut value: Value = serde_json::from_str(text.trim()).ok()?;
     let fields = value.as_object_mut()?;
-    for field in ["pid", "exited_at", "bundle", "rootfs", "io"] {
+    for field in ["pid", "exited_at", "bundle", "rootfs", "io", "checkpoint"] {
         fields.remove(field);
     }
     Some((topic.into(), value))
@@ -66,6 +66,13 @@ fn story(it: &Containerd, runtime: &str) -> Vec<(String, Value)> {
     it.ok(&["task", "pause", "box"]);
     it.ok(&["task", "resume", "box"]);
     it.ctr(&["task", "exec", "--exec-id", "bad", "box", "/bin/none"]);
+    // Done where criu can, and refused by both where it cannot.
+    let images = it.path().join(format!("images-{runtime}"));
+    let images = images.display().to_string();
+    it.ctr(&["task", "checkpoint", "--image-path", &images, "box"]);
+    let output = run(&["--rm"], "broken", &["/bin/none"]);
+    assert!(!output.status.success());
+    pod(it, runtime);
     // It is killed with its container, and its exit comes before init's.
     let mut long = it.command(&["task", "exec", "--exec-id", "e2", "box", "sleep", "1000"]);
     let mut long = long.stdout(Stdio::null()).spawn().unwrap();
@@ -95,6 +102,31 @@ fn story(it: &Containerd, runtime: &str) -> Vec<(String, Value)> {
     listener.kill().unwrap();
     listener.wait().unwrap();
     done()
+}
+
+/// Two containers with one shim, of which the second outlives the first.
+fn pod(it: &Containerd, runtime: &str) {
+    let group = format!("io.containerd.runc.v2.group={}-pod", it.namespace);
+    let flags = ["run", "-d", "--runtime", runtime, "--annotation", &group];
+    for id in ["first", "second"] {
+        it.ok(&[&flags[..], &[IMAGE, id, "sleep", "1000"]].concat());
+    }
+    let address = |id: &str| fs::read_to_string(it.bundle(id).join("address")).unwrap();
+    assert_eq!(address("first"), address("second"));
+    for id in ["first", "second"] {
+        if id == "second" {
+            it.ok(&["task", "pause", id]);
+            it.ok(&["task", "resume", id]);
+        }
+        it.ok(&["task", "kill", "-s", "KILL", id]);
+        eventually("the exit", || {
+            let list = it.ok(&["task", "ls"]);
+            list.lines()
+                .any(|l| l.starts_with(id) && l.contains("STOPPED"))
+        });
+        it.ctr(&["task", "rm", id]);
+        it.ok(&["container", "rm", id]);
+    }
 }
 
 /// Theirs tells an OOM kill before or after the exit that it causes, as it happens. Ours always before.
@@ -215,6 +247,18 @@ fn refusals(it: &Containerd, runtime: &str) -> Vec<(&'static str, i32)> {
         "Delete",
         &of(delete("box", "e")),
     );
+    let update = |id: &str, value: &str| UpdateTaskRequest {
+        id: id.into(),
+        resources: Some(Any {
+            type_url: "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources".into(),
+            value: value.into(),
+        }),
+        ..UpdateTaskRequest::default()
+    };
+    let limit = r#"{"pids": {"limit": 100}}"#;
+    ask("update", "Update", &of(update("box", limit)));
+    ask("update of nobody", "Update", &of(update("none", limit)));
+    ask("update with nonsense", "Update", &of(update("box", "{")));
     ask("pause", "Pause", &of(whole("box")));
     ask("pause twice", "Pause", &of(whole("box")));
     ask("resume", "Resume", &of(whole("box")));
@@ -228,6 +272,7 @@ fn refusals(it: &Containerd, runtime: &str) -> Vec<(&'static str, i32)> {
     ask("resize after the exit", "ResizePty", &of(resize()));
     ask("close after the exit", "CloseIO", &of(close("")));
     ask("start after the exit", "Start", &of(named("box", "")));
+    ask("pids after the exit", "Pids", &of(whole("box")));
     ask("a method of tomorrow", "Tomorrow", &of(whole("box")));
     it.ok(&["task", "rm", "box"]);
     it.ok(&["container", "rm", "box"]);

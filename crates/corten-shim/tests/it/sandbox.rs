@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use corten_shim::client::{CreateOptions, CreateRequest, Stdio};
 use corten_shim::proto::sandbox::{
-    CreateSandboxRequest, IdRange, PlatformResponse, PodConfig, PodLinux, PodNamespaces,
+    CreateSandboxRequest, DnsConfig, IdRange, PlatformResponse, PodConfig, PodLinux, PodNamespaces,
     PodSecurity, PodUsers, SandboxMetricsResponse, SandboxRequest, SandboxStatusRequest,
     SandboxStatusResponse, StartSandboxResponse, StopSandboxRequest,
 };
@@ -30,6 +31,11 @@ fn named(rig: &Rig) -> SandboxRequest {
 fn create(rig: &Rig) -> CreateSandboxRequest {
     let config = PodConfig {
         hostname: "podname".into(),
+        dns_config: Some(DnsConfig {
+            servers: vec!["10.9.8.7".into()],
+            searches: vec!["pod.test".into()],
+            options: Vec::new(),
+        }),
         linux: Some(PodLinux {
             cgroup_parent: "/corten-shimtest".into(),
             security_context: Some(PodSecurity {
@@ -213,19 +219,73 @@ fn a_pod_may_have_users_of_its_own() {
 }
 
 #[test]
+fn containers_read_the_pods_names() {
+    let mut rig = Rig::with("cat /etc/hostname /etc/resolv.conf; ls /etc", |spec| {
+        spec["linux"]["namespaces"] = json!([{"type": "mount"}]);
+        spec.as_object_mut().unwrap().remove("hostname");
+    });
+    let (mut raw, _) = ready(&rig);
+    let output = rig.path("out");
+    let request = CreateRequest {
+        bundle: rig.folder.path().into(),
+        rootfs: Vec::new(),
+        stdio: Stdio {
+            stdout: format!("file://{}", output.display()),
+            ..Stdio::default()
+        },
+        options: CreateOptions::default(),
+    };
+    rig.client().create(request).unwrap();
+    rig.client().start("").unwrap();
+    assert_eq!(rig.client().wait("").unwrap().status, 0);
+    let text = fs::read_to_string(output).unwrap();
+    let expected = "podname\nsearch pod.test\nnameserver 10.9.8.7\nhostname\nhosts\nresolv.conf\n";
+    assert_eq!(text, expected);
+    rig.client().delete("").unwrap();
+    rig.client = None;
+    raw.call::<()>(SERVICE, "ShutdownSandbox", &named(&rig))
+        .unwrap();
+    rig.wait_for_shim();
+    ended(&rig);
+}
+
+#[test]
 fn the_holder_ends_with_its_shim_and_delete_frees_the_rest() {
+    a_killed_pod(false);
+}
+
+#[test]
+fn delete_frees_the_rest_when_bundles_are_gone() {
+    a_killed_pod(true);
+}
+
+/// `gone`: containerd has removed the member's bundle before it calls for the pod.
+fn a_killed_pod(gone: bool) {
     let mut rig = Rig::new("exit 0");
     let (_raw, pid) = ready(&rig);
     // containerd 2 writes so in the bundles of a pod's containers, and calls for the pod alone.
-    fs::write(rig.path("sandbox"), &named(&rig).sandbox_id).unwrap();
+    let pod = named(&rig).sandbox_id;
+    let bundle = rig.path("member");
+    fs::create_dir(&bundle).unwrap();
+    fs::write(bundle.join("sandbox"), &pod).unwrap();
     let mut spec = super::rig::spec(rig.id.as_str(), "sleep 1000");
     spec["linux"]["namespaces"] = json!([{"type": "pid"}, {"type": "mount"}]);
     spec.as_object_mut().unwrap().remove("hostname");
-    fs::write(rig.path("config.json"), spec.to_string()).unwrap();
-    let options = rig.options();
-    let member = rig.create(false, options).unwrap();
+    spec["annotations"] = json!({"io.kubernetes.cri.sandbox-id": pod});
+    spec["root"]["path"] = json!(rig.path("rootfs"));
+    fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
+    let request = CreateRequest {
+        bundle: bundle.clone(),
+        rootfs: Vec::new(),
+        stdio: Stdio::default(),
+        options: CreateOptions::default(),
+    };
+    let member = rig.client().create(request).unwrap();
     rig.client().start("").unwrap();
     rig.kill_shim();
+    if gone {
+        fs::remove_dir_all(&bundle).unwrap();
+    }
     assert!(is_alive(member), "containers outlive their shim");
     eventually("the holder's end", || !is_alive(pid));
     for _ in 0..2 {

@@ -280,6 +280,26 @@ fn a_reader_that_stops_and_lives_is_waited_for_so_long() {
     run.finish();
 }
 
+/// A client may open its end in a thread of its own, which is late, and deletes the process only after it has seen the end.
+#[test]
+fn a_reader_that_comes_after_the_exit_sees_the_end_without_a_delete() {
+    for (script, expected) in [("echo late", "late\n"), ("true", "")] {
+        let mut run = Run::new(true, script);
+        let (output, error) = (run.fifo("out"), run.fifo("err"));
+        run.start(stdio("", &output, &error));
+        assert_eq!(run.wait(), 0);
+        std::thread::sleep(Duration::from_millis(300));
+        for (fifo, expected) in [(output, expected), (error, "")] {
+            let (sender, receiver) = std::sync::mpsc::channel();
+            // Blocks in being opened for as long as there is no writer.
+            std::thread::spawn(move || sender.send(fs::read_to_string(fifo).unwrap()));
+            let text = receiver.recv_timeout(Duration::from_secs(5));
+            assert_eq!(text.as_deref(), Ok(expected), "{script}");
+        }
+        run.finish();
+    }
+}
+
 #[test]
 fn another_that_writes_on_does_not_hold_the_exit() {
     let mut run = Run::new(true, "yes & echo mine");
