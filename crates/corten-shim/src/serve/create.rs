@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use corten_runtime::rootfs;
@@ -10,6 +10,7 @@ use corten_runtime::{Create, Options as RuntimeOptions, Rootfs};
 use corten_spec::ContainerId;
 use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use prost::Message;
+use rustix::io::DupFlags;
 
 use super::checkpoint::Restorable;
 use super::forward::Forward;
@@ -22,7 +23,9 @@ use super::{Shim, say};
 use crate::attach::Size;
 use crate::listen::bind_in;
 use crate::log::{Limits, Log};
-use crate::proto::corten::{ForwardRequest, LoopbackForward, WatchRequest};
+use crate::proto::corten::{
+    ForwardRequest, InheritRequest, InheritResponse, LoopbackForward, WatchRequest,
+};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
 use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, Mount, StartResponse};
 use crate::stdio::Io;
@@ -253,6 +256,21 @@ impl Shim {
             .collect::<Result<_, _>>()?;
         self.task(&request.id)?.forwards = forwards;
         Ok(Vec::new())
+    }
+
+    /// Puts what is at a path in the place of an inherited descriptor: what that held is let go.
+    pub(super) fn inherit(&mut self, request: &InheritRequest) -> Result<Vec<u8>, Status> {
+        let slot = self.config.inherited.get_mut(request.place as usize);
+        let slot = slot.and_then(Option::as_mut).ok_or_else(|| {
+            let place = request.place;
+            invalid(format!("inherit: no descriptor {place} was passed on"))
+        })?;
+        let path = Path::new(&request.path);
+        let new = File::open(path).map_err(|e| failed("open", path, &e))?;
+        rustix::io::dup3(&new, slot, DupFlags::CLOEXEC)
+            .map_err(|e| failed("keep", path, &e.into()))?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), slot.as_raw_fd());
+        Ok(InheritResponse { path }.encode_to_vec())
     }
 
     /// Looks after a process that the container needs, or no longer.

@@ -121,6 +121,9 @@ impl Shim {
         if request.service == OWN_SERVICE && request.method == "WaitLast" {
             return self.wait_for_last(responder, decode(payload));
         }
+        if request.service == OWN_SERVICE && request.method == "Inherit" {
+            return Some(decode(payload).and_then(|r| self.inherit(&r)));
+        }
         if request.service == OWN_SERVICE && request.method == "Check" {
             return self.check_now(responder, decode(payload));
         }

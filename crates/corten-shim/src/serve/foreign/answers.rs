@@ -34,6 +34,22 @@ pub enum Then {
     Nothing,
 }
 
+impl Then {
+    /// Who waits for the answer.
+    pub fn responder(self) -> Option<Responder> {
+        match self {
+            Self::Created(to)
+            | Self::Added(to, _)
+            | Self::Started(to, _)
+            | Self::Deleted(to, _)
+            | Self::ShutDown(to, _)
+            | Self::Paused(to, _)
+            | Self::Pass(to) => Some(to),
+            Self::Exited(_) | Self::Nothing => None,
+        }
+    }
+}
+
 impl Shim {
     /// Takes what the shim has sent.
     pub(super) fn foreign_answers(&mut self, serial: u32) {

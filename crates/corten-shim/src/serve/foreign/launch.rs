@@ -81,6 +81,16 @@ impl Launch {
         self.code = Some(code);
     }
 
+    /// Ends a program that takes too long, or for which nobody waits any more.
+    fn kill(&self) {
+        if self.code.is_none()
+            && let Some(pid) = rustix::process::Pid::from_raw(self.child as i32)
+        {
+            // Our child, and not reaped: the number is its own.
+            let _killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+    }
+
     /// Whether it has said everything. What it leaves behind may hold its standard error, and then nothing more comes.
     fn is_over(&self) -> bool {
         self.code.is_some() && self.answer.is_none()
@@ -191,6 +201,35 @@ impl Foreign {
 }
 
 impl Shim {
+    /// Lets go of a container that was not started. Its order stays on disk, and with it whoever gives back what was made. Who has
+    /// asked for it is told.
+    pub(in crate::serve) fn break_off(&mut self, serial: u32) {
+        let Some(mut task) = self.tasks.remove(&serial) else {
+            return;
+        };
+        let mut waiting = Vec::new();
+        for process in task.processes_mut() {
+            waiting.append(&mut process.waiters);
+            waiting.append(&mut process.deleters);
+        }
+        let stage = task.foreign.map(|foreign| foreign.stage);
+        match stage {
+            Some(Stage::Launching(launch)) => {
+                launch.kill();
+                waiting.push(launch.responder);
+            }
+            Some(Stage::Live(live)) => {
+                let pending = live.pending.into_values();
+                waiting.extend(pending.filter_map(|p| p.then.responder()));
+            }
+            Some(Stage::Cleaning { .. } | Stage::Gone) | None => {}
+        }
+        for responder in waiting {
+            let text = "the container was killed before it was started";
+            self.respond(responder, Err(Status::new(Code::Unavailable, text)));
+        }
+    }
+
     /// Goes on when the program has ended, or its time is over.
     pub(super) fn advance_launch(&mut self, serial: u32) {
         let Some(foreign) = self.foreign_of(serial) else {
@@ -228,13 +267,8 @@ impl Shim {
                     Err(error) => format!("{}: {error}", foreign.name()),
                 }
             }
-            code => {
-                if code.is_none()
-                    && let Some(pid) = rustix::process::Pid::from_raw(launch.child as i32)
-                {
-                    // Our child, and not reaped: the number is its own.
-                    let _killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
+            _ => {
+                launch.kill();
                 foreign.failure(&launch)
             }
         };
