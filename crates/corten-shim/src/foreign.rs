@@ -321,9 +321,10 @@ fn end(socket: &Path, id: &str) -> Result<(), Error> {
         source,
     })?;
     let mut client = Client::with_service(stream, id, service(2));
-    let _killed = client.kill("", 9, true);
-    let _waited = client.wait("");
-    let _deleted = client.delete("");
+    // One that does not answer, because it is stuck in a creation, say, is ended by force.
+    answered(client.kill("", 9, true))?;
+    answered(client.wait("").map(drop))?;
+    answered(client.delete("").map(drop))?;
     client.shutdown()?;
     // Its answer comes before its end, and that may take long: some try again and again to tell of events.
     let _set = until_it_ends.set_read_timeout(Some(FAREWELL));
@@ -331,8 +332,16 @@ fn end(socket: &Path, id: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// What it says is no matter, but that it says something.
+fn answered(answer: Result<(), Error>) -> Result<(), Error> {
+    match answer {
+        Err(e @ Error::Broken { .. }) => Err(e),
+        _ => Ok(()),
+    }
+}
+
 /// Kills what still works in the bundle, which is the shim's own: it has nothing left to do.
-fn end_processes(folder: &Path) {
+pub(crate) fn end_processes(folder: &Path) {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
     let Ok(all) = fs::read_dir("/proc") else {
         return;

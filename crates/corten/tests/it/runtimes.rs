@@ -395,8 +395,9 @@ fn the_command_of_a_restart_dies_and_another_one_follows() -> Result<()> {
         killed += found.len();
         found.into_iter().for_each(kill);
         let back = wait::until("the container to run", SOON, || {
-            let runs = inspect(&sandbox, "c", "{{.State.Status}}") == "running";
-            (runs && restarts(&sandbox).is_empty()).then_some(())
+            // In this order: a container that was made and not started looks like one that runs, until its command has ended.
+            let decided = restarts(&sandbox).is_empty();
+            (decided && inspect(&sandbox, "c", "{{.State.Status}}") == "running").then_some(())
         });
         let state = inspect(&sandbox, "c", "{{json .State}}");
         assert!(back.is_ok(), "{state} {:?}", restarts(&sandbox));

@@ -16,7 +16,7 @@ use prost_types::Any;
 use rustix::fs::MemfdFlags;
 
 use super::{Foreign, Live, Part, Stage, read_some, soon};
-use crate::foreign::{parse_answer, service};
+use crate::foreign::{end_processes, parse_answer, service};
 use crate::proto::bootstrap::{BootstrapParams, Extension};
 use crate::proto::task::CreateTaskRequest;
 use crate::serve::Shim;
@@ -212,18 +212,20 @@ impl Shim {
             waiting.append(&mut process.waiters);
             waiting.append(&mut process.deleters);
         }
-        let stage = task.foreign.map(|foreign| foreign.stage);
-        match stage {
-            Some(Stage::Launching(launch)) => {
+        let Some(foreign) = task.foreign else { return };
+        match foreign.stage {
+            Stage::Launching(launch) => {
                 launch.kill();
                 waiting.push(launch.responder);
             }
-            Some(Stage::Live(live)) => {
+            Stage::Live(live) => {
                 let pending = live.pending.into_values();
                 waiting.extend(pending.filter_map(|p| p.then.responder()));
             }
-            Some(Stage::Cleaning { .. } | Stage::Gone) | None => {}
+            Stage::Cleaning { .. } | Stage::Gone => {}
         }
+        // Its FIFOs are closed here, and in opening them it could hang for ever.
+        end_processes(&foreign.folder);
         for responder in waiting {
             let text = "the container was killed before it was started";
             self.respond(responder, Err(Status::new(Code::Unavailable, text)));
