@@ -293,6 +293,7 @@ pub(crate) fn clear(folder: &Path) -> io::Result<()> {
         let text = format!("{} still names what ran here", folder.join(ORDER).display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
     }
+    end_processes(folder);
     detach_mounts(folder)?;
     match fs::remove_dir_all(folder) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
@@ -340,19 +341,34 @@ fn answered(answer: Result<(), Error>) -> Result<(), Error> {
     }
 }
 
-/// Kills what still works in the bundle, which is the shim's own: it has nothing left to do.
+/// Kills what still works in the bundle, which is the shim's own or its runtime's: it has nothing left to do. As often as there is
+/// something, since one that is killed may just have started another.
 pub(crate) fn end_processes(folder: &Path) {
+    for _ in 0..10 {
+        if !kill_processes(folder) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether there were any.
+fn kill_processes(folder: &Path) -> bool {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
     let Ok(all) = fs::read_dir("/proc") else {
-        return;
+        return false;
     };
+    // The kernel's way to write a folder that was removed.
+    let mut removed = folder.as_os_str().to_owned();
+    removed.push(" (deleted)");
     let works_here = |pid: Pid| {
         let cwd = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
-        cwd.is_ok_and(|cwd| cwd == folder)
+        cwd.is_ok_and(|cwd| cwd == folder || cwd.as_os_str() == removed)
     };
     let pids = all
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let mut found = false;
     for pid in pids
         .filter_map(Pid::from_raw)
         .filter(|pid| works_here(*pid))
@@ -361,9 +377,11 @@ pub(crate) fn end_processes(folder: &Path) {
         if let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
             && works_here(pid)
         {
+            found = true;
             let _killed = pidfd_send_signal(&process, Signal::KILL);
         }
     }
+    found
 }
 
 fn run_delete(order: &Order, folder: &Path) -> Result<(), Error> {

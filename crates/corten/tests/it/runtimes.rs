@@ -401,7 +401,9 @@ fn the_command_of_a_restart_dies_and_another_one_follows() -> Result<()> {
         });
         let state = inspect(&sandbox, "c", "{{json .State}}");
         assert!(back.is_ok(), "{state} {:?}", restarts(&sandbox));
-        sandbox.corten(&["exec", "c", "true"]).exits(0);
+        let entered = sandbox.corten(&["exec", "c", "true"]);
+        let now = inspect(&sandbox, "c", "{{json .State}}");
+        assert_eq!(entered.text(), "", "{state} then {now}");
         assert_eq!(foreign(&sandbox).len(), 1);
         assert_eq!(sandbox.corten(&["system", "check"]).ok(), "");
         sandbox.corten(&["restart", "-t", "0", "c"]).ok();
