@@ -128,10 +128,18 @@ impl Engine {
         let name = name.unwrap_or(OWN);
         let look = Look {
             settings: &self.config.runtimes,
-            path: std::env::var_os("PATH").unwrap_or_default(),
+            path: search_path(),
             root: self.paths.run().join("runc"),
         };
         Ok(look.up(name)?)
+    }
+}
+
+/// Where programs are. A supervisor hands on the environment of who started it, which may have none.
+fn search_path() -> std::ffi::OsString {
+    match std::env::var_os("PATH") {
+        Some(path) if !path.is_empty() => path,
+        _ => "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
     }
 }
 

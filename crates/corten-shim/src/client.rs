@@ -20,7 +20,8 @@ use crate::Error;
 use crate::OWN_SERVICE;
 use crate::listen;
 use crate::proto::corten::{
-    CheckRequest, ForwardRequest, ReopenLogRequest, SetRestartRequest, WatchRequest,
+    CheckRequest, ForwardRequest, InheritRequest, InheritResponse, ReopenLogRequest,
+    SetRestartRequest, WatchRequest,
 };
 pub use crate::proto::corten::{
     CheckResponse, CreateOptions, ForeignShim, Health, LoopbackForward, Restart,
@@ -271,6 +272,23 @@ impl Client {
         };
         let stream = self.send_to(OWN_SERVICE, "Forward", &message)?;
         self.finish("Forward", stream).map(drop)
+    }
+
+    /// Puts what is at a path in the place of a descriptor that the shim inherited. Returns where it is found for as long as
+    /// the shim lives.
+    pub fn inherit(&mut self, place: usize, path: &Path) -> Result<PathBuf, Error> {
+        let message = InheritRequest {
+            place: place as u32,
+            path: path.to_string_lossy().into_owned(),
+        };
+        let stream = self.send_to(OWN_SERVICE, "Inherit", &message)?;
+        let bytes = self.finish("Inherit", stream)?;
+        let answer = InheritResponse::decode(bytes.as_slice());
+        let answer = answer.map_err(|source| Error::Answer {
+            method: "Inherit",
+            source,
+        })?;
+        Ok(answer.path.into())
     }
 
     /// While the container runs, `command` is run whenever nobody answers at `socket`. An empty socket ends that.

@@ -46,7 +46,7 @@ impl Options {
     pub fn encode(self) -> Any {
         match self {
             Self::Runc(options) => Any {
-                type_url: "containerd.runc.v1.Options".into(),
+                type_url: RUNC_OPTIONS.into(),
                 value: options.encode_to_vec(),
             },
             Self::Other {
@@ -72,6 +72,9 @@ pub fn folder(bundle: &Path, id: &str) -> PathBuf {
 }
 
 const ORDER: &str = "order.json";
+/// The container's root, on which its shim mounts.
+pub(crate) const ROOT: &str = "rootfs";
+const RUNC_OPTIONS: &str = "containerd.runc.v1.Options";
 /// How long a shim may take for `start` and `delete`.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// How long an orphaned shim may take to end its container, and then to end itself.
@@ -87,6 +90,16 @@ pub(crate) struct Order {
     pub id: String,
     /// Whether its mounts are made in the host's mount namespace: only then can they be shared with it.
     pub host_mounts: bool,
+    /// Where the OCI runtime that the shim calls keeps its state, if that is known.
+    #[serde(default)]
+    pub state: Option<PathBuf>,
+}
+
+/// Where containerd's shim for runc has its runtime keep state, if it was told so.
+pub(crate) fn state_root(options: &Any) -> Option<PathBuf> {
+    let is_runc = options.type_url == RUNC_OPTIONS;
+    let options = is_runc.then(|| RuncOptions::decode(options.value.as_slice()).ok())??;
+    (!options.root.is_empty()).then(|| options.root.into())
 }
 
 impl Order {
@@ -106,6 +119,12 @@ impl Order {
     /// All was given back.
     pub fn forget(folder: &Path) -> io::Result<()> {
         fs::remove_file(folder.join(ORDER))
+    }
+
+    /// The folder of the container in the runtime's state.
+    fn runtime_state(&self) -> Option<PathBuf> {
+        let root = self.state.as_ref()?;
+        Some(root.join(&self.namespace).join(&self.id))
     }
 
     /// The shim's command line for an action, with its bundle as the working folder. `events` is where it finds us.
@@ -215,32 +234,74 @@ pub(crate) fn service(version: u32) -> &'static str {
 }
 
 /// Ends and removes what a foreign shim has made for a container of ours whose supervisor is gone. `bundle` is ours.
-/// There may be nothing to do.
+/// There may be nothing to do. Processes that are left in the container's cgroup are the caller's to end.
 pub fn clean(bundle: &Path, id: &ContainerId) -> Result<(), Error> {
     let folder = folder(bundle, id.as_str());
-    let file = |step, source| Error::File {
-        step,
-        path: folder.join(ORDER),
-        source,
-    };
-    let Some(order) = Order::read(&folder).map_err(|e| file("read", e))? else {
-        return Ok(());
-    };
-    let socket = socket_of(&folder);
+    let file = |step, path: PathBuf| move |source| Error::File { step, path, source };
+    let order = Order::read(&folder).map_err(file("read", folder.join(ORDER)))?;
+    if let Some(order) = &order {
+        give_back(order, &folder)?;
+    }
+    // Whatever was ended in whatever way: who removes the bundle must not reach into the container's root.
+    detach_mounts(&folder).map_err(file("detach the mounts on", folder.join(ROOT)))?;
+    match order {
+        Some(_) => Order::forget(&folder).map_err(file("remove", folder.join(ORDER))),
+        None => Ok(()),
+    }
+}
+
+/// Ends the shim in an orderly way if it still answers, and has its `delete` remove what is left.
+fn give_back(order: &Order, folder: &Path) -> Result<(), Error> {
+    let socket = socket_of(folder);
     if let Some(socket) = &socket {
         // What it does not do in an orderly way, `delete` does by force.
         let _ended = end(socket, &order.id);
     }
-    let deleted = run_delete(&order, &folder);
-    detach_mounts(&folder);
-    end_processes(&folder);
+    let deleted = run_delete(order, folder);
+    end_processes(folder);
     if let Some(socket) = &socket
         && UnixStream::connect(socket).is_err()
     {
         let _gone = fs::remove_file(socket);
     }
-    deleted?;
-    Order::forget(&folder).map_err(|e| file("remove", e))
+    match deleted {
+        Err(e) if !is_nothing_left(order, &e) => return Err(e),
+        _ => {}
+    }
+    // It cannot be the shim's any more; an uninstalled runtime, say, was not there to remove it.
+    match order.runtime_state().map(fs::remove_dir_all) {
+        Some(Err(source)) if source.kind() != io::ErrorKind::NotFound => Err(Error::File {
+            step: "remove",
+            path: order.runtime_state().unwrap_or_default(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Whether a `delete` that failed had nothing to delete. A shim that was killed before it got to its container fails to find its
+/// own files; a runtime makes the folder of its state before anything else, so where there is none it has made nothing, and
+/// processes on the way there are in the container's cgroup. An uninstalled shim will never delete anything.
+fn is_nothing_left(order: &Order, error: &Error) -> bool {
+    let uninstalled = match error {
+        Error::Spawn { source, .. } => source.kind() == io::ErrorKind::NotFound,
+        _ => false,
+    };
+    uninstalled || order.runtime_state().is_some_and(|state| !state.exists())
+}
+
+/// Empties a foreign bundle after a run, for the next one. Refused while its order is there.
+pub(crate) fn clear(folder: &Path) -> io::Result<()> {
+    if folder.join(ORDER).exists() {
+        let text = format!("{} still names what ran here", folder.join(ORDER).display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
+    }
+    end_processes(folder);
+    detach_mounts(folder)?;
+    match fs::remove_dir_all(folder) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
 }
 
 /// The socket that the shim has written down: an older one just so, a newer one as its engine would.
@@ -264,9 +325,10 @@ fn end(socket: &Path, id: &str) -> Result<(), Error> {
         source,
     })?;
     let mut client = Client::of_version(stream, id, 2);
-    let _killed = client.kill("", 9, true);
-    let _waited = client.wait("");
-    let _deleted = client.delete("");
+    // One that does not answer, because it is stuck in a creation, say, is ended by force.
+    answered(client.kill("", 9, true))?;
+    answered(client.wait("").map(drop))?;
+    answered(client.delete("").map(drop))?;
     client.shutdown()?;
     // Its answer comes before its end, and that may take long: some try again and again to tell of events.
     let _set = until_it_ends.set_read_timeout(Some(FAREWELL));
@@ -274,19 +336,42 @@ fn end(socket: &Path, id: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Kills what still works in the bundle, which is the shim's own: it has nothing left to do.
-fn end_processes(folder: &Path) {
+/// What it says is no matter, but that it says something.
+fn answered(answer: Result<(), Error>) -> Result<(), Error> {
+    match answer {
+        Err(e @ Error::Broken { .. }) => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Kills what still works in the bundle, which is the shim's own or its runtime's: it has nothing left to do. As often as there is
+/// something, since one that is killed may just have started another.
+pub(crate) fn end_processes(folder: &Path) {
+    for _ in 0..10 {
+        if !kill_processes(folder) {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether there were any.
+fn kill_processes(folder: &Path) -> bool {
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
     let Ok(all) = fs::read_dir("/proc") else {
-        return;
+        return false;
     };
+    // The kernel's way to write a folder that was removed.
+    let mut removed = folder.as_os_str().to_owned();
+    removed.push(" (deleted)");
     let works_here = |pid: Pid| {
         let cwd = fs::read_link(format!("/proc/{}/cwd", pid.as_raw_nonzero()));
-        cwd.is_ok_and(|cwd| cwd == folder)
+        cwd.is_ok_and(|cwd| cwd == folder || cwd.as_os_str() == removed)
     };
     let pids = all
         .flatten()
         .filter_map(|e| e.file_name().to_str()?.parse().ok());
+    let mut found = false;
     for pid in pids
         .filter_map(Pid::from_raw)
         .filter(|pid| works_here(*pid))
@@ -295,9 +380,11 @@ fn end_processes(folder: &Path) {
         if let Ok(process) = pidfd_open(pid, PidfdFlags::empty())
             && works_here(pid)
         {
+            found = true;
             let _killed = pidfd_send_signal(&process, Signal::KILL);
         }
     }
+    found
 }
 
 fn run_delete(order: &Order, folder: &Path) -> Result<(), Error> {
@@ -347,13 +434,16 @@ fn wait(child: &mut Child, patience: Duration) -> io::Result<bool> {
 }
 
 /// What a shim has mounted on the host and left: removing the bundle must not reach into the container's root.
-fn detach_mounts(folder: &Path) {
+fn detach_mounts(folder: &Path) -> io::Result<()> {
+    use rustix::io::Errno;
     use rustix::mount::{UnmountFlags, unmount};
     let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
-    // Bounded: several may lie on one another, and the last answer is that there is none.
-    for _ in 0..16 {
-        if unmount(folder.join("rootfs"), flags).is_err() {
-            return;
+    // Several may lie on one another, and the last answer is that there is none.
+    loop {
+        match unmount(folder.join(ROOT), flags) {
+            Ok(()) => {}
+            Err(Errno::INVAL | Errno::NOENT) => return Ok(()),
+            Err(e) => return Err(e.into()),
         }
     }
 }
@@ -416,15 +506,61 @@ mod tests {
             namespace: "n".into(),
             id: "i".into(),
             host_mounts: false,
+            state: None,
         };
         order.write(&folder).unwrap();
-        assert_eq!(Order::read(&folder).unwrap(), Some(order));
-        // Its shim cannot: that is an error, and the order stays.
+        assert_eq!(Order::read(&folder).unwrap().as_ref(), Some(&order));
+        // Its shim cannot: that is an error, and the order stays, and its bundle is not used again.
         assert!(matches!(
             clean(bundle.path(), &id),
             Err(Error::Foreign { .. })
         ));
         assert!(Order::read(&folder).unwrap().is_some());
+        assert!(clear(&folder).is_err());
+        // What the runtime still knows keeps it a failure; what it never knew does not.
+        let root = bundle.path().join("runc");
+        let order = Order {
+            state: Some(root.clone()),
+            ..order
+        };
+        order.write(&folder).unwrap();
+        fs::create_dir_all(root.join("n/i")).unwrap();
+        assert!(clean(bundle.path(), &id).is_err());
+        fs::remove_dir(root.join("n/i")).unwrap();
+        clean(bundle.path(), &id).unwrap();
+        assert!(Order::read(&folder).unwrap().is_none());
+        clear(&folder).unwrap();
+        assert!(!folder.exists());
+    }
+
+    #[test]
+    fn an_uninstalled_shim_keeps_nobody_from_removing_its_container() {
+        let bundle = tempfile::tempdir().unwrap();
+        let id: ContainerId = "i".parse().unwrap();
+        let folder = folder(bundle.path(), "i");
+        let root = bundle.path().join("runc");
+        fs::create_dir_all(&folder).unwrap();
+        fs::create_dir_all(root.join("n/i")).unwrap();
+        let order = Order {
+            binary: "/none/containerd-shim-runc-v2".into(),
+            namespace: "n".into(),
+            id: "i".into(),
+            host_mounts: false,
+            state: Some(root.clone()),
+        };
+        order.write(&folder).unwrap();
+        clean(bundle.path(), &id).unwrap();
+        assert!(!root.join("n/i").exists());
+        assert!(Order::read(&folder).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_order_of_an_older_version_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = br#"{"binary":"/b","namespace":"n","id":"i","host_mounts":true}"#;
+        fs::write(dir.path().join(ORDER), text).unwrap();
+        let order = Order::read(dir.path()).unwrap().unwrap();
+        assert_eq!((order.host_mounts, order.state), (true, None));
     }
 
     #[test]
@@ -435,6 +571,7 @@ mod tests {
             namespace: "n".into(),
             id: "i".into(),
             host_mounts: false,
+            state: None,
         };
         fs::write(folder.path().join(ORDER), "before").unwrap();
         let held = folder.path().join("held");

@@ -50,10 +50,7 @@ pub fn of(error: &Error) -> Option<String> {
         Error::NoCommand { .. } => {
             Some("name one after the image, as in 'corten run IMAGE sh'".into())
         }
-        Error::NotForeign { what, .. } => Some(match *what {
-            "health checks" => "add --no-healthcheck, or leave --runtime out".into(),
-            _ => "leave one or the other out".into(),
-        }),
+        Error::NotForeign { .. } => Some("add --no-healthcheck, or leave --runtime out".into()),
         Error::NoHealthCheck { .. } => Some("add --health-cmd COMMAND".into()),
         Error::ContainerMissing { .. } => Some("'corten ps --all' lists what is here".into()),
         Error::ContainerState {

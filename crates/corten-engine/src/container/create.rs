@@ -8,7 +8,7 @@ use corten_store::ImageRecord;
 
 use super::health::Check;
 use super::options::{
-    MountRequest, MountSource, NetworkMode, Options, PortMapping, Protocol, RestartPolicy, Seccomp,
+    MountRequest, MountSource, NetworkMode, Options, PortMapping, Protocol, Seccomp,
 };
 use super::record::{Container, Record, VERSION};
 use super::{anonymous_volume, health, name, random_id, row, seccomp, spec};
@@ -64,23 +64,18 @@ impl Engine {
         }
     }
 
-    /// What another's runtime cannot have: our supervisor would have to look it up again, and enter what it does not run.
+    /// What another's runtime cannot have: our supervisor would have to enter what it does not run.
     fn check_foreign(&self, options: &Options, image: &ImageConfig) -> Result<(), Error> {
-        let checked = Check::of(&options.health, image.healthcheck.as_ref()).is_some();
-        let what = match (options.restart, checked) {
-            (RestartPolicy::No, false) => return Ok(()),
-            (RestartPolicy::No, true) => "health checks",
-            _ => "restart policies",
+        let Some(runtime) = &options.runtime else {
+            return Ok(());
         };
-        match (
-            &options.runtime,
-            self.foreign_runtime(options.runtime.as_deref())?,
-        ) {
-            (Some(runtime), Some(_)) => Err(Error::NotForeign {
-                what,
+        let checked = Check::of(&options.health, image.healthcheck.as_ref()).is_some();
+        match checked && self.foreign_runtime(Some(runtime))?.is_some() {
+            true => Err(Error::NotForeign {
+                what: "health checks",
                 runtime: runtime.clone(),
             }),
-            _ => Ok(()),
+            false => Ok(()),
         }
     }
 

@@ -25,6 +25,7 @@ pub mod record;
 mod remove;
 pub mod restart;
 mod seccomp;
+mod setup;
 mod spec;
 mod start;
 mod status;

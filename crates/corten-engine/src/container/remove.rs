@@ -63,21 +63,13 @@ impl Engine {
             let _deleted = shim.delete("");
             let _gone = shim.shutdown();
         }
-        self.release_run(container, None)?;
+        self.release_run(container)?;
         remove_tree(&self.paths.bundle(&container.id))
     }
 
     /// Gives back what a run held but for its supervisor, whose place is the bundle.
-    pub(crate) fn release_run(
-        &self,
-        container: &Container,
-        shim: Option<&mut Client>,
-    ) -> Result<(), Error> {
+    pub(crate) fn release_run(&self, container: &Container) -> Result<(), Error> {
         let id = &container.id;
-        if let Some(shim) = shim {
-            // It may have no container any more.
-            let _deleted = shim.delete("");
-        }
         corten_shim::foreign::clean(&self.paths.bundle(id), id)?;
         match corten_runtime::delete(&self.paths.runtime_state(), id, true) {
             Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),

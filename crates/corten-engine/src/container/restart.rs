@@ -122,9 +122,6 @@ impl Engine {
                 source: Is("to be removed when it has exited (--rm)"),
             });
         }
-        if policy != RestartPolicy::No {
-            self.check_own(&container)?;
-        }
         container.record.options.restart = policy;
         self.update(&container)?;
         // One that is about to end, or has no supervisor, learns of it at its next start.
@@ -134,18 +131,6 @@ impl Engine {
             shim.set_restart(self.terms(&container, policy)?)?;
         }
         Ok(())
-    }
-
-    /// Refuses a container that another's runtime runs; a name in `config.toml` may have come to mean one.
-    fn check_own(&self, container: &Container) -> Result<(), Error> {
-        let runtime = container.record.options.runtime.as_deref();
-        match self.foreign_runtime(runtime)? {
-            None => Ok(()),
-            Some(_) => Err(Error::NotForeign {
-                what: "restart policies",
-                runtime: runtime.unwrap_or_default().into(),
-            }),
-        }
     }
 
     /// From now on it is the user who has ended it, and no policy starts it again. Before the signal: who
@@ -200,10 +185,6 @@ impl Engine {
             }
         };
         let count = exit.restarting.map_or(1, |r| r.count);
-        if let Err(e) = self.check_own(&container) {
-            drop(lock);
-            return self.note_failure(&container.id, e);
-        }
         match self.set_up_again(container.clone(), shim, lock, count) {
             Ok(prepared) => match prepared.start() {
                 Ok(_) => Ok(()),
@@ -222,12 +203,13 @@ impl Engine {
         lock: File,
         count: u32,
     ) -> Result<Prepared<'_>, Error> {
-        self.release_run(&container, Some(&mut shim))?;
+        let namespace = self.clear_for_again(&container, &mut shim)?;
         let ports = container.record.run.as_ref().map(|r| r.ports.clone());
         let again = Again {
             shim,
             ports: ports.unwrap_or_default(),
             count,
+            namespace,
         };
         match self.set_up(container.clone(), lock, Some(again)) {
             Ok(prepared) => Ok(prepared),
@@ -241,8 +223,10 @@ impl Engine {
 
     /// Gives back what a start by policy had made; the supervisor stays.
     pub(super) fn release_again(&self, container: &Container) -> Result<(), Error> {
-        let mut shim = self.supervisor(&container.id)?;
-        self.release_run(container, shim.as_mut())
+        match self.supervisor(&container.id)? {
+            Some(mut shim) => self.clear_for_again(container, &mut shim).map(drop),
+            None => self.release_run(container),
+        }
     }
 
     /// Keeps why a start failed, for who inspects the container.

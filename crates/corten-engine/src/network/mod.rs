@@ -48,7 +48,7 @@ pub use error::NetworkError;
 pub(crate) use files::Files;
 pub use names::RESOLVER;
 pub(crate) use names::names_on;
-pub(crate) use ports::{HeldPort, forwards, hold_ports};
+pub(crate) use ports::{HeldPort, forwards, hold_ports, sockets_of};
 
 /// The record's format; a newer one is refused.
 const VERSION: u32 = 1;

@@ -77,6 +77,11 @@ pub(crate) fn forwards(mappings: &[PortMapping], to: &[IpAddr]) -> Vec<LoopbackF
     sockets.enumerate().filter_map(one).collect()
 }
 
+/// How many sockets [`hold_ports`] took for these mappings.
+pub(crate) fn sockets_of(mappings: &[PortMapping]) -> usize {
+    mappings.iter().map(|m| addresses(m).len()).sum()
+}
+
 fn ipv6_is_on() -> bool {
     Path::new("/proc/sys/net/ipv6").exists()
 }
@@ -158,6 +163,7 @@ mod tests {
         let held = hold_ports(&[tcp(None, 0), tcp(Some(Ipv4Addr::LOCALHOST.into()), 0)]).unwrap();
         let mut mappings: Vec<PortMapping> = held.iter().map(|h| h.mapping.clone()).collect();
         mappings.dedup();
+        assert_eq!(sockets_of(&mappings), held.len());
         let forwards = forwards(&mappings, &["10.0.0.2".parse().unwrap()]);
         let places: Vec<u32> = forwards.iter().map(|f| f.fd).collect();
         assert_eq!(places, (0..held.len() as u32).collect::<Vec<_>>());

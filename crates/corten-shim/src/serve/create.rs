@@ -325,7 +325,7 @@ pub(super) fn invalid(text: String) -> Status {
     Status::of(corten_spec::Kind::Invalid, text)
 }
 
-fn failed(step: &str, path: &Path, error: &std::io::Error) -> Status {
+pub(super) fn failed(step: &str, path: &Path, error: &std::io::Error) -> Status {
     let text = format!("cannot {step} {}: {error}", path.display());
     let kind = match error.kind() {
         std::io::ErrorKind::NotFound => corten_spec::Kind::NotFound,

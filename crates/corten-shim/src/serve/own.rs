@@ -1,12 +1,22 @@
 //! What Corten's engine asks beyond containerd's API.
 
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use prost::Message;
+use rustix::io::DupFlags;
+
 use super::Shim;
 use super::connection::Responder;
-use super::create::invalid;
+use super::create::{failed, invalid};
 use super::forward::Forward;
 use super::service::{Answer, decode};
 use super::watch::Watch;
-use crate::proto::corten::{ForwardRequest, LoopbackForward, ReopenLogRequest, WatchRequest};
+use crate::proto::corten::{
+    ForwardRequest, InheritRequest, InheritResponse, LoopbackForward, ReopenLogRequest,
+    WatchRequest,
+};
 use crate::ttrpc::status::{Code, Status};
 
 impl Shim {
@@ -23,6 +33,7 @@ impl Shim {
             "SetRestart" => decode(payload).and_then(|r| self.update_restart(r)),
             "ReopenLog" => decode(payload).and_then(|r: ReopenLogRequest| self.reopen_log(&r.id)),
             "WaitLast" => return self.wait_for_last(responder, decode(payload)),
+            "Inherit" => decode(payload).and_then(|r| self.inherit(&r)),
             "Check" => return self.check_now(responder, decode(payload)),
             other => {
                 let text = format!("method {other} is not served");
@@ -51,6 +62,21 @@ impl Shim {
             .collect::<Result<_, _>>()?;
         self.task(&request.id)?.forwards = forwards;
         Ok(Vec::new())
+    }
+
+    /// Puts what is at a path in the place of an inherited descriptor: what that held is let go.
+    fn inherit(&mut self, request: &InheritRequest) -> Result<Vec<u8>, Status> {
+        let slot = self.config.inherited.get_mut(request.place as usize);
+        let slot = slot.and_then(Option::as_mut).ok_or_else(|| {
+            let place = request.place;
+            invalid(format!("inherit: no descriptor {place} was passed on"))
+        })?;
+        let path = Path::new(&request.path);
+        let new = File::open(path).map_err(|e| failed("open", path, &e))?;
+        rustix::io::dup3(&new, slot, DupFlags::CLOEXEC)
+            .map_err(|e| failed("keep", path, &e.into()))?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), slot.as_raw_fd());
+        Ok(InheritResponse { path }.encode_to_vec())
     }
 
     /// Looks after a process that the container needs, or no longer.

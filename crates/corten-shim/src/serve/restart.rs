@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use super::connection::Responder;
 use super::settle::waited;
-use super::task::{Exit, Phase as TaskPhase};
+use super::task::{Exit, Phase as TaskPhase, Task};
 use super::{Shim, say};
 use crate::ExitRecord;
 use crate::record::Restarting;
@@ -326,13 +326,20 @@ impl Shim {
 
     /// An init that waits to be started by a command that has ended.
     fn drop_half_made(&mut self, id: &str) {
-        let half = self
-            .tasks
-            .iter()
-            .find(|(_, t)| t.id.as_str() == id && matches!(t.init.phase, TaskPhase::Created(_)));
-        if let Some(serial) = half.map(|(serial, _)| *serial)
-            && let Err(status) = self.delete(serial, "")
-        {
+        let half = |task: &Task| match task.init.phase {
+            TaskPhase::Created(_) => true,
+            TaskPhase::Elsewhere { started, .. } => !started,
+            _ => false,
+        };
+        let mut tasks = self.tasks.iter();
+        let found = tasks.find(|(_, t)| t.id.as_str() == id && half(t));
+        let Some((serial, foreign)) = found.map(|(serial, t)| (*serial, t.is_foreign())) else {
+            return;
+        };
+        if foreign {
+            // Its order stays on disk: whoever tries next, or releases the container, gives it back by that.
+            self.break_off(serial);
+        } else if let Err(status) = self.delete(serial, "") {
             say(format_args!("cannot undo the creation of {id}: {status:?}"));
         }
     }

@@ -13,7 +13,7 @@ use super::{SOON, with_busybox};
 const MOMENTS: u32 = 20;
 
 /// The commands of supervisors that start a container again.
-fn restarts(sandbox: &Sandbox) -> Vec<u32> {
+pub fn restarts(sandbox: &Sandbox) -> Vec<u32> {
     let named = |pid: &u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&line).contains("\0restarted\0")

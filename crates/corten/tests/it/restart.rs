@@ -423,19 +423,6 @@ fn policies_that_are_none_are_refused() -> Result<()> {
     sandbox
         .corten(&["create", "--rm", "--name", "x", &image, "true"])
         .ok();
-    if corten_testkit::need::file("/usr/bin/containerd-shim-runc-v2") {
-        let foreign = [
-            "create",
-            "--runtime",
-            "runc",
-            "--restart",
-            "always",
-            &image,
-            "true",
-        ];
-        let complaint = sandbox.corten(&foreign).fails(125);
-        complaint.names("restart policies").names("runc").complete();
-    }
     let update = ["update", "--restart", "always", "x"];
     sandbox.corten(&update).fails(125).names("--rm").complete();
     sandbox.finish();

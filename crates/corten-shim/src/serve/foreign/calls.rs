@@ -5,7 +5,7 @@ use prost::Message;
 use super::answers::Then;
 use super::{Foreign, Pending, Stage, fifo_prefix};
 use crate::attach::Size;
-use crate::foreign::Order;
+use crate::foreign::{Order, state_root};
 use crate::proto::task::{
     CloseIoRequest, ContainerRequest, CreateTaskRequest, DeleteRequest, ExecProcessRequest,
     KillRequest, ProcessRequest, ResizePtyRequest,
@@ -19,6 +19,8 @@ use crate::serve::{Number, Shim};
 use crate::stdio::prepare::{Plan, prepare};
 use crate::ttrpc;
 use crate::ttrpc::status::{Code, Status};
+
+const SIGKILL: u32 = 9;
 
 impl Shim {
     /// Create with a foreign shim. `None`: answered later.
@@ -68,6 +70,7 @@ impl Shim {
             namespace: self.config.namespace.clone(),
             id: request.id.clone(),
             host_mounts: wanted_shim.host_mounts,
+            state: wanted_shim.options.as_ref().and_then(state_root),
         };
         let attach = match options.corten.attach {
             false => None,
@@ -230,6 +233,10 @@ impl Shim {
         let task = self.tasks.get_mut(&serial);
         let process = task.and_then(|t| t.named(&request.exec_id));
         let ended = process.is_some_and(|p| !p.is_alive());
+        if request.exec_id.is_empty() && request.signal == SIGKILL && self.is_being_made(serial) {
+            self.break_off(serial);
+            return self.respond(responder, Ok(Vec::new()));
+        }
         match ended && !request.all {
             true => {
                 let status = Status::new(Code::NotFound, "process already finished");
@@ -237,6 +244,18 @@ impl Shim {
             }
             false => self.foreign_send(serial, "Kill", payload.to_vec(), Then::Pass(responder)),
         }
+    }
+
+    /// Whether its shim is asked for the container, and has not answered.
+    fn is_being_made(&self, serial: u32) -> bool {
+        let init = self.tasks.get(&serial).map(|t| &t.init.phase);
+        matches!(
+            init,
+            Some(Phase::Elsewhere {
+                pid: 0,
+                started: false,
+            })
+        )
     }
 
     fn foreign_resize(&mut self, serial: u32, payload: &[u8]) -> Answer {

@@ -15,7 +15,7 @@ use prost_types::Any;
 use rustix::fs::MemfdFlags;
 
 use super::{Foreign, Live, Part, Stage, read_some, soon};
-use crate::foreign::{parse_answer, service};
+use crate::foreign::{end_processes, parse_answer, service};
 use crate::listen::connect_now;
 use crate::proto::bootstrap::{BootstrapParams, Extension};
 use crate::proto::task::CreateTaskRequest;
@@ -79,6 +79,16 @@ impl Launch {
 
     pub fn ended(&mut self, code: u32) {
         self.code = Some(code);
+    }
+
+    /// Ends a program that takes too long, or for which nobody waits any more.
+    fn kill(&self) {
+        if self.code.is_none()
+            && let Some(pid) = rustix::process::Pid::from_raw(self.child as i32)
+        {
+            // Our child, and not reaped: the number is its own.
+            let _killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
     }
 
     /// Whether it has said everything. What it leaves behind may hold its standard error, and then nothing more comes.
@@ -190,6 +200,30 @@ impl Foreign {
 }
 
 impl Shim {
+    /// Lets go of a container that was not started. Its order stays on disk, and with it whoever gives back what was made. Who has
+    /// asked for it is told.
+    pub(in crate::serve) fn break_off(&mut self, serial: u32) {
+        let Some(foreign) = self.foreign_of(serial) else {
+            return;
+        };
+        let folder = foreign.folder.clone();
+        let launching = match &foreign.stage {
+            Stage::Launching(launch) => {
+                launch.kill();
+                Some(launch.responder)
+            }
+            Stage::Live(_) | Stage::Cleaning { .. } | Stage::Gone => None,
+        };
+        // Whoever waits for anything of it is answered there.
+        self.remove_task(serial);
+        // Its FIFOs are closed by now, and in opening them it could hang for ever.
+        end_processes(&folder);
+        if let Some(responder) = launching {
+            let text = "the container was killed before it was started";
+            self.respond(responder, Err(Status::new(Code::Unavailable, text)));
+        }
+    }
+
     /// Goes on when the program has ended, or its time is over.
     pub(super) fn advance_launch(&mut self, serial: u32) {
         let Some(foreign) = self.foreign_of(serial) else {
@@ -227,13 +261,8 @@ impl Shim {
                     Err(error) => format!("{}: {error}", foreign.name()),
                 }
             }
-            code => {
-                if code.is_none()
-                    && let Some(pid) = rustix::process::Pid::from_raw(launch.child as i32)
-                {
-                    // Our child, and not reaped: the number is its own.
-                    let _killed = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                }
+            _ => {
+                launch.kill();
                 foreign.failure(&launch)
             }
         };

@@ -26,7 +26,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 use super::connection::{Connection, Responder};
 use super::task::{Exit, Phase, Task};
 use super::{Interest, Number, Shim, Token, say};
-use crate::foreign::{Order, PATIENCE, folder};
+use crate::foreign::{Order, PATIENCE, clear, folder};
 use crate::ttrpc::status::{Code, Status};
 use launch::Launch;
 
@@ -90,6 +90,8 @@ impl Foreign {
     /// Lays out its bundle. Nothing is started yet, and the order is on disk.
     fn lay_out(bundle: &Path, order: Order) -> Result<Self, std::io::Error> {
         let folder = folder(bundle, &order.id);
+        // Of the run before; its order is gone, or it would still have to be given back.
+        clear(&folder)?;
         std::fs::create_dir_all(&folder)?;
         order.write(&folder)?;
         std::fs::create_dir(folder.join("rootfs"))?;
