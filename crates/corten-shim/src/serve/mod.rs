@@ -85,7 +85,7 @@ const LONELY: Duration = Duration::from_secs(10);
 /// steps it can be killed; the next one up to 1.6 then keeps a shim with nothing in it, for ever.
 const ABANDONED: Duration = Duration::from_secs(10);
 /// The same for one that never had anything: between `start` and Create containerd may have much to mount.
-const NEVER_USED: Duration = Duration::from_secs(60);
+const NEVER_USED: Duration = Duration::from_secs(30);
 /// After so long without a request, what was used for requests only is given back.
 const CALM: Duration = Duration::from_millis(200);
 /// What may delay the end: answers and events that are not sent yet.

@@ -101,10 +101,19 @@ pub fn remove_fifos(id: &str) {
     }
 }
 
-/// What nobody waits for may take a moment: a shim of which a dead containerd made nothing ends after ten seconds.
+/// Removes the socket of a shim that is dead, of a task that containerd does not know.
+pub fn remove_dead_socket(it: &Containerd, id: &str) {
+    let path = socket(it, id);
+    let dead = std::os::unix::net::UnixStream::connect(&path).is_err();
+    if dead && !it.bundle(id).exists() {
+        let _gone = fs::remove_file(path);
+    }
+}
+
+/// What nobody waits for may take a moment: a shim of which a dead containerd made nothing ends after half a minute.
 pub fn assert_none(it: &Containerd, id: &str, story: &str) {
     let mut left = Vec::new();
-    for _ in 0..1500 {
+    for _ in 0..4500 {
         left = of(it, id);
         if left.is_empty() {
             return;
