@@ -176,6 +176,8 @@ impl Process {
         let last = |moved: Option<Instant>| moved.map_or(*since, |at| at.max(*since));
         Some(match drain {
             Drain::Done => *since,
+            // Who copies may be slow about it, under load.
+            Drain::Held if self.io.by_others => last(self.io.progress) + BLOCKED,
             Drain::Held => *since + HELD,
             Drain::Blocked => last(self.io.progress) + BLOCKED,
             Drain::Slow => last(self.io.taken) + STALLED,
@@ -185,7 +187,10 @@ impl Process {
     /// How far a draining process's output has come.
     pub fn drain(&mut self, scratch: &mut [u8]) -> Drain {
         let long = match &self.phase {
-            Phase::Draining { since, .. } => since.elapsed() >= HELD,
+            Phase::Draining { .. } => {
+                let enough = self.settle_at(Drain::Held);
+                enough.is_none_or(|at| at <= Instant::now())
+            }
             _ => true,
         };
         self.io.drain(scratch, long)

@@ -93,8 +93,9 @@ impl Io {
     fn pull(&mut self, i: usize, scratch: &mut [u8], long: bool) {
         let output = &mut self.outputs[i];
         if output.goal.is_none() {
-            // A terminal does not say how much is on its way.
-            let there = output.source.as_ref().filter(|_| self.console.is_none());
+            // A terminal does not say how much is on its way, nor does who copies.
+            let says = self.console.is_none() && !self.by_others;
+            let there = output.source.as_ref().filter(|_| says);
             let there = there.map(|s| rustix::io::ioctl_fionread(s).unwrap_or(0));
             output.goal = Some(there.map_or(u64::MAX, |n| output.read + n));
         }

@@ -63,6 +63,8 @@ pub struct Io {
     pub early_size: Option<Size>,
     /// Output goes to attached clients only: before the first has come it waits.
     pub awaits_client: bool,
+    /// Output comes through another's hands (a foreign shim copies it): how much is on its way is known at its end only.
+    pub by_others: bool,
     /// When something last moved.
     pub progress: Option<Instant>,
     /// The first failure to write the log; the container does not suffer for it.

@@ -104,6 +104,7 @@ pub fn prepare(mut plan: Plan<'_>) -> Result<(Prepared, Stdio), PrepareError> {
     };
     let io = Io {
         awaits_client: plan.await_client && to_clients.contains(&true),
+        by_others: plan.fifos.is_some(),
         ..Io::default()
     };
     let mut prepared = Prepared {
