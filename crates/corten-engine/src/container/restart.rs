@@ -173,6 +173,14 @@ impl Engine {
             return Ok(());
         }
         let (exit, shim) = match (self.status(&container)?, self.supervisor(&container.id)?) {
+            // Made by a command that was killed before it could start it: nobody else has the lock. The supervisor drops it, and asks again.
+            (Status::Running { .. }, _) if self.waits_for_nobody(&container)? => {
+                return Err(Error::ContainerState {
+                    name: container.name.to_string(),
+                    action: "started again",
+                    source: Is("half made"),
+                });
+            }
             (Status::Running { .. }, _) => return Ok(()),
             (Status::Restarting(exit), Some(shim)) => (exit, shim),
             // Our own supervisor says otherwise: it is asked again, later, if it is still there.
