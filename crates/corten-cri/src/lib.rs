@@ -1,0 +1,8 @@
+//! Kubernetes' Container Runtime Interface on the engine: the door that kubelet knocks at.
+//!
+//! It translates and does not decide: pods, containers and images are the engine's ([`corten_engine`]). The messages
+//! ([`proto`]) never leave this crate.
+
+#![forbid(unsafe_code)]
+
+pub mod proto;
