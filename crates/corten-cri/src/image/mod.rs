@@ -122,9 +122,13 @@ impl Images {
     }
 }
 
+/// The name that is asked for, also for the records of the call.
 fn named(spec: Option<ImageSpec>) -> Result<String, Status> {
     match spec.map(|s| s.image).filter(|name| !name.is_empty()) {
-        Some(name) => Ok(name),
+        Some(name) => {
+            tracing::Span::current().record("image", &name);
+            Ok(name)
+        }
         None => Err(Status::invalid_argument("the request names no image")),
     }
 }

@@ -137,7 +137,8 @@ impl Call {
             "cri",
             method,
             pod = tracing::field::Empty,
-            container = tracing::field::Empty
+            container = tracing::field::Empty,
+            image = tracing::field::Empty
         );
         let subject = Subject::default();
         let allowed = text("grpc-timeout").and_then(timeout);
