@@ -17,19 +17,20 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::Error;
-use crate::OWN_SERVICE;
 use crate::listen;
 use crate::proto::corten::{
-    CheckRequest, ForwardRequest, InheritRequest, InheritResponse, ReopenLogRequest,
-    SetRestartRequest, WatchRequest,
+    CheckRequest, ForwardRequest, HoldPodRequest, InheritRequest, InheritResponse,
+    ReopenLogRequest, SetRestartRequest, WatchRequest,
 };
 pub use crate::proto::corten::{
-    CheckResponse, CreateOptions, ForeignShim, Health, LoopbackForward, Restart,
+    CheckResponse, CreateOptions, ForeignShim, Health, HoldPodResponse, LoopbackForward, Restart,
 };
+use crate::proto::sandbox::SandboxRequest;
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
 use crate::ttrpc::status::{Code, Status};
 use crate::ttrpc::{self};
+use crate::{OWN_SERVICE, SANDBOX_SERVICE};
 
 /// The socket's name in the bundle.
 pub const SOCKET: &str = "shim.sock";
@@ -291,6 +292,31 @@ impl Client {
         Ok(answer.path.into())
     }
 
+    /// Makes the namespaces of a pod, whose id this client has, by the `config.json` of the shim's bundle.
+    pub fn hold_pod(&mut self, shm_size: u64) -> Result<HoldPodResponse, Error> {
+        let message = HoldPodRequest {
+            id: self.id.clone(),
+            shm_size,
+        };
+        let stream = self.send_to(OWN_SERVICE, "HoldPod", &message)?;
+        let bytes = self.finish("HoldPod", stream)?;
+        HoldPodResponse::decode(bytes.as_slice()).map_err(|source| Error::Answer {
+            method: "HoldPod",
+            source,
+        })
+    }
+
+    /// Ends the pod that the shim holds: its containers, its namespaces, and the shim. Waits for its end if it is our child.
+    pub fn end_pod(mut self) -> Result<(), Error> {
+        let message = SandboxRequest {
+            sandbox_id: self.id.clone(),
+        };
+        let stream = self.send_to(SANDBOX_SERVICE, "ShutdownSandbox", &message)?;
+        self.finish("ShutdownSandbox", stream)?;
+        self.reap();
+        Ok(())
+    }
+
     /// While the container runs, `command` is run whenever nobody answers at `socket`. An empty socket ends that.
     pub fn watch(&mut self, socket: &Path, command: Vec<String>) -> Result<(), Error> {
         let message = WatchRequest {
@@ -506,19 +532,18 @@ impl Client {
             now: false,
         };
         self.call::<()>("Shutdown", &message)?;
-        let Some(child) = self
-            .child
-            .and_then(|pid| rustix::process::Pid::from_raw(pid as i32))
-        else {
-            return Ok(());
+        self.reap();
+        Ok(())
+    }
+
+    /// Waits for the shim's end, if it is our child: its answer may be followed by a second for events that are still on their way.
+    fn reap(&self) {
+        let child = (self.child).and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+        let Some(child) = child else {
+            return;
         };
-        // Its answer may be followed by a second for events that are still on their way.
-        loop {
-            match rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty()) {
-                Err(Errno::INTR) => {}
-                _ => return Ok(()),
-            }
-        }
+        let options = rustix::process::WaitOptions::empty();
+        while let Err(Errno::INTR) = rustix::process::waitpid(Some(child), options) {}
     }
 
     fn container(&self) -> task::ContainerRequest {
