@@ -148,6 +148,8 @@ pub struct CreateRequest {
     /// The root's mounts; empty: the folder that the spec names.
     pub rootfs: Vec<corten_runtime::rootfs::Mount>,
     pub stdio: Stdio,
+    /// The folder of a checkpoint that it goes on from; empty: it begins.
+    pub checkpoint: PathBuf,
     pub options: CreateOptions,
 }
 
@@ -254,7 +256,7 @@ impl Client {
             stdin: request.stdio.stdin,
             stdout: request.stdio.stdout,
             stderr: request.stdio.stderr,
-            checkpoint: String::new(),
+            checkpoint: request.checkpoint.display().to_string(),
             parent_checkpoint: String::new(),
             options: Some(Any {
                 type_url: "corten.shim.v1.CreateOptions".into(),
@@ -304,6 +306,15 @@ impl Client {
             method: "HoldPod",
             source,
         })
+    }
+
+    /// Whether the shim holds this pod.
+    pub fn ping_pod(&mut self) -> Result<(), Error> {
+        let message = SandboxRequest {
+            sandbox_id: self.id.clone(),
+        };
+        let stream = self.send_to(SANDBOX_SERVICE, "PingSandbox", &message)?;
+        self.finish("PingSandbox", stream).map(drop)
     }
 
     /// Ends the pod that the shim holds: its containers, its namespaces, and the shim. Waits for its end if it is our child.
@@ -509,6 +520,16 @@ impl Client {
             annotations: BTreeMap::new(),
         };
         self.call::<()>("Update", &message)
+    }
+
+    /// Writes the container's processes into files of a folder, and lets them run on.
+    pub fn checkpoint(&mut self, images: &Path) -> Result<(), Error> {
+        let message = task::CheckpointTaskRequest {
+            id: self.id.clone(),
+            path: images.display().to_string(),
+            options: None,
+        };
+        self.call::<()>("Checkpoint", &message)
     }
 
     pub fn pause(&mut self) -> Result<(), Error> {

@@ -48,7 +48,7 @@ pub use record::Container;
 pub(crate) use remove::volumes_of;
 pub(crate) use seccomp::version;
 pub use start::Prepared;
-pub(crate) use start::{executable, global_flags, hostname};
+pub(crate) use start::{executable, global_flags, hostname, text};
 pub use status::Status;
 pub(crate) use stop::wait_for;
 pub use stop::{RunEnd, signal};
