@@ -5,4 +5,8 @@
 
 #![forbid(unsafe_code)]
 
+mod blocking;
+pub mod image;
 pub mod proto;
+pub mod server;
+mod status;

@@ -226,6 +226,22 @@ impl Error {
         }
     }
 
+    /// Whether it is a full disk that is behind it.
+    pub fn is_no_space(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(e) = next {
+            let store = e.downcast_ref::<corten_store::Error>();
+            let io = e.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(store, Some(corten_store::Error::NoSpace { .. }))
+                || io == Some(io::ErrorKind::StorageFull)
+            {
+                return true;
+            }
+            next = e.source();
+        }
+        false
+    }
+
     /// Wraps a failed file operation.
     pub fn io(doing: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
