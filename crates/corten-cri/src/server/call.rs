@@ -132,7 +132,8 @@ impl Call {
     pub fn begin<B>(request: &Request<B>, observer: Arc<dyn Observer>) -> Self {
         let (service, method) = named::known(request.uri().path());
         let text = |name: &str| request.headers().get(name).and_then(|v| v.to_str().ok());
-        let span = tracing::info_span!(
+        // At the highest level, so that it is there for records of every level.
+        let span = tracing::error_span!(
             "cri",
             method,
             pod = tracing::field::Empty,
