@@ -161,7 +161,8 @@ pub fn anonymous_volume() -> Result<String, Error> {
     random_id().map(|id| id.to_string())
 }
 
-pub(crate) fn random_id() -> Result<ContainerId, Error> {
+/// 64 hexadecimal digits.
+pub fn random_id() -> Result<ContainerId, Error> {
     let mut random = [0u8; 32];
     getrandom(&mut random, GetRandomFlags::empty())
         .map_err(|e| Error::io("read", "/dev/urandom")(e.into()))?;

@@ -29,8 +29,6 @@ use crate::{Engine, clock, rootfs};
 pub struct ContainerAsk<'a> {
     /// No other container of a pod has it.
     pub name: String,
-    /// The orchestrator's words, to be kept.
-    pub document: String,
     pub image: &'a ImageRecord,
 }
 
@@ -83,7 +81,7 @@ impl Engine {
             created_at: clock::nanoseconds(),
             record: ContainerRecord {
                 version: VERSION,
-                document: ask.document.clone(),
+                document: String::new(),
                 image: image.reference.clone(),
                 image_config: image.config.clone(),
                 manifest: image.manifest.clone(),
@@ -189,8 +187,13 @@ impl Draft<'_> {
         inside(&folder, sub_path)
     }
 
-    /// Decides it. From here on the container can be started.
-    pub fn finish(mut self, spec: &Value, settings: Settings) -> Result<PodContainer, Error> {
+    /// Decides it, with the orchestrator's words to be kept. From here on the container can be started.
+    pub fn finish(
+        mut self,
+        spec: &Value,
+        settings: Settings,
+        document: String,
+    ) -> Result<PodContainer, Error> {
         if let Some(cwd) = spec["process"]["cwd"].as_str()
             && self.pod.record.maps.is_none()
         {
@@ -205,6 +208,7 @@ impl Draft<'_> {
         let path = folder.join("config.json");
         fs::write(&path, spec.to_string()).map_err(Error::io("write", &path))?;
         self.container.record.settings = settings;
+        self.container.record.document = document;
         self.container.record.whole = true;
         self.engine.save_pod_container(&self.container)?;
         self.kept = true;

@@ -8,12 +8,15 @@ use corten_spec::Kind;
 use corten_store::Snapshotter as _;
 
 use super::{Pod, PodContainer};
+use crate::container::inspect::rfc3339;
 use crate::container::record::ExitRecord;
 use crate::container::wait_for;
 use crate::error::Error;
 use crate::{Engine, remove_tree};
 
 const SIGKILL: u32 = 9;
+/// As containerd has it: ended, and nobody knows how.
+const UNKNOWN: u32 = 255;
 /// SIGKILL cannot be refused; a process that is still there after this hangs in the kernel.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -29,6 +32,24 @@ impl Engine {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(Error::io("read", path)(e)),
         }
+    }
+
+    /// Puts on record that a container has ended of which nobody knows how: its supervisor is gone. One whose end is known is
+    /// left alone.
+    pub fn note_lost(&self, container: &PodContainer) -> Result<(), Error> {
+        if container.record.started.is_none() || self.pod_exit(container)?.is_some() {
+            return Ok(());
+        }
+        let path = self.paths.pod_exit(&container.id);
+        let record = serde_json::json!({
+            "pid": 0,
+            "exit_status": UNKNOWN,
+            "exited_at": rfc3339(crate::clock::nanoseconds()),
+            "oom_killed": false,
+        });
+        let new = path.with_extension("new");
+        fs::write(&new, record.to_string()).map_err(Error::io("write", &new))?;
+        fs::rename(&new, &path).map_err(Error::io("rename", &new))
     }
 
     /// Asks a container to end by its stop signal, and makes it after `patience`. One that does not run is stopped already.

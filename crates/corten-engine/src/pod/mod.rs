@@ -28,10 +28,12 @@ use corten_spec::ContainerId;
 use corten_spec::Kind;
 use corten_store::PodRow;
 
+pub use crate::container::random_id as new_id;
 pub use cni::{Cni, NetworkAsk};
 pub use draft::{ContainerAsk, Draft, Settings};
 pub use files::Dns;
 pub use record::{ContainerRecord, Record, Run, Started};
+pub use recover::Recovered;
 pub use run::PodAsk;
 
 use crate::Engine;
@@ -84,11 +86,13 @@ impl Engine {
         }
     }
 
-    fn save_pod(&self, pod: &Pod) -> Result<(), Error> {
+    /// Writes a pod's record back.
+    pub fn save_pod(&self, pod: &Pod) -> Result<(), Error> {
         Ok(self.store.pods().update(&pod.row()?)?)
     }
 
-    fn save_pod_container(&self, container: &PodContainer) -> Result<(), Error> {
+    /// Writes a container's record back.
+    pub fn save_pod_container(&self, container: &PodContainer) -> Result<(), Error> {
         Ok(self.store.pods().update(&container.row()?)?)
     }
 }

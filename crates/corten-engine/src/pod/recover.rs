@@ -79,8 +79,10 @@ impl Engine {
             }
         }
         for name in names(&self.paths.pod_exits())? {
+            // One that is being written at this moment counts as what it becomes.
+            let path = self.paths.pod_exits().join(&name);
+            let name = name.split('.').next().unwrap_or_default().to_owned();
             if !found.containers.iter().any(|c| c.id.as_str() == name) && self.no_pod(&name)? {
-                let path = self.paths.pod_exits().join(&name);
                 fs::remove_file(&path).map_err(Error::io("remove", &path))?;
             }
         }

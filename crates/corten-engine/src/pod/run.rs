@@ -5,18 +5,20 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use corten_shim::client::{self, SpawnRequest};
+use corten_spec::ContainerId;
 use serde_json::Value;
 
 use super::cni::kept;
 use super::record::{Maps, Record, Run, VERSION};
 use super::{Cni, Dns, NetworkAsk, Pod, files};
-use crate::container::random_id;
 use crate::error::Error;
 use crate::{Engine, clock, make_private};
 
 /// What is asked of a pod.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct PodAsk {
+    /// A [new one](super::new_id).
+    pub id: ContainerId,
     /// No other pod has it.
     pub name: String,
     /// The orchestrator's words, to be kept.
@@ -44,7 +46,7 @@ impl Engine {
             None => None,
         };
         let mut pod = Pod {
-            id: random_id()?,
+            id: ask.id.clone(),
             name: ask.name.clone(),
             created_at: clock::nanoseconds(),
             record: Record {

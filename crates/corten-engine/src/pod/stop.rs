@@ -24,6 +24,7 @@ impl Engine {
             if container.record.started.is_some() {
                 self.stop_pod_container(container, Duration::ZERO)?;
                 self.settle_pod_container(pod, container)?;
+                self.note_lost(container)?;
             }
         }
         self.release_pod(pod, cni)?;
