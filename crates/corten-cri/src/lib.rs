@@ -5,4 +5,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cdi;
 pub mod proto;
+pub mod spec;
