@@ -12,7 +12,7 @@
 //! owner with a name. The state itself is nowhere written down: it is read off the supervisor, and
 //! off the exit record that it leaves ([`status`]).
 
-mod capability;
+pub mod capability;
 mod condition;
 mod create;
 mod exec;
@@ -24,13 +24,13 @@ pub mod options;
 pub mod record;
 mod remove;
 pub mod restart;
-mod seccomp;
+pub mod seccomp;
 mod setup;
 mod spec;
 mod start;
 mod status;
 mod stop;
-mod user;
+pub mod user;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
