@@ -9,6 +9,7 @@ mod blocking;
 pub mod cdi;
 pub mod image;
 pub mod proto;
+pub mod runtime;
 pub mod server;
 pub mod spec;
 mod status;

@@ -159,10 +159,10 @@ pub fn corten(rig: &Rig) -> Result<Subject> {
     let cni = network(rig, "corten", "10.201.0.0/16")?;
     let socket = rig.path("run/corten.sock");
     let text = format!(
-        "[cri]\nsocket = \"{socket}\"\ncni-conf-dir = \"{}\"\n",
+        "socket = \"{socket}\"\n[cni]\nconf-dir = \"{}\"\n",
         cni.display()
     );
-    fs::write(etc.join("config.toml"), text).context("config.toml")?;
+    fs::write(etc.join("serve.toml"), text).context("serve.toml")?;
     let mut command = Command::new(&rig.corten);
     command.args([
         "--root",
