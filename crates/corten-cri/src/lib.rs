@@ -6,7 +6,10 @@
 #![forbid(unsafe_code)]
 
 mod blocking;
+pub mod cdi;
 pub mod image;
 pub mod proto;
+pub mod runtime;
 pub mod server;
+pub mod spec;
 mod status;

@@ -13,7 +13,11 @@ fn code(error: &Error) -> Code {
     if error.is_no_space() {
         return Code::ResourceExhausted;
     }
-    match error.kind() {
+    of_kinds(error.kind())
+}
+
+fn of_kinds(kind: Kind) -> Code {
+    match kind {
         Kind::NotFound => Code::NotFound,
         Kind::AlreadyExists => Code::AlreadyExists,
         Kind::Invalid => Code::InvalidArgument,
@@ -23,6 +27,11 @@ fn code(error: &Error) -> Code {
         Kind::Denied => Code::PermissionDenied,
         Kind::Internal => Code::Internal,
     }
+}
+
+/// The same of an error of ours.
+pub(crate) fn of_kind(kind: Kind, message: String) -> Status {
+    Status::new(of_kinds(kind), message)
 }
 
 /// An error and its causes on one line, without what a cause repeats.

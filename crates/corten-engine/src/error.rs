@@ -64,6 +64,15 @@ pub enum Error {
     },
     #[error("processes of container {name} do not end, even by SIGKILL")]
     Stuck { name: String },
+    #[error("no {what} {id:?}")]
+    PodMissing { what: &'static str, id: String },
+    #[error("{what} {id} cannot be {action}")]
+    PodState {
+        what: &'static str,
+        id: String,
+        action: &'static str,
+        source: Is,
+    },
     #[error("no volume named {name:?}")]
     VolumeMissing { name: String },
     #[error("{name:?} is no capability of Linux")]
@@ -167,10 +176,12 @@ impl Error {
             Self::ImageMissing { .. }
             | Self::ContainerMissing { .. }
             | Self::VolumeMissing { .. }
+            | Self::PodMissing { .. }
             | Self::PathMissing { .. } => Kind::NotFound,
-            Self::ImageInUse { .. } | Self::ImageNames { .. } | Self::ContainerState { .. } => {
-                Kind::Conflict
-            }
+            Self::ImageInUse { .. }
+            | Self::ImageNames { .. }
+            | Self::ContainerState { .. }
+            | Self::PodState { .. } => Kind::Conflict,
             Self::NoCommand { .. }
             | Self::NoHealthCheck { .. }
             | Self::ImageDocument { .. }

@@ -83,6 +83,9 @@ fn failed(error: Error) -> Failure {
                 .into()
         }
         Error::Metrics { .. } => "name another with --metrics-address".into(),
+        Error::Runtime(_) => {
+            "'corten system check --repair' looks for what is left and mends it".into()
+        }
         Error::Io { .. } => "try again; 'corten system info' tells what this host is".into(),
     };
     Failure::hinted(error, hint)

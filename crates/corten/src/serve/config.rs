@@ -27,6 +27,7 @@ pub struct Config {
     pub metrics: Option<Address>,
     /// Where spans of calls go; nowhere without one.
     pub otlp_endpoint: Option<String>,
+    pub pods: corten_cri::runtime::Settings,
 }
 
 /// Where an HTTP server listens.
@@ -82,6 +83,12 @@ struct File {
     images: FileImages,
     metrics: FileMetrics,
     tracing: FileTracing,
+    cgroup_driver: super::pods::Driver,
+    cni: super::pods::FileCni,
+    /// Of pods that name no RuntimeClass.
+    default_runtime: super::pods::FileHandler,
+    /// By the handler's name of a RuntimeClass.
+    runtimes: std::collections::BTreeMap<String, super::pods::FileHandler>,
 }
 
 #[derive(Default, Deserialize)]
@@ -160,6 +167,13 @@ impl File {
             },
             metrics: metrics.transpose()?,
             otlp_endpoint: self.tracing.otlp_endpoint,
+            pods: super::pods::File {
+                cni: self.cni,
+                driver: self.cgroup_driver,
+                default: self.default_runtime,
+                handlers: self.runtimes,
+            }
+            .settings(),
         })
     }
 }

@@ -5,11 +5,11 @@
 //! ```
 //! It owns nothing that is not on disk or in a supervisor: pods run on without it, and the next one finds them.
 
-mod bare;
 pub mod config;
 mod lock;
 mod metrics;
 mod notify;
+mod pods;
 mod scrape;
 mod socket;
 pub mod spans;
@@ -22,11 +22,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corten_cri::image::Images;
+use corten_cri::runtime::{self, Runtime};
 use corten_cri::server::{Ended, Observer, Server};
+use corten_cri::spec::Host;
 use corten_engine::Engine;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use bare::Bare;
 use config::Config;
 pub use config::ConfigError;
 pub use lock::LockError;
@@ -65,6 +66,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
     #[error("cannot {doing}")]
     Io {
         doing: &'static str,
@@ -123,7 +126,8 @@ async fn serve(
         None => (None, None, None),
     };
     let images = Arc::new(Images::new(engine.clone(), config.images));
-    let runtime = Arc::new(Bare);
+    let host = Host::probe().map_err(Error::io("look at this host"))?;
+    let runtime = Arc::new(Runtime::start(engine.clone(), config.pods, host)?);
     let observer = Arc::new(Watchers {
         calls: calls.clone(),
         spans,
