@@ -51,7 +51,8 @@ pub fn run(global: &Global, args: Args) -> Result<(), Failure> {
     serve::run(engine, config).map_err(failed)
 }
 
-fn failed(error: Error) -> Failure {
+/// What to do about it.
+pub(super) fn failed(error: Error) -> Failure {
     let hint = match &error {
         Error::Config(ConfigError::Read { path, .. }) => {
             format!("check that {} is right", path.display())

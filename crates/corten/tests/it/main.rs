@@ -12,6 +12,7 @@
 //! | `callers` | our CNI plugins under podman and containerd, beside the reference plugins |
 //! | `crash`, `crash_networks` | `kill -9` at random moments, then repair |
 //! | `serve`, `serve_images` | the daemon: its socket, settings, metrics, spans; images as kubelet handles them (`daemon`: the client) |
+//! | `install` | links, units and kubelet's settings, and the files of others |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
 //! | `mounts` | layers and images mounted on the host, and what stays of them |
@@ -37,6 +38,7 @@ mod flags;
 mod health;
 mod hostile;
 mod images;
+mod install;
 mod interactive;
 mod lifecycle;
 mod limits;
