@@ -6,5 +6,8 @@
 #![forbid(unsafe_code)]
 
 pub mod cdi;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod proto;
 pub mod spec;
