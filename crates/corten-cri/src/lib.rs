@@ -8,6 +8,9 @@
 mod blocking;
 pub mod cdi;
 pub mod image;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod proto;
 pub mod runtime;
 pub mod server;
