@@ -7,10 +7,10 @@
 
 mod blocking;
 pub mod cdi;
-pub mod image;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
+pub mod image;
 pub mod proto;
 pub mod runtime;
 pub mod server;

@@ -27,6 +27,7 @@ use corten_cri::server::{Ended, Observer, Server};
 use corten_cri::spec::Host;
 use corten_engine::Engine;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 
 use config::Config;
 pub use config::ConfigError;
@@ -46,8 +47,8 @@ const BLOCKING: usize = 128;
 const KEEP: Duration = Duration::from_secs(5);
 /// Heaps for all threads; more would each keep what its busiest moment took.
 const HEAPS: u16 = 2;
-/// From readiness to the moment when what only the start needed is given back.
-const SETTLED: Duration = Duration::from_secs(1);
+/// From the last call, or from readiness, to the moment when what only work needs is given back.
+const CALM: Duration = Duration::from_secs(2);
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +121,7 @@ async fn serve(
         .try_clone()
         .map_err(Error::io("share the socket"))?;
     let listener = nonblocking(listener)?;
-    let calls = Arc::new(Calls::new());
+    let (calls, calm) = (Arc::new(Calls::new()), Arc::new(Notify::new()));
     let (spans, exported, exporting) = match endpoint.map(Spans::new) {
         Some((spans, exported, work)) => (Some(spans), Some(exported), Some(tokio::spawn(work))),
         None => (None, None, None),
@@ -131,6 +132,7 @@ async fn serve(
     let observer = Arc::new(Watchers {
         calls: calls.clone(),
         spans,
+        calm: calm.clone(),
     });
     let scrape = Arc::new(Scrape {
         calls,
@@ -147,7 +149,7 @@ async fn serve(
     };
     let server = Server::new(images, runtime, observer, config.grace);
     announce(&config.socket, listening.is_given());
-    tokio::spawn(settle());
+    tokio::spawn(rest(calm));
     server.run(listener, signals.stop()).await;
     tracing::info!("stopped; pods run on");
     if let Some(web) = web {
@@ -164,6 +166,7 @@ async fn serve(
 struct Watchers {
     calls: Arc<Calls>,
     spans: Option<Spans>,
+    calm: Arc<Notify>,
 }
 
 impl Observer for Watchers {
@@ -176,6 +179,7 @@ impl Observer for Watchers {
         if let Some(spans) = &self.spans {
             spans.ended(call);
         }
+        self.calm.notify_one();
     }
 }
 
@@ -187,9 +191,13 @@ fn announce(socket: &Path, given: bool) {
     }
 }
 
-async fn settle() {
-    tokio::time::sleep(SETTLED).await;
-    corten_sys::memory::trim();
+/// Gives memory back whenever there was work and none comes for a while. In between it sleeps until there is work again.
+async fn rest(work: Arc<Notify>) {
+    loop {
+        while tokio::time::timeout(CALM, work.notified()).await.is_ok() {}
+        corten_sys::memory::trim();
+        work.notified().await;
+    }
 }
 
 /// The signals that mean something here.
