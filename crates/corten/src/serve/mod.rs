@@ -16,7 +16,6 @@ pub mod spans;
 mod web;
 
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,8 +39,8 @@ use spans::{Endpoint, Spans};
 
 /// Threads that serve. The work behind a call is done on others, which come and go.
 const WORKERS: usize = 2;
-/// At once; the rest of the work waits for one.
-const BLOCKING: usize = 128;
+/// At once; the rest of the work waits for one. Many calls do nothing but wait: for a container's end, for a registry.
+const BLOCKING: usize = 512;
 /// How long such a thread waits for more.
 const KEEP: Duration = Duration::from_secs(5);
 /// Heaps for all threads; more would each keep what its busiest moment took.
@@ -103,8 +102,7 @@ pub fn run(engine: Engine, config: Config) -> Result<(), Error> {
     let served = threads.block_on(serve(Arc::new(engine), config, endpoint, &listening));
     // What still works for a caller who is gone has its leases on disk.
     threads.shutdown_timeout(Duration::from_secs(2));
-    let removed = Listening::remove(&listening).map_err(Error::io("remove the socket"));
-    served.and(removed)
+    served
 }
 
 async fn serve(
@@ -116,10 +114,8 @@ async fn serve(
     // First: a signal from here on is a graceful end.
     let mut signals = Signals::take()?;
     let listener = listening
-        .listener
-        .try_clone()
-        .map_err(Error::io("share the socket"))?;
-    let listener = nonblocking(listener)?;
+        .accepting()
+        .map_err(Error::io("serve the socket"))?;
     let calls = Arc::new(Calls::new());
     let (spans, exported, exporting) = match endpoint.map(Spans::new) {
         Some((spans, exported, work)) => (Some(spans), Some(exported), Some(tokio::spawn(work))),
@@ -226,13 +222,6 @@ impl Signals {
             tracing::warn!(%error, "cannot tell systemd that we stop");
         }
     }
-}
-
-/// For the runtime's reactor.
-fn nonblocking(listener: UnixListener) -> Result<tokio::net::UnixListener, Error> {
-    let ready = listener.set_nonblocking(true);
-    let ready = ready.and_then(|()| tokio::net::UnixListener::from_std(listener));
-    ready.map_err(Error::io("serve the socket"))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
