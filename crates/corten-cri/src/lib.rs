@@ -7,6 +7,9 @@
 
 mod blocking;
 pub mod cdi;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod image;
 pub mod proto;
 pub mod runtime;

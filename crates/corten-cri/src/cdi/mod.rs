@@ -10,8 +10,7 @@
 mod document;
 mod error;
 #[cfg(any(test, fuzzing))]
-#[doc(hidden)]
-pub mod fuzz;
+pub(crate) mod fuzz;
 mod name;
 mod registry;
 mod yaml;

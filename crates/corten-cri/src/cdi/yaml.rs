@@ -224,7 +224,7 @@ mod tests {
             ("a: 1\nb: !!str 1\n", 2, "tag"),
             ("a: 1\na: 2\n", 2, "twice"),
             ("? [1]\n: 2\n", 1, "key"),
-            ("a: 1\n---\nb: 1\n", 3, "second"),
+            ("a: 1\n---\nb: 1\n", 2, "second"),
             ("", 1, "no document"),
             ("a: [1\n", 2, ""),
             (&"[".repeat(100), 1, "deep"),

@@ -250,11 +250,10 @@ fn process_section(
     if let Some(label) = &labels.process {
         process["selinuxLabel"] = json!(label);
     }
+    // Said or not: nobody is to inherit the daemon's.
     let resources = container.linux.as_ref().and_then(|l| l.resources.as_ref());
-    if let Some(resources) = resources {
-        let score = resources::oom_score(resources.oom_score_adj, facts.host, warnings)?;
-        process["oomScoreAdj"] = json!(score);
-    }
+    let asked = resources.map_or(0, |r| r.oom_score_adj);
+    process["oomScoreAdj"] = json!(resources::oom_score(asked, facts.host, warnings)?);
     Ok(process)
 }
 

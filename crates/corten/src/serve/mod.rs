@@ -26,6 +26,8 @@ use corten_cri::server::{Ended, Observer, Server};
 use corten_cri::spec::Host;
 use corten_engine::Engine;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use config::Config;
 pub use config::ConfigError;
@@ -45,8 +47,10 @@ const BLOCKING: usize = 512;
 const KEEP: Duration = Duration::from_secs(5);
 /// Heaps for all threads; more would each keep what its busiest moment took.
 const HEAPS: u16 = 2;
-/// From readiness to the moment when what only the start needed is given back.
-const SETTLED: Duration = Duration::from_secs(1);
+/// From the last call, or from readiness, to the moment when what only work needs is given back.
+const CALM: Duration = Duration::from_secs(2);
+/// The longest that such a moment is waited for.
+const BUSY: Duration = Duration::from_secs(60);
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +120,7 @@ async fn serve(
     let listener = listening
         .accepting()
         .map_err(Error::io("serve the socket"))?;
-    let calls = Arc::new(Calls::new());
+    let (calls, calm) = (Arc::new(Calls::new()), Arc::new(Notify::new()));
     let (spans, exported, exporting) = match endpoint.map(Spans::new) {
         Some((spans, exported, work)) => (Some(spans), Some(exported), Some(tokio::spawn(work))),
         None => (None, None, None),
@@ -127,6 +131,7 @@ async fn serve(
     let observer = Arc::new(Watchers {
         calls: calls.clone(),
         spans,
+        calm: calm.clone(),
     });
     let scrape = Arc::new(Scrape {
         calls,
@@ -143,7 +148,7 @@ async fn serve(
     };
     let server = Server::new(images, runtime, observer, config.grace);
     announce(&config.socket, listening.is_given());
-    tokio::spawn(settle());
+    tokio::spawn(rest(calm));
     server.run(listener, signals.stop()).await;
     tracing::info!("stopped; pods run on");
     if let Some(web) = web {
@@ -160,6 +165,7 @@ async fn serve(
 struct Watchers {
     calls: Arc<Calls>,
     spans: Option<Spans>,
+    calm: Arc<Notify>,
 }
 
 impl Observer for Watchers {
@@ -172,6 +178,7 @@ impl Observer for Watchers {
         if let Some(spans) = &self.spans {
             spans.ended(call);
         }
+        self.calm.notify_one();
     }
 }
 
@@ -183,9 +190,21 @@ fn announce(socket: &Path, given: bool) {
     }
 }
 
-async fn settle() {
-    tokio::time::sleep(SETTLED).await;
-    corten_sys::memory::trim();
+/// Gives memory back whenever there was work and none comes for a while, and now and then where it never ends: kubelet asks
+/// for something every second. Where nobody asks, it sleeps.
+async fn rest(work: Arc<Notify>) {
+    loop {
+        let latest = Instant::now() + BUSY;
+        loop {
+            let calm = (Instant::now() + CALM).min(latest);
+            let more = tokio::time::timeout_at(calm, work.notified()).await;
+            if more.is_err() || Instant::now() >= latest {
+                break;
+            }
+        }
+        corten_sys::memory::trim();
+        work.notified().await;
+    }
 }
 
 /// The signals that mean something here.
