@@ -35,14 +35,12 @@ impl Users {
         }
     }
 
-    /// Forgets images that are gone.
-    pub fn keep(&self, engine: &Engine) -> Result<(), Error> {
-        if self.lock().is_empty() {
-            return Ok(());
+    /// Forgets images that are not among these, which are all.
+    pub fn keep(&self, all: &[Whole]) {
+        let mut known = self.lock();
+        if known.len() > all.len() {
+            known.retain(|id, _| all.iter().any(|w| w.id == *id));
         }
-        let here: Vec<Digest> = engine.images()?.into_iter().map(|i| i.config).collect();
-        self.lock().retain(|id, _| here.contains(id));
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Digest, String>> {

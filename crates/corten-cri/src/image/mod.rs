@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use corten_engine::Engine;
 use corten_spec::Reference;
+use tokio::sync::Semaphore;
 use tonic::codegen::tokio_stream;
 use tonic::{Request, Response, Status};
 
@@ -32,6 +33,8 @@ use usage::Usages;
 
 /// Images in one piece of a streamed list.
 const CHUNK: usize = 100;
+/// Pulls at once: registries that hang must not hold every thread that may block. More wait, as long as their callers do.
+const PULLS: usize = 32;
 
 /// What an administrator sets about images.
 #[derive(Clone, Debug, Default)]
@@ -76,6 +79,8 @@ pub struct Images {
     engine: Arc<Engine>,
     settings: Arc<ImageSettings>,
     flights: Arc<Flights>,
+    /// For pulls at once.
+    slots: Arc<Semaphore>,
     pulled: Arc<Pulled>,
     users: Arc<Users>,
     usages: Arc<Usages>,
@@ -87,6 +92,7 @@ impl Images {
             engine,
             settings: Arc::new(settings),
             flights: Arc::default(),
+            slots: Arc::new(Semaphore::new(PULLS)),
             pulled: Arc::default(),
             users: Arc::default(),
             usages: Arc::default(),
@@ -109,14 +115,14 @@ impl Images {
         blocking::run(move || {
             let whole = match wanted {
                 Some(name) => engine.whole_image(&name)?.into_iter().collect(),
-                None => engine.whole_images()?,
+                None => {
+                    let all = engine.whole_images()?;
+                    users.keep(&all);
+                    all
+                }
             };
-            let images = whole
-                .iter()
-                .map(|w| convert::image(&engine, &settings, &users, w));
-            let images = images.collect();
-            users.keep(&engine)?;
-            Ok(images)
+            let image = |w| convert::image(&engine, &settings, &users, w);
+            Ok(whole.iter().map(image).collect())
         })
         .await
     }

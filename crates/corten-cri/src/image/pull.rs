@@ -40,10 +40,20 @@ impl Images {
         let (engine, pulled) = (self.engine.clone(), self.pulled.clone());
         let limit = self.settings.pull_timeout;
         let span = tracing::Span::current();
+        let slots = self.slots.clone();
         let waiting = self.flights.pull(key, move |work| {
-            tokio::task::spawn_blocking(move || {
-                span.in_scope(|| carry_out(&engine, options, work, &pulled));
-            });
+            let turn = async move {
+                let turn = tokio::select! {
+                    // Never closed.
+                    turn = slots.acquire_owned() => turn,
+                    () = work.given_up() => return,
+                };
+                let work = move || span.in_scope(|| carry_out(&engine, options, work, &pulled));
+                // Whoever waits is told by what the work leaves behind, or that it left nothing.
+                let _done = tokio::task::spawn_blocking(work).await;
+                drop(turn);
+            };
+            tokio::spawn(turn);
         });
         match limit {
             None => waiting.await,

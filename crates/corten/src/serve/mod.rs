@@ -16,7 +16,6 @@ pub mod spans;
 mod web;
 
 use std::io;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +27,7 @@ use corten_cri::spec::Host;
 use corten_engine::Engine;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use config::Config;
 pub use config::ConfigError;
@@ -41,14 +41,16 @@ use spans::{Endpoint, Spans};
 
 /// Threads that serve. The work behind a call is done on others, which come and go.
 const WORKERS: usize = 2;
-/// At once; the rest of the work waits for one.
-const BLOCKING: usize = 128;
+/// At once; the rest of the work waits for one. Many calls do nothing but wait: for a container's end, for a registry.
+const BLOCKING: usize = 512;
 /// How long such a thread waits for more.
 const KEEP: Duration = Duration::from_secs(5);
 /// Heaps for all threads; more would each keep what its busiest moment took.
 const HEAPS: u16 = 2;
 /// From the last call, or from readiness, to the moment when what only work needs is given back.
 const CALM: Duration = Duration::from_secs(2);
+/// The longest that such a moment is waited for.
+const BUSY: Duration = Duration::from_secs(60);
 
 /// Why the daemon did not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -104,8 +106,7 @@ pub fn run(engine: Engine, config: Config) -> Result<(), Error> {
     let served = threads.block_on(serve(Arc::new(engine), config, endpoint, &listening));
     // What still works for a caller who is gone has its leases on disk.
     threads.shutdown_timeout(Duration::from_secs(2));
-    let removed = Listening::remove(&listening).map_err(Error::io("remove the socket"));
-    served.and(removed)
+    served
 }
 
 async fn serve(
@@ -117,10 +118,8 @@ async fn serve(
     // First: a signal from here on is a graceful end.
     let mut signals = Signals::take()?;
     let listener = listening
-        .listener
-        .try_clone()
-        .map_err(Error::io("share the socket"))?;
-    let listener = nonblocking(listener)?;
+        .accepting()
+        .map_err(Error::io("serve the socket"))?;
     let (calls, calm) = (Arc::new(Calls::new()), Arc::new(Notify::new()));
     let (spans, exported, exporting) = match endpoint.map(Spans::new) {
         Some((spans, exported, work)) => (Some(spans), Some(exported), Some(tokio::spawn(work))),
@@ -191,10 +190,18 @@ fn announce(socket: &Path, given: bool) {
     }
 }
 
-/// Gives memory back whenever there was work and none comes for a while. In between it sleeps until there is work again.
+/// Gives memory back whenever there was work and none comes for a while, and now and then where it never ends: kubelet asks
+/// for something every second. Where nobody asks, it sleeps.
 async fn rest(work: Arc<Notify>) {
     loop {
-        while tokio::time::timeout(CALM, work.notified()).await.is_ok() {}
+        let latest = Instant::now() + BUSY;
+        loop {
+            let calm = (Instant::now() + CALM).min(latest);
+            let more = tokio::time::timeout_at(calm, work.notified()).await;
+            if more.is_err() || Instant::now() >= latest {
+                break;
+            }
+        }
         corten_sys::memory::trim();
         work.notified().await;
     }
@@ -234,13 +241,6 @@ impl Signals {
             tracing::warn!(%error, "cannot tell systemd that we stop");
         }
     }
-}
-
-/// For the runtime's reactor.
-fn nonblocking(listener: UnixListener) -> Result<tokio::net::UnixListener, Error> {
-    let ready = listener.set_nonblocking(true);
-    let ready = ready.and_then(|()| tokio::net::UnixListener::from_std(listener));
-    ready.map_err(Error::io("serve the socket"))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

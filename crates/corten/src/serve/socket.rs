@@ -14,10 +14,10 @@ const FIRST_GIVEN: i32 = 3;
 /// Owner and group, who are root unless somebody says otherwise.
 const MASK: Mode = Mode::from_raw_mode(0o117);
 
-/// A socket that is listened on.
+/// A socket that is listened on. One that was made goes with it.
 #[derive(Debug)]
 pub struct Listening {
-    pub listener: UnixListener,
+    listener: UnixListener,
     /// Ours to remove at the end: path, device, inode.
     made: Option<(PathBuf, u64, u64)>,
 }
@@ -81,16 +81,25 @@ impl Listening {
         })
     }
 
+    /// For the reactor of the runtime around.
+    pub fn accepting(&self) -> io::Result<tokio::net::UnixListener> {
+        let listener = self.listener.try_clone()?;
+        listener.set_nonblocking(true)?;
+        tokio::net::UnixListener::from_std(listener)
+    }
+}
+
+impl Drop for Listening {
     /// Takes the name away, if it is still ours.
-    pub fn remove(made: &Self) -> io::Result<()> {
-        let Some((path, device, inode)) = &made.made else {
-            return Ok(());
+    fn drop(&mut self) {
+        let Some((path, device, inode)) = &self.made else {
+            return;
         };
-        match fs::symlink_metadata(path) {
-            Ok(stat) if (stat.dev(), stat.ino()) == (*device, *inode) => fs::remove_file(path),
-            Ok(_) => Ok(()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e),
+        let ours = |stat: &fs::Metadata| (stat.dev(), stat.ino()) == (*device, *inode);
+        if fs::symlink_metadata(path).is_ok_and(|stat| ours(&stat))
+            && let Err(error) = fs::remove_file(path)
+        {
+            tracing::warn!(%error, socket = %path.display(), "cannot remove the socket");
         }
     }
 }
@@ -160,25 +169,25 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("corten-socket-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let path = folder.join("s");
-        let first = Listening::bind(&path).unwrap();
+        drop(UnixListener::bind(&path).unwrap());
+        let made = Listening::bind(&path).unwrap();
         assert!(matches!(
             Listening::bind(&path),
             Err(SocketError::Taken { .. })
         ));
-        drop(first.listener);
-        let second = Listening::bind(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
-        Listening::remove(&second).unwrap();
+        drop(made);
         assert!(!path.exists());
+        let made = Listening::bind(&path).unwrap();
+        fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
         assert!(matches!(
             Listening::bind(&path),
             Err(SocketError::NoSocket { .. })
         ));
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         // Another's name by now.
-        Listening::remove(&second).unwrap();
-        assert!(path.exists());
+        drop(made);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
         fs::remove_dir_all(&folder).unwrap();
     }
 

@@ -36,7 +36,11 @@ const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4
 /// A listener of either kind.
 pub enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener),
+    Unix {
+        accepting: UnixListener,
+        /// Takes the name away.
+        _made: Listening,
+    },
 }
 
 impl Listener {
@@ -57,7 +61,15 @@ impl Listener {
             }
             Address::Unix(path) => {
                 let listening = Listening::bind(path)?;
-                super::nonblocking(listening.listener).map(Self::Unix)
+                let accepting = listening.accepting();
+                let accepting = accepting.map_err(|source| super::Error::Metrics {
+                    address: address.to_string(),
+                    source,
+                })?;
+                Ok(Self::Unix {
+                    accepting,
+                    _made: listening,
+                })
             }
         }
     }
@@ -74,7 +86,7 @@ pub async fn serve<R: RuntimeService>(listener: Listener, scrape: Arc<Scrape<R>>
             Listener::Tcp(l) => l.accept().await.map(|(s, _)| {
                 spawn(s, scrape, slot);
             }),
-            Listener::Unix(l) => l.accept().await.map(|(s, _)| {
+            Listener::Unix { accepting, .. } => accepting.accept().await.map(|(s, _)| {
                 spawn(s, scrape, slot);
             }),
         };

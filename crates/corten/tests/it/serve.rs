@@ -361,6 +361,7 @@ fn metrics_and_health_over_http() -> Result<()> {
     );
     assert!(page.contains("corten_images 1\n"), "{page}");
     assert!(daemon.stop().success());
+    assert!(!socket.exists());
     sandbox.finish();
     Ok(())
 }
