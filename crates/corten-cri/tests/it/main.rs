@@ -1,0 +1,3 @@
+//! The interface from outside, over sockets. Runs on loopback and leaves nothing behind.
+
+mod stream;
