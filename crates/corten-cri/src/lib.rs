@@ -11,3 +11,4 @@ pub mod cdi;
 pub mod fuzz;
 pub mod proto;
 pub mod spec;
+pub mod stats;
