@@ -15,5 +15,6 @@ pub mod proto;
 pub mod runtime;
 pub mod server;
 pub mod spec;
+pub mod stats;
 mod status;
 pub mod stream;
