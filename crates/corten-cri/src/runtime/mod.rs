@@ -13,6 +13,7 @@ mod book;
 mod container;
 mod document;
 mod events;
+mod exec;
 mod filter;
 mod limits;
 mod plan;
@@ -31,6 +32,7 @@ use tokio::sync::broadcast;
 
 use crate::proto::ContainerEventResponse;
 use crate::spec::Host;
+use crate::stats::Rates;
 use book::{Book, ContainerEntry, Exit, PodEntry};
 use document::{ContainerDocument, PodDocument};
 
@@ -51,6 +53,7 @@ struct Shared {
     host: Host,
     book: Book,
     events: broadcast::Sender<ContainerEventResponse>,
+    rates: Rates,
 }
 
 /// Why the service cannot begin.
@@ -85,6 +88,7 @@ impl Runtime {
             host,
             book: Book::default(),
             events: broadcast::Sender::new(EVENTS),
+            rates: Rates::default(),
         });
         for pod in recovered.pods {
             shared.take_over_pod(pod);
