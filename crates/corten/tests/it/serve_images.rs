@@ -140,10 +140,16 @@ fn an_image_from_pull_to_removal_by_every_name() -> Result<()> {
             "{used:?}"
         );
         assert_eq!(used.container_filesystems.len(), 1);
+        let before = filesystem.used_bytes.expect("bytes").value;
 
         remove(&daemon, &elsewhere).await;
         assert_eq!(daemon.image(&name).await, None, "all names go with one");
         assert_eq!(daemon.ids().await, Vec::<String>::new());
+        // Measured again at once, since an image has gone.
+        let used = images.image_fs_info(ImageFsInfoRequest {}).await;
+        let used = used.expect("figures").into_inner().image_filesystems;
+        let after = used[0].used_bytes.expect("bytes").value;
+        assert!(after + 500_000 < before, "{after} of {before}");
         for gone in [name.as_str(), id.as_str(), "NOT A NAME"] {
             remove(&daemon, gone).await;
         }
