@@ -16,3 +16,4 @@ pub mod runtime;
 pub mod server;
 pub mod spec;
 mod status;
+pub mod stream;

@@ -1,6 +1,8 @@
-//! The server by itself, with doubles behind it and a client of HTTP/2 that sends what it likes.
+//! Both servers by themselves, with doubles behind them and clients that send what they like. On loopback, and nothing is left
+//! behind.
 
 #![forbid(unsafe_code)]
 
 mod double;
 mod server;
+mod stream;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use corten_spec::{ContainerId, Kind};
 use corten_sys::process::send_signal;
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
 
 use super::end::is_gone;
@@ -71,7 +72,10 @@ impl Engine {
             Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
             _ => {}
         }
-        remove_tree(&self.paths.pod_bundle(&pod.id))
+        let bundle = self.paths.pod_bundle(&pod.id);
+        // Of a supervisor that was killed, on kernels where the pod's shared memory has a place.
+        let _absent = rustix::mount::unmount(bundle.join("shm"), UnmountFlags::DETACH);
+        remove_tree(&bundle)
     }
 
     /// Makes sure that a pod's supervisor has ended, and reaps it if it is our child.

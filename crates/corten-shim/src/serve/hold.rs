@@ -16,9 +16,11 @@ use std::time::SystemTime;
 
 use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use corten_spec::{ContainerId, Kind};
-use corten_sys::mount;
+use corten_sys::mount::{self, Attributes, Change, Propagation};
 use corten_sys::namespace::{Namespaces, loopback_up, set_hostname, unshare};
 use prost::Message;
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 
 use super::Shim;
 use super::sandbox::{Sandbox, State, remove};
@@ -33,7 +35,38 @@ pub struct Pins {
     /// Of the process that holds it; 0: there is none.
     pid: u32,
     namespaces: Vec<(&'static str, OwnedFd)>,
-    shm: Option<OwnedFd>,
+    shm: Option<Shm>,
+}
+
+/// Memory that the pod's containers share.
+#[derive(Debug)]
+enum Shm {
+    /// Attached nowhere.
+    Loose(OwnedFd),
+    /// Before Linux 6.15, which cannot bind what is attached nowhere: in the bundle.
+    Attached(PathBuf),
+}
+
+impl Shm {
+    fn path(&self) -> String {
+        match self {
+            Self::Loose(fd) => path(fd),
+            Self::Attached(at) => at.display().to_string(),
+        }
+    }
+}
+
+impl Drop for Shm {
+    fn drop(&mut self) {
+        if let Self::Attached(at) = self {
+            // Containers keep what they have bound. If it fails, whoever clears the bundle comes by it.
+            let _gone = rustix::mount::unmount(&*at, UnmountFlags::DETACH);
+        }
+    }
+}
+
+fn path(fd: &OwnedFd) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd())
 }
 
 /// By the runtime specification's words, and their names in `/proc/PID/ns`.
@@ -72,7 +105,7 @@ impl Shim {
         })?;
         let shm = match request.shm_size {
             0 => None,
-            size => Some(shared_memory(size, pod::root_of(&spec))?),
+            size => Some(shared_memory(size, pod::root_of(&spec), &bundle)?),
         };
         self.sandbox = Some(Sandbox::new(id, bundle, spec));
         match self.hold(shm) {
@@ -85,7 +118,7 @@ impl Shim {
         }
     }
 
-    fn hold(&mut self, shm: Option<OwnedFd>) -> Result<HoldPodResponse, Status> {
+    fn hold(&mut self, shm: Option<Shm>) -> Result<HoldPodResponse, Status> {
         let Some(sandbox) = &mut self.sandbox else {
             return Err(Status::of(Kind::NotFound, "no sandbox"));
         };
@@ -143,14 +176,13 @@ impl Pins {
     }
 
     fn answer(&self) -> HoldPodResponse {
-        let path = |fd: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
         let namespaces = self.namespaces.iter();
         HoldPodResponse {
             pid: self.pid,
             namespaces: namespaces
                 .map(|(kind, fd)| (kind.to_string(), path(fd)))
                 .collect(),
-            shm: self.shm.as_ref().map(path).unwrap_or_default(),
+            shm: self.shm.as_ref().map(Shm::path).unwrap_or_default(),
         }
     }
 }
@@ -214,8 +246,11 @@ fn made(spec: &Spec) -> Result<Vec<(&'static str, OwnedFd)>, Status> {
     })
 }
 
-/// Attached nowhere: containers bind it, and with the last of them and us it ends.
-fn shared_memory(size: u64, owner: (u32, u32)) -> Result<OwnedFd, Status> {
+/// The name of [`Shm::Attached`] in the bundle.
+const SHM: &str = "shm";
+
+/// With the last container that has bound it, and us, it ends.
+fn shared_memory(size: u64, owner: (u32, u32), bundle: &Path) -> Result<Shm, Status> {
     let (size, uid, gid) = (size.to_string(), owner.0.to_string(), owner.1.to_string());
     let options = [
         ("mode", Some("1777")),
@@ -223,14 +258,25 @@ fn shared_memory(size: u64, owner: (u32, u32)) -> Result<OwnedFd, Status> {
         ("uid", Some(uid.as_str())),
         ("gid", Some(gid.as_str())),
     ];
-    let attributes =
-        mount::Attributes::NO_SUID | mount::Attributes::NO_DEV | mount::Attributes::NO_EXEC;
-    mount::new_filesystem("tmpfs", Some("shm"), &options, attributes).map_err(|e| {
-        Status::of(
-            Kind::Internal,
-            format!("cannot make the shared memory of the pod: {}", e.errno),
-        )
-    })
+    let attributes = Attributes::NO_SUID | Attributes::NO_DEV | Attributes::NO_EXEC;
+    let failed = |errno: Errno| {
+        let text = format!("cannot make the shared memory of the pod: {errno}");
+        Status::of(Kind::Internal, text)
+    };
+    let made = mount::new_filesystem("tmpfs", Some("shm"), &options, attributes);
+    let made = made.map_err(|e| failed(e.errno))?;
+    if mount::clone_tree(&made, c"", false, &Change::default()).is_ok() {
+        return Ok(Shm::Loose(made));
+    }
+    let at = bundle.join(SHM);
+    std::fs::create_dir_all(&at).map_err(|e| internal("make folder", &at, &e))?;
+    let change = Change {
+        propagation: Some(Propagation::Private),
+        ..Change::default()
+    };
+    mount::change(&made, &change).map_err(failed)?;
+    mount::attach(&made, rustix::fs::CWD, at.as_path()).map_err(failed)?;
+    Ok(Shm::Attached(at))
 }
 
 fn internal(step: &str, path: &Path, error: &std::io::Error) -> Status {

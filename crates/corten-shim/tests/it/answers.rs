@@ -18,6 +18,7 @@ use super::rig::{Rig, eventually, process};
 fn create(rig: &mut Rig, stdout: &str, options: CreateOptions) -> Result<u32, corten_shim::Error> {
     let bundle = rig.folder.path().into();
     rig.client().create(CreateRequest {
+        checkpoint: Default::default(),
         bundle,
         rootfs: Vec::new(),
         stdio: Stdio {
@@ -181,6 +182,7 @@ fn a_fifo_that_nobody_reads_in_the_place_of_a_file_is_refused_at_once() {
         let bundle = rig.folder.path().to_path_buf();
         std::thread::spawn(move || {
             let refused = client.as_mut().unwrap().create(CreateRequest {
+                checkpoint: Default::default(),
                 bundle,
                 rootfs: Vec::new(),
                 stdio: Stdio {
@@ -214,6 +216,7 @@ fn a_create_that_waits_for_its_logger_ends_with_the_shim() {
     );
     std::thread::spawn(move || {
         let refused = other.create(CreateRequest {
+            checkpoint: Default::default(),
             bundle,
             rootfs: Vec::new(),
             stdio: Stdio {

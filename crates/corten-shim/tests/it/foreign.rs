@@ -58,6 +58,7 @@ impl Rig {
             options: vec!["rbind".into(), "rw".into()],
         };
         let request = CreateRequest {
+            checkpoint: Default::default(),
             bundle: self.folder.path().into(),
             rootfs: vec![root],
             stdio: Stdio::attach(terminal),
@@ -458,6 +459,7 @@ fn a_foreign_containers_logger_that_does_not_end_holds_up_nobody() {
         options: vec!["rbind".into(), "rw".into()],
     };
     let request = CreateRequest {
+        checkpoint: Default::default(),
         bundle,
         rootfs: vec![root],
         stdio: stdio(),

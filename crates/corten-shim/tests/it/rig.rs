@@ -145,6 +145,7 @@ impl Rig {
         options: CreateOptions,
     ) -> Result<u32, corten_shim::Error> {
         let request = CreateRequest {
+            checkpoint: Default::default(),
             bundle: self.folder.path().into(),
             rootfs: Vec::new(),
             stdio: Stdio::attach(terminal),

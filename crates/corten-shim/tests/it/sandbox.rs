@@ -227,6 +227,7 @@ fn containers_read_the_pods_names() {
     let (mut raw, _) = ready(&rig);
     let output = rig.path("out");
     let request = CreateRequest {
+        checkpoint: Default::default(),
         bundle: rig.folder.path().into(),
         rootfs: Vec::new(),
         stdio: Stdio {
@@ -275,6 +276,7 @@ fn a_killed_pod(gone: bool) {
     spec["root"]["path"] = json!(rig.path("rootfs"));
     fs::write(bundle.join("config.json"), spec.to_string()).unwrap();
     let request = CreateRequest {
+        checkpoint: Default::default(),
         bundle: bundle.clone(),
         rootfs: Vec::new(),
         stdio: Stdio::default(),

@@ -38,6 +38,7 @@ impl Run {
     fn create(rig: &mut Rig, stdio: Stdio) -> Result<u32, corten_shim::Error> {
         let bundle = rig.folder.path().into();
         rig.client().create(CreateRequest {
+            checkpoint: Default::default(),
             bundle,
             rootfs: Vec::new(),
             stdio,
