@@ -1,8 +1,8 @@
-//! The fuzzer of the runtime's, the registry's, the store's, the engine's and the shim's parsers: one executable, whose target is named by `CORTEN_FUZZ`.
+//! The fuzzer of the runtime's, the registry's, the store's, the engine's, the shim's and the CRI's parsers: one executable, whose target is named by `CORTEN_FUZZ`.
 //!
 //! Started by `cargo xtask fuzz TARGET [SECONDS]`. The entrances themselves, and what they promise, are
 //! in `corten_runtime::fuzz`, `corten_registry::fuzz`, `corten_store::fuzz`, `corten_engine::fuzz`,
-//! `corten_net::fuzz` and `corten_shim::fuzz`.
+//! `corten_net::fuzz`, `corten_shim::fuzz` and `corten_cri::fuzz`.
 
 #![no_main]
 
@@ -20,7 +20,8 @@ fn chosen() -> fn(&[u8]) {
         .chain(corten_store::fuzz::TARGETS)
         .chain(corten_engine::fuzz::TARGETS)
         .chain(corten_net::fuzz::TARGETS)
-        .chain(corten_shim::fuzz::TARGETS);
+        .chain(corten_shim::fuzz::TARGETS)
+        .chain(corten_cri::fuzz::TARGETS);
     match all.find(|(known, _)| *known == name) {
         Some((_, target)) => target,
         None => panic!("CORTEN_FUZZ is {name:?}, which is none of the targets"),

@@ -50,8 +50,13 @@ const BANNED: &[(&str, &str)] = &[
 
 /// Two versions of one crate that nobody here can merge: who brings the old one.
 const TWICE: &[(&str, &str)] = &[
+    ("base64", "tonic holds 0.22"),
     ("getrandom", "ring holds 0.2"),
     ("hashbrown", "hashlink of rusqlite and indexmap differ"),
+    (
+        "prettyplease",
+        "prost-build and tonic-build differ, at build time only",
+    ),
     ("syn", "derive crates move to 3 one by one"),
 ];
 

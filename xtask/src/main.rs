@@ -81,6 +81,7 @@ fn dispatch(args: &[String]) -> Result<()> {
         "bench-lookup" => bench::network::look_up(rest),
         "bench-connect" => bench::network::connect(rest),
         "bench-images-inside" => bench::images_inside(rest),
+        "bench-cri-inside" => bench::cri_inside(rest),
         "bench-oci-inside" => bench::oci_inside(rest),
         "bench-oci-agent" => bench::oci_agent(rest),
         "" | "help" | "-h" | "--help" => {

@@ -104,6 +104,18 @@ impl Layout {
         }
     }
 
+    /// Can this host limit what `controller` is for?
+    pub fn controls(&self, controller: &str) -> bool {
+        let listed = |root: &Path| {
+            let list = std::fs::read_to_string(root.join("cgroup.controllers"));
+            let list = list.unwrap_or_default();
+            list.split_ascii_whitespace().any(|c| c == controller)
+        };
+        let mut v1 = self.hierarchies().iter();
+        v1.any(|h| h.controllers.iter().any(|c| c == controller))
+            || self.unified().is_some_and(listed)
+    }
+
     fn roots(&self) -> impl Iterator<Item = &Path> {
         let v1 = self.hierarchies().iter().map(|h| h.root.as_path());
         v1.chain(self.unified())

@@ -5,5 +5,15 @@
 
 #![forbid(unsafe_code)]
 
+mod blocking;
+pub mod cdi;
+#[cfg(any(test, fuzzing))]
+#[doc(hidden)]
+pub mod fuzz;
+pub mod image;
 pub mod proto;
+pub mod runtime;
+pub mod server;
+pub mod spec;
+mod status;
 pub mod stream;

@@ -64,6 +64,15 @@ pub enum Error {
     },
     #[error("processes of container {name} do not end, even by SIGKILL")]
     Stuck { name: String },
+    #[error("no {what} {id:?}")]
+    PodMissing { what: &'static str, id: String },
+    #[error("{what} {id} cannot be {action}")]
+    PodState {
+        what: &'static str,
+        id: String,
+        action: &'static str,
+        source: Is,
+    },
     #[error("no volume named {name:?}")]
     VolumeMissing { name: String },
     #[error("{name:?} is no capability of Linux")]
@@ -167,10 +176,12 @@ impl Error {
             Self::ImageMissing { .. }
             | Self::ContainerMissing { .. }
             | Self::VolumeMissing { .. }
+            | Self::PodMissing { .. }
             | Self::PathMissing { .. } => Kind::NotFound,
-            Self::ImageInUse { .. } | Self::ImageNames { .. } | Self::ContainerState { .. } => {
-                Kind::Conflict
-            }
+            Self::ImageInUse { .. }
+            | Self::ImageNames { .. }
+            | Self::ContainerState { .. }
+            | Self::PodState { .. } => Kind::Conflict,
             Self::NoCommand { .. }
             | Self::NoHealthCheck { .. }
             | Self::ImageDocument { .. }
@@ -213,6 +224,22 @@ impl Error {
             Self::Runtime(e) => e.kind(),
             Self::Cgroup(e) => e.kind(),
         }
+    }
+
+    /// Whether it is a full disk that is behind it.
+    pub fn is_no_space(&self) -> bool {
+        let mut next: Option<&(dyn std::error::Error + 'static)> = Some(self);
+        while let Some(e) = next {
+            let store = e.downcast_ref::<corten_store::Error>();
+            let io = e.downcast_ref::<io::Error>().map(io::Error::kind);
+            if matches!(store, Some(corten_store::Error::NoSpace { .. }))
+                || io == Some(io::ErrorKind::StorageFull)
+            {
+                return true;
+            }
+            next = e.source();
+        }
+        false
     }
 
     /// Wraps a failed file operation.

@@ -18,6 +18,7 @@ pub mod fuzz;
 pub mod image;
 pub mod network;
 pub mod paths;
+pub mod pod;
 pub mod recovery;
 mod rootfs;
 pub mod runtime;

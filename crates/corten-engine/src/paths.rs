@@ -123,6 +123,42 @@ impl Paths {
         self.run.join("cni")
     }
 
+    pub fn pods(&self) -> PathBuf {
+        self.root.join("pods")
+    }
+
+    /// What outlives a reboot of a pod: its files of /etc, its containers' specifications.
+    pub fn pod(&self, id: &ContainerId) -> PathBuf {
+        self.pods().join(id.as_str())
+    }
+
+    pub fn pod_container(&self, pod: &ContainerId, id: &ContainerId) -> PathBuf {
+        self.pod(pod).join("containers").join(id.as_str())
+    }
+
+    pub fn pod_bundles(&self) -> PathBuf {
+        self.run.join("pods")
+    }
+
+    /// The bundle of a pod's supervisor.
+    pub fn pod_bundle(&self, id: &ContainerId) -> PathBuf {
+        self.pod_bundles().join(id.as_str())
+    }
+
+    /// The bundle of one container in it: `config.json`, `attach.sock`.
+    pub fn pod_container_bundle(&self, pod: &ContainerId, id: &ContainerId) -> PathBuf {
+        self.pod_bundle(pod).join(id.as_str())
+    }
+
+    /// How containers of pods have ended: a file each, named by its id, which is there whole or not at all.
+    pub fn pod_exits(&self) -> PathBuf {
+        self.root.join("pod-exits")
+    }
+
+    pub fn pod_exit(&self, id: &ContainerId) -> PathBuf {
+        self.pod_exits().join(id.as_str())
+    }
+
     pub fn volumes(&self) -> PathBuf {
         self.root.join("volumes")
     }

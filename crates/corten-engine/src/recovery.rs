@@ -72,6 +72,10 @@ impl Engine {
     /// Whatever was found of the container `id` belongs to nobody if that has no row, or does not run and
     /// no process is at it. To be asked after the finding: the row is made before all else.
     pub(crate) fn claim(&self, id: &str) -> Result<Option<Claim>, Error> {
+        // Whoever serves pods puts them in order itself.
+        if self.is_of_pods(id)? {
+            return Ok(None);
+        }
         let container = match self.container(id) {
             Ok(c) if c.id.as_str() == id => c,
             Ok(_) | Err(Error::ContainerMissing { .. }) => return Ok(Some(Claim { _lock: None })),

@@ -215,7 +215,7 @@ pub(crate) fn kernel_version() -> (u32, u32) {
 }
 
 /// Does the kernel count swap per cgroup? (v1 needs `swapaccount=1` at boot.)
-pub(crate) fn swap_accounting() -> bool {
+pub fn swap_accounting() -> bool {
     let v1 = Path::new("/sys/fs/cgroup/memory");
     match v1.exists() {
         true => v1.join("memory.memsw.limit_in_bytes").exists(),

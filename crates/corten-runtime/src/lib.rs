@@ -53,5 +53,15 @@ pub fn features() -> String {
     cli::features().to_string()
 }
 
+/// The kernel settings that a specification asks for, as files below `/proc` and their values; refused where they are not of a
+/// namespace that it makes or joins. For who makes the namespaces of a pod without a container.
+pub fn sysctls(
+    linux: &oci_spec::runtime::Linux,
+) -> Result<Vec<(std::path::PathBuf, String)>, Error> {
+    let namespaces = plan::namespaces::plan(linux, &plan::namespaces::Around::default())?;
+    let settings = plan::sysctl::plan(linux, &namespaces)?;
+    Ok(settings.into_iter().map(|s| (s.file, s.value)).collect())
+}
+
 /// The newest version of the runtime specification whose words this library knows.
 pub const OCI_VERSION: &str = "1.3.0";

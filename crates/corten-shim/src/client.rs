@@ -17,19 +17,20 @@ use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use crate::Error;
-use crate::OWN_SERVICE;
 use crate::listen;
 use crate::proto::corten::{
-    CheckRequest, ForwardRequest, InheritRequest, InheritResponse, ReopenLogRequest,
-    SetRestartRequest, WatchRequest,
+    CheckRequest, ForwardRequest, HoldPodRequest, InheritRequest, InheritResponse,
+    ReopenLogRequest, SetRestartRequest, WatchRequest,
 };
 pub use crate::proto::corten::{
-    CheckResponse, CreateOptions, ForeignShim, Health, LoopbackForward, Restart,
+    CheckResponse, CreateOptions, ForeignShim, Health, HoldPodResponse, LoopbackForward, Restart,
 };
+use crate::proto::sandbox::SandboxRequest;
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
 use crate::ttrpc::status::{Code, Status};
 use crate::ttrpc::{self};
+use crate::{OWN_SERVICE, SANDBOX_SERVICE};
 
 /// The socket's name in the bundle.
 pub const SOCKET: &str = "shim.sock";
@@ -147,6 +148,8 @@ pub struct CreateRequest {
     /// The root's mounts; empty: the folder that the spec names.
     pub rootfs: Vec<corten_runtime::rootfs::Mount>,
     pub stdio: Stdio,
+    /// The folder of a checkpoint that it goes on from; empty: it begins.
+    pub checkpoint: PathBuf,
     pub options: CreateOptions,
 }
 
@@ -253,7 +256,7 @@ impl Client {
             stdin: request.stdio.stdin,
             stdout: request.stdio.stdout,
             stderr: request.stdio.stderr,
-            checkpoint: String::new(),
+            checkpoint: request.checkpoint.display().to_string(),
             parent_checkpoint: String::new(),
             options: Some(Any {
                 type_url: "corten.shim.v1.CreateOptions".into(),
@@ -289,6 +292,40 @@ impl Client {
             source,
         })?;
         Ok(answer.path.into())
+    }
+
+    /// Makes the namespaces of a pod, whose id this client has, by the `config.json` of the shim's bundle.
+    pub fn hold_pod(&mut self, shm_size: u64) -> Result<HoldPodResponse, Error> {
+        let message = HoldPodRequest {
+            id: self.id.clone(),
+            shm_size,
+        };
+        let stream = self.send_to(OWN_SERVICE, "HoldPod", &message)?;
+        let bytes = self.finish("HoldPod", stream)?;
+        HoldPodResponse::decode(bytes.as_slice()).map_err(|source| Error::Answer {
+            method: "HoldPod",
+            source,
+        })
+    }
+
+    /// Whether the shim holds this pod.
+    pub fn ping_pod(&mut self) -> Result<(), Error> {
+        let message = SandboxRequest {
+            sandbox_id: self.id.clone(),
+        };
+        let stream = self.send_to(SANDBOX_SERVICE, "PingSandbox", &message)?;
+        self.finish("PingSandbox", stream).map(drop)
+    }
+
+    /// Ends the pod that the shim holds: its containers, its namespaces, and the shim. Waits for its end if it is our child.
+    pub fn end_pod(mut self) -> Result<(), Error> {
+        let message = SandboxRequest {
+            sandbox_id: self.id.clone(),
+        };
+        let stream = self.send_to(SANDBOX_SERVICE, "ShutdownSandbox", &message)?;
+        self.finish("ShutdownSandbox", stream)?;
+        self.reap();
+        Ok(())
     }
 
     /// While the container runs, `command` is run whenever nobody answers at `socket`. An empty socket ends that.
@@ -485,6 +522,16 @@ impl Client {
         self.call::<()>("Update", &message)
     }
 
+    /// Writes the container's processes into files of a folder, and lets them run on.
+    pub fn checkpoint(&mut self, images: &Path) -> Result<(), Error> {
+        let message = task::CheckpointTaskRequest {
+            id: self.id.clone(),
+            path: images.display().to_string(),
+            options: None,
+        };
+        self.call::<()>("Checkpoint", &message)
+    }
+
     pub fn pause(&mut self) -> Result<(), Error> {
         self.call::<()>("Pause", &self.container())
     }
@@ -506,19 +553,18 @@ impl Client {
             now: false,
         };
         self.call::<()>("Shutdown", &message)?;
-        let Some(child) = self
-            .child
-            .and_then(|pid| rustix::process::Pid::from_raw(pid as i32))
-        else {
-            return Ok(());
+        self.reap();
+        Ok(())
+    }
+
+    /// Waits for the shim's end, if it is our child: its answer may be followed by a second for events that are still on their way.
+    fn reap(&self) {
+        let child = (self.child).and_then(|pid| rustix::process::Pid::from_raw(pid as i32));
+        let Some(child) = child else {
+            return;
         };
-        // Its answer may be followed by a second for events that are still on their way.
-        loop {
-            match rustix::process::waitpid(Some(child), rustix::process::WaitOptions::empty()) {
-                Err(Errno::INTR) => {}
-                _ => return Ok(()),
-            }
-        }
+        let options = rustix::process::WaitOptions::empty();
+        while let Err(Errno::INTR) = rustix::process::waitpid(Some(child), options) {}
     }
 
     fn container(&self) -> task::ContainerRequest {

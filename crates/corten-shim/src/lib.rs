@@ -47,6 +47,7 @@ mod whole;
 
 /// What Corten's engine asks beyond containerd's API.
 const OWN_SERVICE: &str = "corten.shim.v1.Supervisor";
+const SANDBOX_SERVICE: &str = "containerd.runtime.sandbox.v1.Sandbox";
 
 pub use command::main;
 pub use error::Error;

@@ -83,7 +83,7 @@ pub use layer::{
 };
 pub use metadata::{
     ContainerRow, Containers, ImageRecord, LayerRef, Lease, MountedImage, NetworkRow, Networks,
-    Target,
+    PodRow, Pods, Target,
 };
 pub use snapshot::attach::is_mounted;
 pub use snapshot::{RootMount, Snapshotter, Usage};

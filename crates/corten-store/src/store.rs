@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use crate::error::{Error, Result};
 use crate::layer::erofs::Budget;
 use crate::layer::{Chosen, Form, LayerChoice, LayerId, Limits};
-use crate::metadata::{Containers, Db, Lease, Networks};
+use crate::metadata::{Containers, Db, Lease, Networks, Pods};
 use crate::snapshot::Overlay;
 
 const FOLDERS: [&str; 6] = [
@@ -103,6 +103,11 @@ impl Store {
     /// The network rows.
     pub fn networks(&self) -> Networks<'_> {
         Networks::new(self)
+    }
+
+    /// The rows of pods and their containers.
+    pub fn pods(&self) -> Pods<'_> {
+        Pods::new(self)
     }
 
     /// The snapshotter that fits this host.

@@ -13,6 +13,7 @@ mod call;
 pub mod capability;
 pub mod entry;
 pub mod exec;
+pub mod inherited;
 pub mod keyring;
 pub mod memory;
 pub mod mount;

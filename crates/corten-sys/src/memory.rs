@@ -47,3 +47,15 @@ fn unmap_code() {
         libc::madvise(start as *mut c_void, end - start, libc::MADV_DONTNEED);
     }
 }
+
+/// At most so many heaps for all threads together, from now on. By default the C library gives up to eight a processor, each of which
+/// keeps what its busiest moment took.
+pub fn few_heaps(count: u16) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: M_ARENA_MAX takes any positive number, at any time. A refusal changes nothing.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, count.max(1).into());
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = count;
+}

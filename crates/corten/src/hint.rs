@@ -148,6 +148,9 @@ fn by_kind(error: &Error) -> Option<String> {
 fn network(error: &NetworkError) -> String {
     match error {
         NetworkError::Missing { .. } => "'corten network ls' lists what is here".into(),
+        NetworkError::NoConfiguration { folder } => {
+            format!("put a CNI configuration into {}", folder.display())
+        }
         NetworkError::Name { .. } | NetworkError::Reserved { .. } | NetworkError::Exists { .. } => {
             "choose another name".into()
         }

@@ -10,6 +10,7 @@ mod failure;
 mod hint;
 mod init;
 mod output;
+mod serve;
 mod session;
 
 use std::process::ExitCode;

@@ -17,6 +17,7 @@
 
 mod agent;
 mod cgroup;
+mod cri;
 mod daemon;
 mod images;
 mod many;
@@ -38,6 +39,7 @@ use crate::failure::{Context, Result, failure};
 use crate::packages;
 
 pub use agent::serve as agent;
+pub use cri::inside as cri_inside;
 pub use images::inside as images_inside;
 pub use oci::{agent as oci_agent, inside as oci_inside};
 
@@ -71,6 +73,7 @@ pub fn run(args: &[String]) -> Result<()> {
     {
         Some(("oci", options)) => return oci::run(options),
         Some(("images", options)) => return images::run(options),
+        Some(("cri", options)) => return cri::run(options),
         _ => {}
     }
     let parts = parts(args)?;

@@ -24,6 +24,10 @@ impl Series {
         self.samples.get(name).map(|samples| quantile(samples, 0.5))
     }
 
+    pub fn quantile(&self, name: &str, at: f64) -> Option<f64> {
+        self.samples.get(name).map(|samples| quantile(samples, at))
+    }
+
     pub fn least(&self, name: &str) -> Option<f64> {
         self.samples.get(name).map(|samples| quantile(samples, 0.0))
     }

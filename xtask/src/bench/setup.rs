@@ -21,7 +21,7 @@ use crate::failure::{Context, Result, failure};
 const REGISTRY: &str = "127.0.0.1:5000";
 
 /// Where containerd and its tools are; see [`shim`](super::shim).
-fn containerd_folder() -> PathBuf {
+pub fn containerd_folder() -> PathBuf {
     let asked = std::env::var_os("CORTEN_BENCH_CONTAINERD");
     asked.map_or_else(|| "/usr/bin".into(), PathBuf::from)
 }

@@ -1,3 +1,7 @@
-//! The interface from outside, over sockets. Runs on loopback and leaves nothing behind.
+//! The servers by themselves, with doubles behind them, and clients of HTTP/2, SPDY and WebSocket that send what they like.
 
+#![forbid(unsafe_code)]
+
+mod double;
+mod server;
 mod stream;

@@ -4,7 +4,7 @@ use super::options::Security;
 use crate::error::Error;
 
 /// Docker's default set.
-const DEFAULT: [&str; 14] = [
+pub const DEFAULT: [&str; 14] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_FSETID",
@@ -21,8 +21,8 @@ const DEFAULT: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
-/// Every capability of capability.h, in the kernel's order.
-const ALL: [&str; 41] = [
+/// Every capability of capability.h, in the kernel's order: the place is the number.
+pub const ALL: [&str; 41] = [
     "CAP_CHOWN",
     "CAP_DAC_OVERRIDE",
     "CAP_DAC_READ_SEARCH",

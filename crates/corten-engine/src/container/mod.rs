@@ -12,7 +12,7 @@
 //! owner with a name. The state itself is nowhere written down: it is read off the supervisor, and
 //! off the exit record that it leaves ([`status`]).
 
-mod capability;
+pub mod capability;
 mod condition;
 mod create;
 mod exec;
@@ -24,13 +24,13 @@ pub mod options;
 pub mod record;
 mod remove;
 pub mod restart;
-mod seccomp;
+pub mod seccomp;
 mod setup;
 mod spec;
 mod start;
 mod status;
 mod stop;
-mod user;
+pub mod user;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
@@ -48,7 +48,7 @@ pub use record::Container;
 pub(crate) use remove::volumes_of;
 pub(crate) use seccomp::version;
 pub use start::Prepared;
-pub(crate) use start::{executable, global_flags, hostname};
+pub(crate) use start::{executable, global_flags, hostname, text};
 pub use status::Status;
 pub(crate) use stop::wait_for;
 pub use stop::{RunEnd, signal};
@@ -161,7 +161,8 @@ pub fn anonymous_volume() -> Result<String, Error> {
     random_id().map(|id| id.to_string())
 }
 
-pub(crate) fn random_id() -> Result<ContainerId, Error> {
+/// 64 hexadecimal digits.
+pub fn random_id() -> Result<ContainerId, Error> {
     let mut random = [0u8; 32];
     getrandom(&mut random, GetRandomFlags::empty())
         .map_err(|e| Error::io("read", "/dev/urandom")(e.into()))?;

@@ -410,6 +410,7 @@ impl Engine {
         let shared = |m: &MountRequest| m.options.iter().any(|o| o.ends_with("shared"));
         let shares = options.mounts.iter().any(shared);
         Ok(CreateRequest {
+            checkpoint: Default::default(),
             bundle: self.paths.bundle(id),
             rootfs,
             stdio: Stdio::attach(options.process.tty),

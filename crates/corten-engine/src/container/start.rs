@@ -194,6 +194,6 @@ pub(crate) fn executable() -> Result<PathBuf, Error> {
 
 /// A path for the wire, which carries text: all of ours begin in folders that the store has checked
 /// to be UTF-8, or that were given as flags.
-pub(super) fn text(path: &Path) -> String {
+pub(crate) fn text(path: &Path) -> String {
     path.to_string_lossy().into_owned()
 }

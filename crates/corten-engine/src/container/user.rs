@@ -78,6 +78,18 @@ pub fn resolve(asked: &str, passwd: &str, group: &str) -> Result<User, Error> {
     })
 }
 
+/// The groups of /etc/group that list a user, who is a name or a number; of a number that /etc/passwd does not
+/// know, none.
+pub fn groups(user: &str, passwd: &str, group: &str) -> Vec<u32> {
+    let mut entries = passwd.lines().filter_map(passwd_line);
+    let name = match user.parse::<u32>() {
+        Ok(uid) => entries.find(|e| e.uid == uid).map(|e| e.name),
+        Err(_) => Some(user),
+    };
+    // No id is the kernel's "no change", so this leaves out no group.
+    name.map_or(vec![], |name| groups_of(name, group, u32::MAX))
+}
+
 /// A number of the kernel's range; -1 is "no change" to setuid(2) and so is no id.
 fn number(text: &str) -> Result<Option<u32>, Error> {
     if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
@@ -165,6 +177,14 @@ mod tests {
         );
         assert_eq!(at("1234").gid, 0);
         assert_eq!(at("7").uid, 7, "digits are a uid");
+    }
+
+    #[test]
+    fn groups_by_name_and_by_number() {
+        assert_eq!(groups("www", PASSWD, GROUP), [4, 999]);
+        assert_eq!(groups("33", PASSWD, GROUP), [4, 999]);
+        assert_eq!(groups("1234", PASSWD, GROUP), Vec::<u32>::new());
+        assert_eq!(groups("root", "", GROUP), [4], "a name needs no entry");
     }
 
     #[test]

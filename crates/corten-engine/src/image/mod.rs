@@ -23,6 +23,8 @@ pub mod sync;
 mod tag;
 pub(crate) mod tar;
 pub(crate) mod tree;
+mod usage;
+mod whole;
 
 use std::collections::BTreeMap;
 
@@ -33,12 +35,15 @@ use corten_store::ImageRecord;
 pub use beside::Beside;
 pub use copy::Wanted;
 pub use copy::place::Place;
+pub use corten_store::Usage;
 pub use error::Error as ImageError;
 pub use filter::Filters;
 pub use inspect::HistoryStep;
 pub use listing::Listed;
 pub use pull::{Progress, PullOptions, PullPolicy};
 pub use remove::Removed;
+pub use usage::{Gauge, Occupied};
+pub use whole::Whole;
 
 use crate::Engine;
 use crate::container::health::ImageCheck;

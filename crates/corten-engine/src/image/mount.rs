@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use corten_spec::{Kind, Reference};
+use corten_spec::{Digest, Kind, Reference};
 use corten_store::{ImageRecord, LayerId, MountedImage, Snapshotter as _};
 use corten_sys::mount::{self, Attributes, Change, Propagation};
 use rustix::fs::CWD;
@@ -18,22 +18,26 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::export::read_only;
-use crate::Engine;
 use crate::error::Error;
+use crate::pod::PodContainer;
+use crate::{Engine, Paths};
 
 impl Engine {
     /// Mounts an image where nobody writes to it, and returns the folder. One that is mounted stays where it is.
     pub fn mount_image(&self, image: &ImageRecord) -> Result<PathBuf, Error> {
-        let row = self.mounted_row(image);
+        let layers: Vec<LayerId> = image.layers.iter().map(|l| l.layer.clone()).collect();
+        self.mount_row(self.mounted_row(image), &layers)
+    }
+
+    fn mount_row(&self, row: MountedImage, layers: &[LayerId]) -> Result<PathBuf, Error> {
         let _lock = self.lock_images()?;
         self.store.add_mounted(&row)?;
         if is_mounted(&row)? {
             return Ok(row.path);
         }
-        let layers: Vec<LayerId> = image.layers.iter().map(|l| l.layer.clone()).collect();
         let snapshotter = self.store.snapshotter();
-        let recipe = match snapshotter.prepare(&row.key, &layers) {
-            Err(e) if e.kind() == Kind::AlreadyExists => snapshotter.mounts(&row.key)?,
+        let recipe = match snapshotter.mounts(&row.key) {
+            Err(e) if e.kind() == Kind::NotFound => snapshotter.prepare(&row.key, layers)?,
             other => other?,
         };
         let view = read_only(&recipe)?;
@@ -51,6 +55,48 @@ impl Engine {
             .and_then(|()| mount::attach(&view, CWD, row.path.as_path()))
             .map_err(|e| Error::io("mount an image at", &row.path)(e.into()))?;
         Ok(row.path)
+    }
+
+    /// Mounts an image for containers of pods, apart from the mounts that people ask for.
+    pub(crate) fn mount_volume(&self, image: &ImageRecord) -> Result<PathBuf, Error> {
+        let layers: Vec<LayerId> = image.layers.iter().map(|l| l.layer.clone()).collect();
+        self.mount_row(volume_row(&self.paths, image), &layers)
+    }
+
+    /// Brings back the volumes that a reboot has taken.
+    pub(crate) fn ensure_volumes(&self, container: &PodContainer) -> Result<(), Error> {
+        for manifest in &container.record.volumes {
+            let key = volume_key(manifest);
+            let rows = self.store.mounted()?;
+            let row = rows.into_iter().find(|m| m.key == key);
+            let row = row.ok_or_else(|| Error::ImageMissing {
+                name: manifest.to_string(),
+            })?;
+            // Its snapshot is there, and says of which layers it is.
+            self.mount_row(row, &[])?;
+        }
+        Ok(())
+    }
+
+    /// Lets go of the images that a removed container had mounted, unless another has them.
+    pub(crate) fn release_volumes(&self, container: &PodContainer) -> Result<(), Error> {
+        if container.record.volumes.is_empty() {
+            return Ok(());
+        }
+        let (_, others) = self.pods()?;
+        for manifest in &container.record.volumes {
+            let has =
+                |o: &PodContainer| o.id != container.id && o.record.volumes.contains(manifest);
+            if others.iter().any(has) {
+                continue;
+            }
+            let key = volume_key(manifest);
+            let rows = self.store.mounted()?;
+            if let Some(row) = rows.into_iter().find(|m| m.key == key) {
+                self.forget_mounted(&row)?;
+            }
+        }
+        Ok(())
     }
 
     /// Takes the folder of an image away, found by any of its names, or by the one that it was mounted under: the image itself may be
@@ -144,6 +190,19 @@ impl Engine {
             reference: image.reference.clone(),
             key,
         }
+    }
+}
+
+fn volume_key(manifest: &Digest) -> String {
+    format!("volume-{}", manifest.hex())
+}
+
+fn volume_row(paths: &Paths, image: &ImageRecord) -> MountedImage {
+    let key = volume_key(&image.manifest);
+    MountedImage {
+        path: paths.run().join("images").join(&key),
+        reference: image.reference.clone(),
+        key,
     }
 }
 

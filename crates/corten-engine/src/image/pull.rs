@@ -62,15 +62,23 @@ impl Engine {
         options: PullOptions,
         progress: Arc<dyn Progress>,
     ) -> Result<ImageRecord, Error> {
-        let threads = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(Error::io("start threads for", "/proc/self/task"))?;
-        let done = threads.block_on(pull(self, &options, progress));
-        // Layers that were given up let go of the lease and of their partial blobs; one that hangs must not hold the error up.
-        threads.shutdown_timeout(std::time::Duration::from_secs(5));
-        done
+        on_threads(pull(self, &options, progress))
+    }
+
+    /// The same, given up once `stop` is ready: then the answer is `None`. What has arrived by then is no image, and belongs
+    /// to no one; another pull may go on from it until a collection removes it.
+    pub fn pull_until(
+        &self,
+        options: PullOptions,
+        progress: Arc<dyn Progress>,
+        stop: impl Future<Output = ()>,
+    ) -> Result<Option<ImageRecord>, Error> {
+        on_threads(async {
+            tokio::select! {
+                pulled = pull(self, &options, progress) => pulled.map(Some),
+                () = stop => Ok(None),
+            }
+        })
     }
 
     /// Makes what was pulled survive a power cut. Without it the next start after one unpacks again;
@@ -78,6 +86,19 @@ impl Engine {
     pub fn flush(&self) -> Result<(), Error> {
         Ok(self.store.flush()?)
     }
+}
+
+/// Threads of its own for one pull: they, and the memory that they work in, go with it.
+fn on_threads<T>(work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(Error::io("start threads for", "/proc/self/task"))?;
+    let done = threads.block_on(work);
+    // Layers that were given up let go of the lease and of their partial blobs; one that hangs must not hold the error up.
+    threads.shutdown_timeout(std::time::Duration::from_secs(5));
+    done
 }
 
 async fn pull(

@@ -10,6 +10,8 @@ use corten_spec::{Cidr, Kind};
 pub enum NetworkError {
     #[error("there is no network {name}")]
     Missing { name: String },
+    #[error("there is no CNI configuration in {folder:?}")]
+    NoConfiguration { folder: PathBuf },
     #[error("no network can be named {name:?}")]
     Name {
         name: String,
@@ -101,7 +103,9 @@ fn join(all: &[Cidr]) -> String {
 impl NetworkError {
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Missing { .. } | Self::NotConnected { .. } => Kind::NotFound,
+            Self::Missing { .. } | Self::NoConfiguration { .. } | Self::NotConnected { .. } => {
+                Kind::NotFound
+            }
             Self::Exists { .. } | Self::Connected { .. } => Kind::AlreadyExists,
             Self::Definition { source, .. } => source.kind(),
             Self::InUse { .. } | Self::PoolsFull { .. } => Kind::Busy,

@@ -24,6 +24,7 @@ mod exec;
 mod foreign;
 mod forward;
 mod health;
+mod hold;
 mod loggers;
 mod options;
 mod own;

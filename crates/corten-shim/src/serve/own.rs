@@ -33,6 +33,7 @@ impl Shim {
             "SetRestart" => decode(payload).and_then(|r| self.update_restart(r)),
             "ReopenLog" => decode(payload).and_then(|r: ReopenLogRequest| self.reopen_log(&r.id)),
             "WaitLast" => return self.wait_for_last(responder, decode(payload)),
+            "HoldPod" => decode(payload).and_then(|r| self.hold_pod(&r)),
             "Inherit" => decode(payload).and_then(|r| self.inherit(&r)),
             "Check" => return self.check_now(responder, decode(payload)),
             other => {

@@ -23,6 +23,7 @@ use corten_sys::socket::path_of;
 use prost::Message;
 
 use super::connection::Responder;
+use super::hold::Pins;
 use super::service::{Answer, decode};
 use super::settle::waited;
 use super::task::Exit;
@@ -40,25 +41,44 @@ use crate::ttrpc::status::{Code, Status};
 /// The pod that this shim holds.
 #[derive(Debug)]
 pub struct Sandbox {
-    id: ContainerId,
+    pub(super) id: ContainerId,
     /// What its containers are shown lies here.
     pub(super) bundle: PathBuf,
-    spec: Box<Spec>,
-    state: State,
+    pub(super) spec: Box<Spec>,
+    pub(super) state: State,
+    /// Our own engine's ways to it.
+    pub(super) pins: Pins,
     waiters: Vec<Responder>,
 }
 
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     Made,
     Ready {
         holder: Box<Created>,
+        since: SystemTime,
+    },
+    /// Our own engine's: descriptors hold it, and no process.
+    Held {
         since: SystemTime,
     },
     Ended {
         exit: Exit,
         since: Option<SystemTime>,
     },
+}
+
+impl Sandbox {
+    pub(super) fn new(id: ContainerId, bundle: PathBuf, spec: Spec) -> Self {
+        Self {
+            id,
+            bundle,
+            spec: Box::new(spec),
+            state: State::Made,
+            pins: Pins::default(),
+            waiters: Vec::new(),
+        }
+    }
 }
 
 impl Shim {
@@ -103,13 +123,19 @@ impl Shim {
         found.ok_or_else(|| Status::of(Kind::NotFound, format!("no sandbox {id} in this shim")))
     }
 
+    /// A shim has one pod at most.
+    pub(super) fn no_sandbox(&self) -> Result<(), Status> {
+        let Some(other) = &self.sandbox else {
+            return Ok(());
+        };
+        let text = format!("this shim has the sandbox {} already", other.id);
+        Err(Status::of(Kind::AlreadyExists, text))
+    }
+
     fn create_sandbox(&mut self, request: CreateSandboxRequest) -> Answer {
         let id: Result<ContainerId, _> = request.sandbox_id.parse();
         let id = id.map_err(|e| Status::of(Kind::Invalid, format!("sandbox_id: {e}")))?;
-        if let Some(other) = &self.sandbox {
-            let text = format!("this shim has the sandbox {} already", other.id);
-            return Err(Status::of(Kind::AlreadyExists, text));
-        }
+        self.no_sandbox()?;
         if !request.rootfs.is_empty() {
             let text = "rootfs: a sandbox of this shim runs no program and has no root";
             return Err(Status::of(Kind::Unsupported, text));
@@ -124,17 +150,11 @@ impl Shim {
             annotations: &request.annotations,
         })?;
         pod_files::write(&pod::config(request.options.as_ref())?, &bundle)?;
-        self.sandbox = Some(Sandbox {
-            id,
-            bundle,
-            spec: Box::new(spec),
-            state: State::Made,
-            waiters: Vec::new(),
-        });
+        self.sandbox = Some(Sandbox::new(id, bundle, spec));
         Ok(Vec::new())
     }
 
-    fn start_sandbox(&mut self) -> Answer {
+    pub(super) fn start_sandbox(&mut self) -> Answer {
         let (bundle, state_root) = (&self.config.bundle, &self.config.state_root);
         let Some(sandbox) = &mut self.sandbox else {
             return Err(Status::of(Kind::NotFound, "no sandbox"));
@@ -216,7 +236,7 @@ impl Shim {
         };
         match &sandbox.state {
             State::Ended { .. } => {}
-            State::Made => {
+            State::Made | State::Held { .. } => {
                 let exit = Exit {
                     pid: 0,
                     status: 0,
@@ -284,6 +304,7 @@ impl Shim {
         let (state, pid, since, exit) = match &sandbox.state {
             State::Made => ("SANDBOX_NOTREADY", 0, None, None),
             State::Ready { holder, since } => ("SANDBOX_READY", holder.pid, Some(*since), None),
+            State::Held { since } => ("SANDBOX_READY", 0, Some(*since), None),
             State::Ended { exit, since } => ("SANDBOX_NOTREADY", exit.pid, *since, Some(exit.at)),
         };
         let mut info = std::collections::BTreeMap::new();
@@ -365,7 +386,7 @@ fn owner_of_network(spec: &Spec) -> Result<Option<OwnedFd>, Status> {
     })
 }
 
-fn remove(state_root: &std::path::Path, id: &ContainerId) -> Result<(), Status> {
+pub(super) fn remove(state_root: &std::path::Path, id: &ContainerId) -> Result<(), Status> {
     match corten_runtime::delete(state_root, id, true) {
         Ok(warnings) => {
             warnings.iter().for_each(|w| say(format_args!("{w}")));

@@ -10,7 +10,6 @@ use super::publisher::SERVICE as EVENTS_SERVICE;
 use super::settle::waited;
 use super::task::{Phase, Process, Task};
 use super::{CALM, Shim};
-use crate::OWN_SERVICE;
 use crate::attach::Size;
 use crate::proto::events::TaskNamed;
 use crate::proto::task::{
@@ -23,8 +22,8 @@ use crate::time::timestamp;
 use crate::ttrpc::frame::{Event, Frame, REQUEST};
 use crate::ttrpc::status::{Code, Status};
 use crate::ttrpc::{self};
+use crate::{OWN_SERVICE, SANDBOX_SERVICE};
 
-const SANDBOX_SERVICE: &str = "containerd.runtime.sandbox.v1.Sandbox";
 /// Both versions have the same messages.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
 

@@ -10,6 +10,7 @@ mod cri;
 mod engine;
 mod foreign;
 mod grpc;
+mod hold;
 mod killed;
 mod killed_pod;
 mod peer;

@@ -24,7 +24,7 @@ use crate::snapshot::attach;
 use crate::store::{Store, open_folder, sync_file};
 
 /// Snapshots of no container, and not held.
-pub(crate) const UNOWNED_SNAPSHOTS: &str = "key NOT IN (SELECT id FROM container UNION SELECT key FROM lease_snapshot UNION SELECT key FROM mounted)";
+pub(crate) const UNOWNED_SNAPSHOTS: &str = "key NOT IN (SELECT id FROM container UNION SELECT id FROM pod_container UNION SELECT key FROM lease_snapshot UNION SELECT key FROM mounted)";
 
 /// Layers that no image, snapshot or lease has, and no layer lies on.
 const UNUSED_LAYERS: &str = "DELETE FROM layer WHERE id NOT IN (

@@ -14,6 +14,7 @@ mod lookup;
 mod mounted;
 mod network;
 pub(crate) mod owner;
+mod pod;
 mod schema;
 
 pub use container::{ContainerRow, Containers};
@@ -22,6 +23,7 @@ pub use lease::Lease;
 pub(crate) use lease::{blob_size, dead as dead_leases};
 pub use mounted::MountedImage;
 pub use network::{NetworkRow, Networks};
+pub use pod::{PodRow, Pods};
 
 use std::os::fd::AsFd;
 use std::path::PathBuf;

@@ -4,7 +4,7 @@
 use rusqlite::Transaction;
 
 /// Step N takes version N to N + 1.
-const STEPS: &[&str] = &[FIRST, IMAGES, NETWORKS];
+const STEPS: &[&str] = &[FIRST, IMAGES, NETWORKS, PODS];
 
 pub(super) const VERSION: i64 = STEPS.len() as i64;
 
@@ -127,4 +127,16 @@ CREATE TABLE network_member (
     PRIMARY KEY (network, container)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX network_member_container ON network_member(container);
+";
+
+/// Pods, and the containers in them. `created_at` in nanoseconds since the epoch.
+const PODS: &str = "
+CREATE TABLE pod (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL, record TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE pod_container (
+    id TEXT PRIMARY KEY, pod TEXT NOT NULL REFERENCES pod(id), name TEXT NOT NULL UNIQUE, created_at INTEGER NOT NULL,
+    record TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX pod_container_pod ON pod_container(pod);
 ";

@@ -8,6 +8,7 @@ mod export;
 mod healthcheck;
 mod image;
 mod inspect;
+mod install;
 mod kill;
 mod login;
 mod logs;
@@ -21,12 +22,12 @@ mod registry;
 mod restart;
 mod rm;
 mod run;
+mod serve;
 mod start;
 mod stop;
 mod supervision_flags;
 mod sync;
 mod system;
-mod units;
 mod update;
 pub mod value;
 mod wait;
@@ -124,6 +125,7 @@ enum Command {
     Network(network::Command),
     #[command(subcommand)]
     Registry(registry::Command),
+    Serve(Box<serve::Args>),
     #[command(subcommand)]
     System(system::Command),
     Demo(demo::Args),
@@ -232,6 +234,7 @@ impl Cli {
             Command::Rm(args) => rm::run(&global, args).map(done),
             Command::Network(command) => network::run(&global, command),
             Command::Registry(command) => registry::run(&global, command).map(done),
+            Command::Serve(args) => serve::run(&global, *args).map(done),
             Command::System(command) => system::run(&global, command),
             Command::Demo(args) => demo::run(&global, args).map(done),
             Command::Version => {
@@ -281,15 +284,29 @@ impl Global {
 
     /// For servers, which warn.
     pub fn always_log(&self) {
+        self.serve_log(false);
+    }
+
+    /// A line a record: as people read them, or JSON objects for who collects them.
+    pub fn serve_log(&self, json: bool) {
         let filter = std::env::var("CORTEN_LOG").unwrap_or_else(|_| self.log_level.clone());
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)
             // Where nobody reads stderr any more, saying so there would end a server.
-            .log_internal_errors(false)
-            .finish();
+            .log_internal_errors(false);
         // A second call in one process keeps the first one's settings.
-        let _already = tracing::subscriber::set_global_default(subscriber);
+        let _already = match json {
+            false => tracing::subscriber::set_global_default(subscriber.finish()),
+            true => tracing::subscriber::set_global_default(
+                // The call that a record is of is one flat object: method, pod, container.
+                subscriber
+                    .json()
+                    .flatten_event(true)
+                    .with_span_list(false)
+                    .finish(),
+            ),
+        };
     }
 }
 

@@ -1,10 +1,8 @@
 //! `corten system`.
 
-use std::os::unix::fs::symlink;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Global, units};
+use super::{Global, install};
 use crate::failure::Failure;
 use crate::output::{self, table};
 
@@ -26,18 +24,7 @@ pub enum Command {
     Df,
     /// Remove containers that do not run, networks without containers, and layers that nothing uses
     Prune,
-    /// Lay the links by which containerd, podman and CNI runtimes call this executable
-    Install {
-        /// Folder for corten-oci and containerd-shim-corten-v2
-        #[arg(long, value_name = "DIR", default_value = "/usr/local/bin")]
-        bin: PathBuf,
-        /// Folder for the CNI plugins (bridge, host-local, portmap and so on); none are laid without it
-        #[arg(long, value_name = "DIR")]
-        cni: Option<PathBuf>,
-        /// Folder for the units corten-restart.service and .timer, which run 'system start'; none are laid without it
-        #[arg(long, value_name = "DIR")]
-        systemd: Option<PathBuf>,
-    },
+    Install(install::Args),
     /// Start the containers whose restart policy wants them running and that do not run
     ///
     /// For the host's start, and for after a supervisor was killed. Containers that were stopped by the user are left out, but for those
@@ -45,10 +32,14 @@ pub enum Command {
     Start,
     /// What a supervisor runs when a container that has ended is to be started again
     #[command(hide = true)]
-    Restarted { container: String },
+    Restarted {
+        container: String,
+    },
     /// What a supervisor runs when its container has ended and nobody waits
     #[command(hide = true)]
-    Exited { container: String },
+    Exited {
+        container: String,
+    },
     /// What a supervisor runs when the resolver of names has gone
     #[command(hide = true)]
     Names,
@@ -60,12 +51,7 @@ pub fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
         Command::Df => disk_use(global)?,
         Command::Check { repair } => return check(global, repair),
         Command::Prune => prune(global)?,
-        Command::Install { bin, cni, systemd } => {
-            install(&bin, cni.as_deref())?;
-            if let Some(folder) = systemd {
-                units::install(global, &folder)?;
-            }
-        }
+        Command::Install(args) => install::run(global, &args)?,
         Command::Start => start(global)?,
         Command::Restarted { container } => global.engine()?.restart_again(&container)?,
         Command::Names => global.engine()?.ensure_names()?,
@@ -180,29 +166,4 @@ fn prune(global: &Global) -> Result<(), Failure> {
         "freed: {}",
         output::size(pruned.freed)
     ))?)
-}
-
-fn install(bin: &std::path::Path, cni: Option<&std::path::Path>) -> Result<(), Failure> {
-    #[derive(Debug, thiserror::Error)]
-    #[error("cannot lay the link {0}")]
-    struct Link(String, #[source] std::io::Error);
-    let executable = std::env::current_exe()?;
-    let bins = ["corten-oci", "containerd-shim-corten-v2"].map(|n| bin.join(n));
-    let plugins = cni.into_iter().flat_map(|folder| {
-        let names = corten_net::plugin::NAMES.iter();
-        names.map(move |n| folder.join(n))
-    });
-    for link in bins.into_iter().chain(plugins) {
-        if std::fs::read_link(&link).is_ok_and(|to| to == executable) {
-            continue;
-        }
-        symlink(&executable, &link).map_err(|e| {
-            Failure::hinted(
-                Link(link.display().to_string(), e),
-                "remove what is there, or name another folder",
-            )
-        })?;
-        output::line(link.display())?;
-    }
-    Ok(())
 }

@@ -11,6 +11,8 @@
 //! | `peers` | podman on corten-oci, containerd on our shim |
 //! | `callers` | our CNI plugins under podman and containerd, beside the reference plugins |
 //! | `crash`, `crash_networks` | `kill -9` at random moments, then repair |
+//! | `serve`, `serve_images` | the daemon: its socket, settings, metrics, spans; images as kubelet handles them (`daemon`: the client) |
+//! | `install` | links, units and kubelet's settings, and the files of others |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
 //! | `mounts` | layers and images mounted on the host, and what stays of them |
@@ -29,12 +31,14 @@ mod callers;
 mod crash;
 mod crash_networks;
 mod crash_restart;
+mod daemon;
 mod database;
 mod exit;
 mod flags;
 mod health;
 mod hostile;
 mod images;
+mod install;
 mod interactive;
 mod lifecycle;
 mod limits;
@@ -51,6 +55,8 @@ mod remote;
 mod restart;
 mod roundtrip;
 mod runtimes;
+mod serve;
+mod serve_images;
 mod server;
 mod transfer;
 

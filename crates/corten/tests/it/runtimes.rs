@@ -346,7 +346,11 @@ fn policies_start_them_again() -> Result<()> {
     until_count(&sandbox, "1");
     served("the second run");
     // What the run before has made of its network is gone with it: each counts the same links.
-    let counted = sandbox.corten(&["logs", "c"]).ok();
+    // It listens when its line may still be on its way to the log.
+    let counted = wait::until("a line of each run", SOON, || {
+        let counted = sandbox.corten(&["logs", "c"]).ok();
+        (counted.lines().count() >= 2).then_some(counted)
+    })?;
     let lines: Vec<&str> = counted.lines().collect();
     assert!(
         lines.len() == 2 && lines[0] == lines[1] && lines[0] >= "3",

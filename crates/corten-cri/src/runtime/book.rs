@@ -1,0 +1,247 @@
+//! What is resident: every pod and container that the engine has on record, with how it stands now.
+//!
+//! ```text
+//!   engine's rows ── at the start ──▶ Book ◀── exits of containers, ends of supervisors (watch.rs)
+//!                                      │
+//!                                      └──▶ lists and states, without asking anybody
+//! ```
+//! Whoever changes a pod or container holds its `busy` lock; who reads takes the short lock inside, never over an `await`.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use corten_engine::container::record::ExitRecord;
+use corten_engine::pod::{Pod, PodContainer};
+use corten_spec::ContainerId;
+use tokio::sync::Mutex as Busy;
+use tonic::Status;
+
+use super::document::{ContainerDocument, PodDocument};
+use crate::proto::{ContainerState, PodSandboxState};
+
+/// One pod.
+#[derive(Debug)]
+pub struct PodEntry {
+    pub id: ContainerId,
+    pub document: PodDocument,
+    /// Held by who runs, stops or removes it, or makes a container in it.
+    pub busy: Busy<()>,
+    state: Mutex<PodNow>,
+}
+
+#[derive(Clone, Debug)]
+pub struct PodNow {
+    pub pod: Pod,
+    /// Its supervisor lives.
+    pub ready: bool,
+}
+
+/// One container.
+#[derive(Debug)]
+pub struct ContainerEntry {
+    pub id: ContainerId,
+    pub pod: ContainerId,
+    /// Held by who starts or removes it, or changes its limits.
+    pub busy: Busy<()>,
+    state: Mutex<ContainerNow>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ContainerNow {
+    pub container: PodContainer,
+    pub document: Arc<ContainerDocument>,
+    pub exit: Option<Exit>,
+}
+
+/// How a container ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    pub status: i32,
+    /// Nanoseconds since 1970.
+    pub at: i64,
+    pub oom: bool,
+}
+
+#[derive(Debug, Default)]
+pub struct Book {
+    tables: Mutex<Tables>,
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    pods: BTreeMap<ContainerId, Arc<PodEntry>>,
+    containers: BTreeMap<ContainerId, Arc<ContainerEntry>>,
+}
+
+/// Nobody panics while holding one of these; if somebody did, what is inside is still whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl PodEntry {
+    pub fn new(pod: Pod, document: PodDocument, ready: bool) -> Arc<Self> {
+        Arc::new(Self {
+            id: pod.id.clone(),
+            document,
+            busy: Busy::new(()),
+            state: Mutex::new(PodNow { pod, ready }),
+        })
+    }
+
+    pub fn now(&self) -> PodNow {
+        lock(&self.state).clone()
+    }
+
+    pub fn set(&self, pod: Pod, ready: bool) {
+        *lock(&self.state) = PodNow { pod, ready };
+    }
+
+    pub fn is_ready(&self) -> bool {
+        lock(&self.state).ready
+    }
+
+    pub fn state(&self) -> PodSandboxState {
+        match self.is_ready() {
+            true => PodSandboxState::SandboxReady,
+            false => PodSandboxState::SandboxNotready,
+        }
+    }
+}
+
+impl ContainerEntry {
+    pub fn new(
+        container: PodContainer,
+        document: ContainerDocument,
+        exit: Option<Exit>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id: container.id.clone(),
+            pod: container.pod.clone(),
+            busy: Busy::new(()),
+            state: Mutex::new(ContainerNow {
+                container,
+                document: Arc::new(document),
+                exit,
+            }),
+        })
+    }
+
+    pub fn now(&self) -> ContainerNow {
+        lock(&self.state).clone()
+    }
+
+    pub fn set(&self, container: PodContainer) {
+        lock(&self.state).container = container;
+    }
+
+    pub fn set_document(&self, container: PodContainer, document: ContainerDocument) {
+        let mut state = lock(&self.state);
+        state.container = container;
+        state.document = Arc::new(document);
+    }
+
+    /// `false`: it was known already.
+    pub fn set_exit(&self, exit: Exit) -> bool {
+        let mut state = lock(&self.state);
+        let new = state.exit.is_none();
+        state.exit = Some(exit);
+        new
+    }
+}
+
+impl ContainerNow {
+    pub fn state(&self) -> ContainerState {
+        let record = &self.container.record;
+        match (&record.failure, &record.started, &self.exit) {
+            (Some(_), _, _) | (None, Some(_), Some(_)) => ContainerState::ContainerExited,
+            (None, Some(_), None) => ContainerState::ContainerRunning,
+            (None, None, _) => ContainerState::ContainerCreated,
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.state() == ContainerState::ContainerRunning
+    }
+}
+
+impl Exit {
+    pub fn of(record: &ExitRecord) -> Self {
+        let at = record.exited_at.parse::<jiff::Timestamp>();
+        let at = at.map_or(0, |at| at.as_nanosecond());
+        Self {
+            status: record.exit_status as i32,
+            at: i64::try_from(at).unwrap_or_default(),
+            oom: record.oom_killed,
+        }
+    }
+}
+
+impl Book {
+    pub fn add_pod(&self, entry: Arc<PodEntry>) {
+        lock(&self.tables).pods.insert(entry.id.clone(), entry);
+    }
+
+    pub fn add_container(&self, entry: Arc<ContainerEntry>) {
+        lock(&self.tables)
+            .containers
+            .insert(entry.id.clone(), entry);
+    }
+
+    pub fn remove_pod(&self, id: &ContainerId) {
+        lock(&self.tables).pods.remove(id);
+    }
+
+    pub fn remove_container(&self, id: &ContainerId) {
+        lock(&self.tables).containers.remove(id);
+    }
+
+    /// Oldest first, as all lists here.
+    pub fn pods(&self) -> Vec<Arc<PodEntry>> {
+        let mut all: Vec<_> = lock(&self.tables).pods.values().cloned().collect();
+        all.sort_by_key(|p| lock(&p.state).pod.created_at);
+        all
+    }
+
+    pub fn containers(&self) -> Vec<Arc<ContainerEntry>> {
+        let mut all: Vec<_> = lock(&self.tables).containers.values().cloned().collect();
+        all.sort_by_key(|c| lock(&c.state).container.created_at);
+        all
+    }
+
+    pub fn containers_of(&self, pod: &ContainerId) -> Vec<Arc<ContainerEntry>> {
+        let mut all = self.containers();
+        all.retain(|c| c.pod == *pod);
+        all
+    }
+
+    /// By id, or by the beginning of one that no other has.
+    pub fn find_pod(&self, id: &str) -> Option<Arc<PodEntry>> {
+        find(&lock(&self.tables).pods, id)
+    }
+
+    pub fn find_container(&self, id: &str) -> Option<Arc<ContainerEntry>> {
+        find(&lock(&self.tables).containers, id)
+    }
+
+    pub fn pod(&self, id: &str) -> Result<Arc<PodEntry>, Status> {
+        self.find_pod(id)
+            .ok_or_else(|| Status::not_found(format!("no pod sandbox {id:?}")))
+    }
+
+    pub fn container(&self, id: &str) -> Result<Arc<ContainerEntry>, Status> {
+        self.find_container(id)
+            .ok_or_else(|| Status::not_found(format!("no container {id:?}")))
+    }
+}
+
+fn find<T>(all: &BTreeMap<ContainerId, Arc<T>>, id: &str) -> Option<Arc<T>> {
+    if id.is_empty() {
+        return None;
+    }
+    let mut found = all.iter().filter(|(own, _)| own.as_str().starts_with(id));
+    match (found.next(), found.next()) {
+        (Some((_, only)), None) => Some(only.clone()),
+        // A whole id begins no other.
+        _ => None,
+    }
+}

@@ -1,0 +1,156 @@
+//! `RuntimeService`: pods and containers as kubelet wants them, on the engine's pods.
+//!
+//! ```text
+//!   service.rs ── one method a call ──▶ sandbox, container, exec, stats, … ──▶ corten_engine::pod (blocking threads)
+//!                                             │                                      │
+//!                                             ▼                                      ▼
+//!   watch.rs ── exits, lost supervisors ──▶ book.rs (resident)              rows, supervisors, CNI
+//! ```
+//! A server that is killed at any instruction loses nothing: the next one reads the rows, asks the supervisors
+//! ([`corten_engine::Engine::recover_pods`]), and hears of exits that happened meanwhile from their records.
+
+mod book;
+mod container;
+mod document;
+mod events;
+mod filter;
+mod limits;
+mod plan;
+mod sandbox;
+mod service;
+mod settings;
+mod state;
+mod stats;
+mod status;
+mod watch;
+
+use std::sync::Arc;
+
+use corten_engine::Engine;
+use tokio::sync::broadcast;
+
+use crate::proto::ContainerEventResponse;
+use crate::spec::Host;
+use book::{Book, ContainerEntry, Exit, PodEntry};
+use document::{ContainerDocument, PodDocument};
+
+pub use settings::{Handler, Settings};
+
+/// Events that a slow listener may be behind; then it misses some, and lists anew.
+const EVENTS: usize = 1024;
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Runtime {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    engine: Arc<Engine>,
+    settings: Settings,
+    host: Host,
+    book: Book,
+    events: broadcast::Sender<ContainerEventResponse>,
+}
+
+/// Why the service cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("pods of an earlier run cannot be taken over")]
+    Recover(#[from] corten_engine::Error),
+    #[error("cannot watch {path:?} for exits")]
+    Watch {
+        path: std::path::PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Runtime {
+    /// Takes over what is there, and begins to watch it. Inside a tokio runtime.
+    pub fn start(engine: Arc<Engine>, settings: Settings, host: Host) -> Result<Self, Error> {
+        let recovered = engine.recover_pods(&settings.cni)?;
+        let exits = engine.paths().pod_exits();
+        // Before the records are read: what comes in between is told twice, not missed.
+        let folder = watch::Folder::watch(&exits).map_err(|source| Error::Watch {
+            path: exits,
+            source,
+        })?;
+        for note in &recovered.notes {
+            tracing::warn!("{note}");
+        }
+        let shared = Arc::new(Shared {
+            engine,
+            settings,
+            host,
+            book: Book::default(),
+            events: broadcast::Sender::new(EVENTS),
+        });
+        for pod in recovered.pods {
+            shared.take_over_pod(pod);
+        }
+        for container in recovered.containers {
+            shared.take_over_container(container);
+        }
+        tokio::spawn(shared.clone().watch_exits(folder));
+        Ok(Self { shared })
+    }
+
+    /// How many pods and containers are ready and running, and how many there are.
+    pub fn count(&self) -> Counts {
+        let pods = self.shared.book.pods();
+        let containers = self.shared.book.containers();
+        Counts {
+            ready: pods.iter().filter(|p| p.is_ready()).count(),
+            pods: pods.len(),
+            running: containers.iter().filter(|c| c.now().is_running()).count(),
+            containers: containers.len(),
+        }
+    }
+}
+
+/// What is there, in numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub ready: usize,
+    pub pods: usize,
+    pub running: usize,
+    pub containers: usize,
+}
+
+impl Shared {
+    fn take_over_pod(self: &Arc<Self>, pod: corten_engine::pod::Pod) {
+        let document = match PodDocument::parse(&pod.record.document) {
+            Ok(document) => document,
+            Err(error) => {
+                tracing::error!(pod = pod.id.as_str(), error = %crate::status::chain(&error), "left alone");
+                return;
+            }
+        };
+        let ready = pod.is_ready();
+        let entry = PodEntry::new(pod, document, ready);
+        self.book.add_pod(entry.clone());
+        if ready {
+            self.watch_supervisor(&entry);
+        }
+    }
+
+    fn take_over_container(&self, container: corten_engine::pod::PodContainer) {
+        let document = match ContainerDocument::parse(&container.record.document) {
+            Ok(document) => document,
+            Err(error) => {
+                tracing::error!(container = container.id.as_str(), error = %crate::status::chain(&error), "left alone");
+                return;
+            }
+        };
+        let exit = match self.engine.pod_exit(&container) {
+            Ok(record) => record.as_ref().map(Exit::of),
+            Err(error) => {
+                tracing::error!(container = container.id.as_str(), error = %crate::status::chain(&error), "exit unknown");
+                None
+            }
+        };
+        self.book
+            .add_container(ContainerEntry::new(container, document, exit));
+    }
+}

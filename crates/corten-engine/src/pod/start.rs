@@ -1,0 +1,233 @@
+//! Start of a container in a pod, and what is done with one that runs.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use corten_shim::client::{Client, CreateOptions, CreateRequest, Stdio};
+use corten_spec::oci::runtime::{LinuxResources, Process};
+use corten_store::RootMount;
+use serde_json::Value;
+
+use super::record::Started;
+use super::{Pod, PodContainer};
+use crate::container::record::Failure;
+use crate::container::text;
+use crate::error::{Error, Is};
+use crate::{Engine, clock};
+
+impl Engine {
+    /// Starts a container that was never started. Its record says so, or why it could not be.
+    pub fn start_pod_container(
+        &self,
+        pod: &Pod,
+        container: &mut PodContainer,
+    ) -> Result<(), Error> {
+        let refused = |is| Error::PodState {
+            what: "container",
+            id: container.id.to_string(),
+            action: "started",
+            source: Is(is),
+        };
+        if container.record.started.is_some() || container.record.failure.is_some() {
+            return Err(refused("started already"));
+        }
+        if !pod.is_ready() {
+            return Err(refused("in a pod that is not ready"));
+        }
+        let mut shim = self
+            .pod_supervisor(&pod.id, &container.id)?
+            .ok_or_else(|| refused("in a pod without a supervisor"))?;
+        // On record before it is so: what ran and is not there any more has ended, and was not merely never started.
+        container.record.started = Some(Started {
+            at: clock::nanoseconds(),
+            pid: 0,
+        });
+        self.save_pod_container(container)?;
+        match self.start_in(pod, container, &mut shim) {
+            Ok(pid) => {
+                container.record.started = Some(Started {
+                    at: clock::nanoseconds(),
+                    pid,
+                });
+                self.save_pod_container(container)
+            }
+            Err(error) => {
+                // The first error is the one to tell.
+                let _deleted = shim.kill("", 9, true);
+                let _deleted = shim.delete("");
+                let _freed = self.free_pod_container(pod, container);
+                container.record.failure = Some(Failure::of(&error));
+                self.save_pod_container(container)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn start_in(
+        &self,
+        pod: &Pod,
+        container: &PodContainer,
+        shim: &mut Client,
+    ) -> Result<u32, Error> {
+        let request = self.pod_create_request(pod, container)?;
+        shim.create(request)?;
+        Ok(shim.start("")?)
+    }
+
+    fn pod_create_request(
+        &self,
+        pod: &Pod,
+        container: &PodContainer,
+    ) -> Result<CreateRequest, Error> {
+        let foreign = self.foreign_runtime(pod.record.runtime.as_deref())?;
+        let mount = self.ensure_pod_snapshot(pod, container)?;
+        self.ensure_volumes(container)?;
+        let bundle = self.paths.pod_container_bundle(&pod.id, &container.id);
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&bundle)
+            .map_err(Error::io("make folder", &bundle))?;
+        let planned = self.pod_spec_path(container);
+        let config = bundle.join("config.json");
+        fs::copy(&planned, &config).map_err(Error::io("copy", &planned))?;
+        let shares = foreign.is_some() && shares_mounts(&self.pod_spec(container)?);
+        let mut root = runtime_mount(&mount);
+        if let Some(maps) = &pod.record.maps {
+            root.options.push(format!("uidmap={}", maps.uid));
+            root.options.push(format!("gidmap={}", maps.gid));
+        }
+        let settings = &container.record.settings;
+        let mut stdio = Stdio::attach(settings.tty);
+        if !settings.stdin {
+            stdio.stdin.clear();
+        }
+        Ok(CreateRequest {
+            bundle,
+            rootfs: vec![root],
+            stdio,
+            checkpoint: settings.checkpoint.clone().unwrap_or_default(),
+            options: CreateOptions {
+                log_path: settings.log.as_deref().map(text).unwrap_or_default(),
+                exit_record: text(&self.paths.pod_exit(&container.id)),
+                attach: true,
+                open_stdin: settings.stdin,
+                stdin_once: settings.stdin_once,
+                foreign: foreign.as_ref().map(|f| f.order(shares)),
+                ..CreateOptions::default()
+            },
+        })
+    }
+
+    /// The specification that the container was planned with.
+    pub fn pod_spec_path(&self, container: &PodContainer) -> PathBuf {
+        let folder = self.paths.pod_container(&container.pod, &container.id);
+        folder.join("config.json")
+    }
+
+    /// The specification that the container was planned with.
+    pub fn pod_spec(&self, container: &PodContainer) -> Result<Value, Error> {
+        let path = self.pod_spec_path(container);
+        let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
+        serde_json::from_slice(&bytes).map_err(|source| Error::Document { path, source })
+    }
+
+    /// Replaces it: for limits that have changed, which a start in between has to know.
+    pub fn replace_pod_spec(&self, container: &PodContainer, spec: &Value) -> Result<(), Error> {
+        let path = self.pod_spec_path(container);
+        let new = path.with_extension("new");
+        fs::write(&new, spec.to_string()).map_err(Error::io("write", &new))?;
+        fs::rename(&new, &path).map_err(Error::io("rename", &new))
+    }
+
+    /// Announces a process in a container that runs, to be attached to ([`crate::Paths::pod_container_bundle`]) and then started
+    /// by its supervisor, which is returned.
+    pub fn exec_in_pod(
+        &self,
+        container: &PodContainer,
+        exec_id: &str,
+        process: &Value,
+        stdin: bool,
+    ) -> Result<Client, Error> {
+        let process: Process =
+            serde_json::from_value(process.clone()).map_err(|source| Error::Document {
+                path: "a process to be executed".into(),
+                source,
+            })?;
+        let mut shim = self.running_in_pod(container, "entered")?;
+        let mut stdio = Stdio::attach(process.terminal().unwrap_or_default());
+        if !stdin {
+            stdio.stdin.clear();
+        }
+        shim.exec(exec_id, stdio, &process)?;
+        Ok(shim)
+    }
+
+    /// Other limits for a container that runs.
+    pub fn limit_in_pod(
+        &self,
+        container: &PodContainer,
+        resources: &LinuxResources,
+    ) -> Result<(), Error> {
+        Ok(self
+            .running_in_pod(container, "given other limits")?
+            .update(resources)?)
+    }
+
+    /// After its log's file was renamed: records go to a new file of its name.
+    pub fn reopen_pod_log(&self, container: &PodContainer) -> Result<(), Error> {
+        Ok(self
+            .running_in_pod(container, "given another log")?
+            .reopen_log()?)
+    }
+
+    /// Writes a container that runs into a folder, by criu, which leaves it running.
+    pub fn checkpoint_in_pod(
+        &self,
+        container: &PodContainer,
+        images: &std::path::Path,
+    ) -> Result<(), Error> {
+        Ok(self
+            .running_in_pod(container, "checkpointed")?
+            .checkpoint(images)?)
+    }
+
+    /// The supervisor of a container that was started, and has not ended as far as is known.
+    pub(super) fn running_in_pod(
+        &self,
+        container: &PodContainer,
+        action: &'static str,
+    ) -> Result<Client, Error> {
+        let refused = |is| Error::PodState {
+            what: "container",
+            id: container.id.to_string(),
+            action,
+            source: Is(is),
+        };
+        if container.record.started.is_none() {
+            return Err(refused("not started"));
+        }
+        if self.paths.pod_exit(&container.id).exists() {
+            return Err(refused("exited"));
+        }
+        let shim = self.pod_supervisor(&container.pod, &container.id)?;
+        shim.ok_or_else(|| refused("without a supervisor"))
+    }
+}
+
+/// Whether mounts of the container are to be seen on the host.
+fn shares_mounts(spec: &Value) -> bool {
+    let mounts = spec["mounts"].as_array().into_iter().flatten();
+    let mut options = mounts.flat_map(|m| m["options"].as_array().into_iter().flatten());
+    options.any(|o| o.as_str().is_some_and(|o| o.ends_with("shared")))
+}
+
+/// The store's recipe in the runtime's words.
+pub(super) fn runtime_mount(mount: &RootMount) -> corten_runtime::rootfs::Mount {
+    corten_runtime::rootfs::Mount {
+        fstype: mount.fstype.clone(),
+        source: mount.source.clone(),
+        options: mount.options.clone(),
+    }
+}

@@ -1,0 +1,254 @@
+//! `corten serve`: the one place where what needs a resident is put together.
+//!
+//! ```text
+//!  lock ─► socket (systemd's, or ours) ─► services ─► READY=1 ─► serve ─► SIGTERM ─► no new calls, grace, the socket goes
+//! ```
+//! It owns nothing that is not on disk or in a supervisor: pods run on without it, and the next one finds them.
+
+pub mod config;
+mod lock;
+mod metrics;
+mod notify;
+mod pods;
+mod scrape;
+mod socket;
+pub mod spans;
+mod web;
+
+use std::io;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use corten_cri::image::Images;
+use corten_cri::runtime::{self, Runtime};
+use corten_cri::server::{Ended, Observer, Server};
+use corten_cri::spec::Host;
+use corten_engine::Engine;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
+
+use config::Config;
+pub use config::ConfigError;
+pub use lock::LockError;
+use metrics::Calls;
+use scrape::Scrape;
+use socket::Listening;
+pub use socket::SocketError;
+pub use spans::EndpointError;
+use spans::{Endpoint, Spans};
+
+/// Threads that serve. The work behind a call is done on others, which come and go.
+const WORKERS: usize = 2;
+/// At once; the rest of the work waits for one.
+const BLOCKING: usize = 128;
+/// How long such a thread waits for more.
+const KEEP: Duration = Duration::from_secs(5);
+/// Heaps for all threads; more would each keep what its busiest moment took.
+const HEAPS: u16 = 2;
+/// From the last call, or from readiness, to the moment when what only work needs is given back.
+const CALM: Duration = Duration::from_secs(2);
+
+/// Why the daemon did not start, or stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
+    #[error("cannot serve metrics on {address}")]
+    Metrics {
+        address: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    Runtime(#[from] runtime::Error),
+    #[error("cannot {doing}")]
+    Io {
+        doing: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Error {
+    fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+pub fn run(engine: Engine, config: Config) -> Result<(), Error> {
+    let endpoint = config
+        .otlp_endpoint
+        .as_deref()
+        .map(Endpoint::parse)
+        .transpose()?;
+    let _lock = lock::Lock::take(engine.paths())?;
+    let listening = Listening::open(&config.socket)?;
+    corten_sys::memory::few_heaps(HEAPS);
+    let threads = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(WORKERS)
+        .max_blocking_threads(BLOCKING)
+        .thread_keep_alive(KEEP)
+        .thread_name("serve")
+        .enable_all()
+        .build()
+        .map_err(Error::io("start threads"))?;
+    let served = threads.block_on(serve(Arc::new(engine), config, endpoint, &listening));
+    // What still works for a caller who is gone has its leases on disk.
+    threads.shutdown_timeout(Duration::from_secs(2));
+    let removed = Listening::remove(&listening).map_err(Error::io("remove the socket"));
+    served.and(removed)
+}
+
+async fn serve(
+    engine: Arc<Engine>,
+    config: Config,
+    endpoint: Option<Endpoint>,
+    listening: &Listening,
+) -> Result<(), Error> {
+    // First: a signal from here on is a graceful end.
+    let mut signals = Signals::take()?;
+    let listener = listening
+        .listener
+        .try_clone()
+        .map_err(Error::io("share the socket"))?;
+    let listener = nonblocking(listener)?;
+    let (calls, calm) = (Arc::new(Calls::new()), Arc::new(Notify::new()));
+    let (spans, exported, exporting) = match endpoint.map(Spans::new) {
+        Some((spans, exported, work)) => (Some(spans), Some(exported), Some(tokio::spawn(work))),
+        None => (None, None, None),
+    };
+    let images = Arc::new(Images::new(engine.clone(), config.images));
+    let host = Host::probe().map_err(Error::io("look at this host"))?;
+    let runtime = Arc::new(Runtime::start(engine.clone(), config.pods, host)?);
+    let observer = Arc::new(Watchers {
+        calls: calls.clone(),
+        spans,
+        calm: calm.clone(),
+    });
+    let scrape = Arc::new(Scrape {
+        calls,
+        images: images.clone(),
+        runtime: runtime.clone(),
+        spans: exported,
+    });
+    let web = match &config.metrics {
+        Some(address) => Some(tokio::spawn(web::serve(
+            web::Listener::open(address)?,
+            scrape,
+        ))),
+        None => None,
+    };
+    let server = Server::new(images, runtime, observer, config.grace);
+    announce(&config.socket, listening.is_given());
+    tokio::spawn(rest(calm));
+    server.run(listener, signals.stop()).await;
+    tracing::info!("stopped; pods run on");
+    if let Some(web) = web {
+        web.abort();
+    }
+    // The server had the last handle on the queue: what waits in it is sent, if somebody takes it soon.
+    if let Some(exporting) = exporting {
+        let _sent = tokio::time::timeout(Duration::from_secs(2), exporting).await;
+    }
+    Ok(())
+}
+
+/// Everybody who hears of calls.
+struct Watchers {
+    calls: Arc<Calls>,
+    spans: Option<Spans>,
+    calm: Arc<Notify>,
+}
+
+impl Observer for Watchers {
+    fn began(&self) {
+        self.calls.began();
+    }
+
+    fn ended(&self, call: &Ended<'_>) {
+        self.calls.ended(call);
+        if let Some(spans) = &self.spans {
+            spans.ended(call);
+        }
+        self.calm.notify_one();
+    }
+}
+
+fn announce(socket: &Path, given: bool) {
+    let version = env!("CARGO_PKG_VERSION");
+    tracing::info!(version, socket = %socket.display(), given, "serving");
+    if let Err(error) = notify::tell("READY=1\nSTATUS=serving\n") {
+        tracing::warn!(%error, "cannot tell systemd that we are ready");
+    }
+}
+
+/// Gives memory back whenever there was work and none comes for a while. In between it sleeps until there is work again.
+async fn rest(work: Arc<Notify>) {
+    loop {
+        while tokio::time::timeout(CALM, work.notified()).await.is_ok() {}
+        corten_sys::memory::trim();
+        work.notified().await;
+    }
+}
+
+/// The signals that mean something here.
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn take() -> Result<Self, Error> {
+        let of = |kind| signal(kind).map_err(Error::io("take signals"));
+        Ok(Self {
+            term: of(SignalKind::terminate())?,
+            int: of(SignalKind::interrupt())?,
+            hup: of(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until SIGTERM or SIGINT. SIGHUP is what a terminal sends when it goes, and what other daemons reload at: settings are
+    /// read at the start alone, so that no daemon runs on half of a file, and it is told where.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.term.recv() => break,
+                _ = self.int.recv() => break,
+                _ = self.hup.recv() => {
+                    tracing::warn!("SIGHUP changes nothing: settings are read at the start, and a restart leaves pods running");
+                }
+            }
+        }
+        tracing::info!("asked to stop");
+        if let Err(error) = notify::tell("STOPPING=1\n") {
+            tracing::warn!(%error, "cannot tell systemd that we stop");
+        }
+    }
+}
+
+/// For the runtime's reactor.
+fn nonblocking(listener: UnixListener) -> Result<tokio::net::UnixListener, Error> {
+    let ready = listener.set_nonblocking(true);
+    let ready = ready.and_then(|()| tokio::net::UnixListener::from_std(listener));
+    ready.map_err(Error::io("serve the socket"))
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(e) = next {
+        text.push_str(&format!(": {e}"));
+        next = e.source();
+    }
+    text
+}
