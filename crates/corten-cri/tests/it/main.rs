@@ -3,5 +3,6 @@
 #![forbid(unsafe_code)]
 
 mod double;
+mod exec;
 mod server;
 mod stream;
