@@ -93,7 +93,7 @@ mod tests {
         ]);
         assert_eq!(descendants(10, &parents), [11, 12]);
         assert_eq!(descendants(1, &parents), [10, 11, 12, 20, 21]);
-        assert_eq!(descendants(12, &parents), []);
+        assert_eq!(descendants(12, &parents), Vec::<u32>::new());
         assert_eq!(
             parent(std::process::id()),
             Some(std::os::unix::process::parent_id())
