@@ -2,11 +2,17 @@
 //! it is given. Compiled with `--cfg fuzzing` and for the tests only.
 
 use crate::cdi;
+use crate::stream::fuzz as stream;
 
 /// An entrance, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 1] = [("devices", cdi::fuzz::document)];
+pub const TARGETS: [Target; 4] = [
+    ("devices", cdi::fuzz::document),
+    ("spdy_frames", stream::spdy_frames),
+    ("websocket_frames", stream::websocket_frames),
+    ("resizes", stream::resizes),
+];
 
 #[cfg(test)]
 mod tests {

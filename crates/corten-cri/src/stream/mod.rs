@@ -15,6 +15,8 @@ mod backend;
 mod channel;
 mod error;
 mod forward;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod http;
 mod listen;
 mod remote;

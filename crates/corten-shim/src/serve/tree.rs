@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn descendants_are_found_by_their_parents() {
-        let parents = BTreeMap::from([
+        let parents: BTreeMap<u32, u32> = BTreeMap::from([
             (10, 1),
             (11, 10),
             (12, 11),
@@ -94,6 +94,7 @@ mod tests {
         assert_eq!(descendants(10, &parents), [11, 12]);
         assert_eq!(descendants(1, &parents), [10, 11, 12, 20, 21]);
         assert_eq!(descendants(12, &parents), Vec::<u32>::new());
+        assert!(descendants(12, &parents).is_empty());
         assert_eq!(
             parent(std::process::id()),
             Some(std::os::unix::process::parent_id())
