@@ -1,12 +1,16 @@
 //! Entrances for the fuzzer, and the same entrances tried with its corpus by an ordinary test. None may panic, whatever
 //! it is given. Compiled with `--cfg fuzzing` and for the tests only.
 
-use crate::cdi;
+use crate::{cdi, image, server};
 
 /// An entrance, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 1] = [("devices", cdi::fuzz::document)];
+pub const TARGETS: [Target; 3] = [
+    ("devices", cdi::fuzz::document),
+    ("call_headers", server::fuzz::headers),
+    ("pull_credentials", image::fuzz::credentials),
+];
 
 #[cfg(test)]
 mod tests {
