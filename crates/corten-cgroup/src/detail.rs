@@ -42,6 +42,14 @@ pub struct Account {
     pub failures: u64,
 }
 
+/// How long the group's processes have waited for what; `None` where the kernel does not count it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Pressures {
+    pub cpu: Option<Pressure>,
+    pub memory: Option<Pressure>,
+    pub io: Option<Pressure>,
+}
+
 /// Pressure stall information (Documentation/accounting/psi.rst).
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Pressure {
@@ -99,10 +107,10 @@ impl Cgroup {
             ..Detail::default()
         };
         if v2 {
-            // Files of the core, there without any controller.
-            detail.cpu_pressure = self.pressure("cpu.pressure")?;
-            detail.memory_pressure = self.pressure("memory.pressure")?;
-            detail.io_pressure = self.pressure("io.pressure")?;
+            let pressures = self.pressures()?;
+            detail.cpu_pressure = pressures.cpu;
+            detail.memory_pressure = pressures.memory;
+            detail.io_pressure = pressures.io;
             detail.swap_peak = self.value("memory", "memory.swap.peak")?.unwrap_or(0);
             let events = self.text("memory", "memory.swap.events")?;
             let events = events.unwrap_or_default();
@@ -125,6 +133,15 @@ impl Cgroup {
         (detail.swap_peak, detail.swap_failures) = (swap.peak, swap.failures);
         detail.block = self.block()?;
         Ok(detail)
+    }
+
+    /// The unified tree counts it, also on a hybrid host, and without any controller.
+    pub fn pressures(&self) -> Result<Pressures, Error> {
+        Ok(Pressures {
+            cpu: self.pressure("cpu.pressure")?,
+            memory: self.pressure("memory.pressure")?,
+            io: self.pressure("io.pressure")?,
+        })
     }
 
     fn cpuset(&self) -> Result<Cpuset, Error> {
@@ -169,7 +186,8 @@ impl Cgroup {
         Ok(self.text("cgroup", file)?.map(|text| pressure(&text)))
     }
 
-    fn hugetlb_peaks(&self) -> Result<Vec<(String, u64)>, Error> {
+    /// Highest usage by page size, where the kernel keeps it (v1).
+    pub fn hugetlb_peaks(&self) -> Result<Vec<(String, u64)>, Error> {
         // Version 2 does not keep it.
         let mut peaks = Vec::new();
         if self.is_pure_v2() || !self.dirs.iter().any(|d| d.has("hugetlb")) {

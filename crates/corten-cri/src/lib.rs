@@ -7,6 +7,7 @@
 
 mod blocking;
 pub mod cdi;
+pub mod exec;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;
@@ -15,5 +16,6 @@ pub mod proto;
 pub mod runtime;
 pub mod server;
 pub mod spec;
+pub mod stats;
 mod status;
 pub mod stream;

@@ -249,3 +249,41 @@ fn a_parent_that_is_removed_meanwhile_is_made_again() {
     remove();
     assert!(failed.is_none(), "{failed:?}");
 }
+
+#[test]
+fn pressure_and_time_of_a_busy_group_are_counted() {
+    let layout = Layout::probe().unwrap();
+    let unified = layout.unified();
+    let counted = unified.is_some_and(|root| root.join("cpu.pressure").exists());
+    if !need::that(counted, "this kernel counts no pressure of groups") {
+        return;
+    }
+    let s = Scratch::new("pressure");
+    // More that want to run than there are CPUs: some wait.
+    let many = 2 * std::thread::available_parallelism().unwrap().get();
+    let script =
+        format!("for i in $(seq {many}); do timeout 1 sh -c 'while :; do :; done' & done; wait");
+    s.spawn_ready(&script).wait().unwrap();
+    let pressures = s.group.pressures().unwrap();
+    let cpu = pressures.cpu.unwrap();
+    assert!(cpu.some.total > 0, "{cpu:?}");
+    assert!(pressures.memory.is_some() && pressures.io.is_some());
+    let used = s.group.stats().unwrap().cpu.unwrap().usage;
+    assert!(used > 100_000_000, "{used}");
+}
+
+#[test]
+fn the_layout_says_what_can_be_limited() {
+    let layout = Layout::probe().unwrap();
+    let s = Scratch::new("controls");
+    for controller in ["memory", "cpu", "pids"] {
+        let there = s.group.stats().unwrap();
+        let counted = match controller {
+            "memory" => there.memory.is_some(),
+            "pids" => there.pids.is_some(),
+            _ => there.cpu.is_some(),
+        };
+        assert!(counted || !layout.controls(controller), "{controller}");
+    }
+    assert!(!layout.controls("nonsense"));
+}

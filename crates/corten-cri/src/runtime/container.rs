@@ -163,6 +163,7 @@ impl Shared {
         }
         blocking::run(move || engine.remove_pod_container(&record, &container)).await?;
         self.book.remove_container(&entry.id);
+        self.rates.retain(|id| id != entry.id.as_str());
         self.tell(
             ContainerEventType::ContainerDeletedEvent,
             entry.id.as_str(),

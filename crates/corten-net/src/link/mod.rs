@@ -13,9 +13,9 @@ use corten_sys::netlink::{BatchError, Error as NetlinkError, Family, Message, So
 use rustix::io::Errno;
 
 pub use message::{
-    Change, Details, IpvlanMode, Kind, Link, Mac, MacvlanMode, NewLink, NewRoute, NewVeth,
-    PortVlans, RT_SCOPE_LINK, RT_TABLE_MAIN, Rate, RouteCopy, RouteEntry, Rule, Side, VLANS,
-    is_main, mac_text, parse_mac, ranges,
+    Change, Counters, Details, IpvlanMode, Kind, Link, Mac, MacvlanMode, NewLink, NewRoute,
+    NewVeth, PortVlans, RT_SCOPE_LINK, RT_TABLE_MAIN, Rate, RouteCopy, RouteEntry, Rule, Side,
+    Traffic, VLANS, is_main, mac_text, parse_mac, ranges,
 };
 pub use traffic::{Portion, Shaper};
 
@@ -99,6 +99,15 @@ impl Links {
             .into_iter()
             .filter(|l| master.is_none() || l.master == master)
             .collect())
+    }
+
+    /// What went through each link, in the kernel's order.
+    pub fn counters(&mut self) -> Result<Vec<(String, Counters)>, Error> {
+        self.socket
+            .dump(message::list_links(None), |all: &mut Vec<_>, r| {
+                all.extend(message::read_counters(&r));
+            })
+            .map_err(failed("read the counters of links"))
     }
 
     /// Makes a bridge, up and without spanning tree. One that exists already is left as it is.

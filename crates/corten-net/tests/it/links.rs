@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use corten_net::Error;
 use corten_net::cni::{Attachment, CniResult, NetworkConfigList, Protocol, ValidAttachment};
+use corten_net::link::Links;
 use corten_net::recover;
 use corten_spec::Kind;
 use serde_json::{Value, json};
@@ -115,6 +116,40 @@ fn ptp_containers_reach_the_host_and_each_other_by_way_of_it() {
     assert_eq!(recover::holdings(&list).unwrap().links.len(), 1);
     recover::free(&list, "b").unwrap();
     assert!(recover::holdings(&list).unwrap().is_empty());
+}
+
+#[test]
+fn what_went_through_a_link_is_counted_at_both_ends() {
+    let host = Host::new();
+    let list = list(&host, json!([{ "type": "ptp", "ipam": both() }]));
+    let a = Attached::to(&host, &list, "a").unwrap();
+    let count = || {
+        let all = a
+            .namespace
+            .run(|| Links::open().unwrap().counters().unwrap());
+        let eth0 = all.into_iter().find(|(name, _)| name == "eth0");
+        eth0.unwrap().1
+    };
+    let _server = a.namespace.serve(80);
+    let before = count();
+    ask(Protocol::Tcp, &a.address(80, true)).unwrap();
+    let after = count();
+    for (before, after) in [(before.received, after.received), (before.sent, after.sent)] {
+        assert!(after.packets >= before.packets + 3, "{before:?} {after:?}");
+        assert!(after.bytes > before.bytes);
+        assert_eq!(after.errors, 0);
+    }
+    // The kernel's own file says the same.
+    let text = a.namespace.run(|| shell("cat /proc/net/dev"));
+    let line = text.lines().find_map(|l| l.trim().strip_prefix("eth0:"));
+    let numbers: Vec<u64> = line
+        .unwrap()
+        .split_ascii_whitespace()
+        .map(|n| n.parse().unwrap())
+        .collect();
+    let now = count();
+    assert!(now.received.bytes >= numbers[0] && numbers[0] >= after.received.bytes);
+    assert!(now.sent.packets >= numbers[9] && numbers[9] >= after.sent.packets);
 }
 
 /// A switch of the host's that `m0` and `outside`'s link are at.

@@ -47,6 +47,7 @@ mod mounts;
 mod networks;
 mod networks_use;
 mod peers;
+mod pods;
 mod policy;
 mod pull;
 mod refusal;
@@ -57,6 +58,7 @@ mod roundtrip;
 mod runtimes;
 mod serve;
 mod serve_images;
+mod serve_pods;
 mod server;
 mod transfer;
 

@@ -20,6 +20,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_TXQLEN: u16 = 13;
 pub(super) const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
+const IFLA_STATS64: u16 = 23;
 pub(super) const IFLA_AF_SPEC: u16 = 26;
 const IFLA_NET_NS_FD: u16 = 28;
 const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
@@ -54,6 +55,22 @@ pub struct Link {
     pub allmulti: bool,
     /// Packets.
     pub txqlen: u32,
+}
+
+/// What went through a link, as it counts itself (`struct rtnl_link_stats64`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    pub received: Traffic,
+    pub sent: Traffic,
+}
+
+/// One direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    pub packets: u64,
+    pub bytes: u64,
+    pub errors: u64,
+    pub dropped: u64,
 }
 
 /// What a new link is to be besides its kind.
@@ -289,6 +306,36 @@ pub fn read_link(reply: &Reply<'_>) -> Option<Link> {
     })
 }
 
+/// A link's name and counters.
+pub fn read_counters(reply: &Reply<'_>) -> Option<(String, Counters)> {
+    if reply.kind != RTM_NEWLINK {
+        return None;
+    }
+    let (_, attributes) = reply.split(IFINFO)?;
+    let counters = read_stats(attributes.get(IFLA_STATS64)?)?;
+    Some((attributes.string(IFLA_IFNAME)?, counters))
+}
+
+/// Pairs of u64, received and sent: packets, bytes, errors, dropped; what follows is of no use here.
+fn read_stats(bytes: &[u8]) -> Option<Counters> {
+    let at = |n: usize| {
+        let bytes = bytes.get(n * 8..n * 8 + 8)?;
+        Some(u64::from_ne_bytes(bytes.try_into().ok()?))
+    };
+    let direction = |first: usize| {
+        Some(Traffic {
+            packets: at(first)?,
+            bytes: at(first + 2)?,
+            errors: at(first + 4)?,
+            dropped: at(first + 6)?,
+        })
+    };
+    Some(Counters {
+        received: direction(0)?,
+        sent: direction(1)?,
+    })
+}
+
 /// `02:00:00:00:00:01`.
 pub fn mac_text(mac: Mac) -> String {
     mac.map(|b| format!("{b:02x}")).join(":")
@@ -311,6 +358,21 @@ pub fn parse_mac(text: &str) -> Option<Mac> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counters_come_in_pairs() {
+        let bytes: Vec<u8> = (1..=8u64).flat_map(u64::to_ne_bytes).collect();
+        let read = read_stats(&bytes).unwrap();
+        let traffic = |packets, bytes, errors, dropped| Traffic {
+            packets,
+            bytes,
+            errors,
+            dropped,
+        };
+        assert_eq!(read.received, traffic(1, 3, 5, 7));
+        assert_eq!(read.sent, traffic(2, 4, 6, 8));
+        assert_eq!(read_stats(&bytes[..63]), None);
+    }
 
     #[test]
     fn macs_read_as_written() {
