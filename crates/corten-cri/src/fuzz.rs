@@ -3,6 +3,7 @@
 
 use crate::cdi;
 use crate::stream::fuzz as stream;
+use crate::{cdi, image, server};
 
 /// An entrance, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
@@ -12,6 +13,9 @@ pub const TARGETS: [Target; 4] = [
     ("spdy_frames", stream::spdy_frames),
     ("websocket_frames", stream::websocket_frames),
     ("resizes", stream::resizes),
+pub const TARGETS: [Target; 3] = [
+    ("call_headers", server::fuzz::headers),
+    ("pull_credentials", image::fuzz::credentials),
 ];
 
 #[cfg(test)]

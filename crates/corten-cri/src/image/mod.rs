@@ -6,6 +6,8 @@
 mod auth;
 mod convert;
 mod flight;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod pull;
 mod usage;
 

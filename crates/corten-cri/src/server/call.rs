@@ -353,7 +353,7 @@ impl hyper::body::Body for Watched {
 }
 
 /// gRPC's `grpc-timeout`: at most eight digits and a unit. What is malformed is no deadline, as with other servers.
-fn timeout(text: &str) -> Option<Duration> {
+pub(super) fn timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;

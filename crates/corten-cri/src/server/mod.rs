@@ -8,6 +8,8 @@
 //! Who asked for what, and how it ended, is told to an [`Observer`] once a call.
 
 mod call;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzz;
 mod health;
 mod named;
 mod route;

@@ -29,7 +29,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts one on the sandbox's folders and waits until it answers.
+    /// Starts one on the sandbox's folders and waits until it serves.
     #[track_caller]
     pub fn start(sandbox: &Sandbox, args: &[&str]) -> Self {
         let mut command = sandbox.command();
@@ -37,7 +37,7 @@ impl Daemon {
         Self::spawn(sandbox, command)
     }
 
-    /// The same of a command of the test's own.
+    /// The same of a command of the test's own, which logs at info or below.
     #[track_caller]
     pub fn spawn(sandbox: &Sandbox, mut command: Command) -> Self {
         let log = sandbox.files().join("serve.log");
@@ -45,6 +45,9 @@ impl Daemon {
             .create(true)
             .append(true)
             .open(&log);
+        // Another may have served in this sandbox before.
+        let words = |log: &str| log.matches("serving").count();
+        let before = words(&std::fs::read_to_string(&log).unwrap_or_default());
         let child = command
             .stderr(file.expect("a log"))
             .stdout(Stdio::null())
@@ -61,7 +64,10 @@ impl Daemon {
                 "{}",
                 daemon.log()
             );
-            UnixStream::connect(&daemon.socket).ok()
+            // The socket is there before all is; the word is not.
+            let ready =
+                words(&daemon.log()) > before && UnixStream::connect(&daemon.socket).is_ok();
+            ready.then_some(())
         });
         assert!(up.is_ok(), "{}", daemon.log());
         daemon

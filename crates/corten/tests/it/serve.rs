@@ -305,6 +305,8 @@ fn metrics_and_health_over_http() -> Result<()> {
         "corten_cri_call_seconds_count{method=\"PullImage\"} 2",
         "corten_image_pulls_total{result=\"whole\"} 1",
         "corten_images 1",
+        "corten_pods{state=\"ready\"} 0",
+        "corten_containers{state=\"running\"} 0",
         "corten_cri_calls_under_way 0",
     ] {
         assert!(page.lines().any(|l| l == line), "{line}\n{page}");
@@ -346,7 +348,7 @@ fn metrics_and_health_over_http() -> Result<()> {
     assert!(http(connect(), "POST", "/metrics").starts_with("HTTP/1.1 405"));
     // Somebody who says nothing holds nobody up.
     let _silent: Vec<_> = (0..8).map(|_| connect()).collect();
-    assert!(get(&address, "/readyz").starts_with("HTTP/1.1 "));
+    assert!(get(&address, "/readyz").starts_with("HTTP/1.1 200"));
     assert!(daemon.stop().success());
 
     let socket = sandbox.files().join("metrics.sock");
@@ -512,7 +514,9 @@ fn a_collector_that_refuses_or_is_away_costs_spans_alone() -> Result<()> {
 #[test]
 fn records_are_json_and_say_which_call_they_are_of() -> Result<()> {
     let sandbox = sandbox()?;
-    let daemon = Daemon::start(&sandbox, &["--log-format", "json"]);
+    let mut command = sandbox.command();
+    command.args(["--log-level", "debug", "serve", "--log-format", "json"]);
+    let daemon = Daemon::spawn(&sandbox, command);
     block(async {
         let mut runtime = daemon.runtime().await;
         let request = corten_cri::proto::StopContainerRequest {
@@ -541,9 +545,12 @@ fn records_are_json_and_say_which_call_they_are_of() -> Result<()> {
         pull["timestamp"].is_string() && pull["level"] == "WARN",
         "{pull:#}"
     );
-    if let Some(stop) = of("StopContainer") {
-        assert_eq!(stop["span"]["container"], "of-this-one", "{stop:#}");
-    }
+    let stop = of("StopContainer").unwrap_or_else(|| panic!("{log}"));
+    assert_eq!(stop["span"]["container"], "of-this-one", "{stop:#}");
+    assert!(
+        !log.contains("\"h2::"),
+        "frames are for who looks for them: {log}"
+    );
     assert!(daemon.stop().success());
     sandbox.finish();
     Ok(())
