@@ -7,6 +7,7 @@
 
 mod blocking;
 pub mod cdi;
+pub mod exec;
 #[cfg(any(test, fuzzing))]
 #[doc(hidden)]
 pub mod fuzz;

@@ -215,6 +215,11 @@ impl Attached {
         }
     }
 
+    /// The socket, and what has come over it already: for callers with a loop of their own.
+    pub fn into_parts(self) -> (UnixStream, Decoder) {
+        (self.socket, self.decoder)
+    }
+
     /// A second handle on the socket, for a thread that sends while this one reads.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {

@@ -200,6 +200,7 @@ impl ImageService for Images {
         let PullImageRequest { image, auth, .. } = request.into_inner();
         let name = named(image)?;
         let image_ref = self.pull(&name, auth.as_ref()).await?;
+        self.usages.changed();
         Ok(Response::new(PullImageResponse { image_ref }))
     }
 
@@ -221,6 +222,7 @@ impl ImageService for Images {
             Ok(())
         })
         .await?;
+        self.usages.changed();
         Ok(Response::new(RemoveImageResponse {}))
     }
 

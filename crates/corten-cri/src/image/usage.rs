@@ -1,6 +1,7 @@
 //! `ImageFsInfo`: measured when somebody asks, and for a while believed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use corten_engine::Engine;
@@ -17,7 +18,10 @@ const FRESH: Duration = Duration::from_secs(10);
 const REST: u32 = 20;
 
 #[derive(Default)]
-pub(super) struct Usages(Mutex<State>);
+pub(super) struct Usages {
+    state: Mutex<State>,
+    changed: AtomicBool,
+}
 
 #[derive(Default)]
 struct State {
@@ -35,18 +39,27 @@ struct Measured {
 }
 
 impl Measured {
-    fn is_fresh(&self) -> bool {
-        self.at.elapsed() < FRESH.max(self.took * REST)
+    fn is_fresh(&self, changed: bool) -> bool {
+        let age = self.at.elapsed();
+        age < self.took * REST || (age < FRESH && !changed)
     }
 }
 
 impl Usages {
+    /// An image has come or gone.
+    pub fn changed(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
     /// One measures; who asks meanwhile waits for it.
     pub async fn answer(&self, engine: &Arc<Engine>) -> Result<ImageFsInfoResponse, Status> {
-        let mut state = self.0.lock().await;
-        let measured = match state.last.filter(Measured::is_fresh) {
+        let mut state = self.state.lock().await;
+        let changed = self.changed.load(Ordering::Relaxed);
+        let measured = match state.last.filter(|m| m.is_fresh(changed)) {
             Some(measured) => measured,
             None => {
+                // Before the look: what changes during it counts for the next.
+                self.changed.store(false, Ordering::Relaxed);
                 let mut gauge = std::mem::take(&mut state.gauge);
                 let engine = engine.clone();
                 let (gauge, measured) = blocking::run(move || {

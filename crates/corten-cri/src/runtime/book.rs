@@ -9,6 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use corten_engine::container::record::ExitRecord;
 use corten_engine::pod::{Pod, PodContainer};
@@ -18,6 +19,7 @@ use tonic::Status;
 
 use super::document::{ContainerDocument, PodDocument};
 use crate::proto::{ContainerState, PodSandboxState};
+use crate::stats::Layer;
 
 /// One pod.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub struct ContainerEntry {
     /// Held by who starts or removes it, or changes its limits.
     pub busy: Busy<()>,
     state: Mutex<ContainerNow>,
+    /// What it has written, as it was counted last.
+    layer: Mutex<Option<Layer>>,
 }
 
 #[derive(Clone, Debug)]
@@ -123,7 +127,19 @@ impl ContainerEntry {
                 document: Arc::new(document),
                 exit,
             }),
+            layer: Mutex::new(None),
         })
+    }
+
+    /// What it has written, unless that was counted longer ago than this.
+    pub fn layer(&self, good: Duration) -> Option<Layer> {
+        let known = lock(&self.layer).clone()?;
+        let age = crate::stats::now().saturating_sub(known.at);
+        (0..good.as_nanos() as i64).contains(&age).then_some(known)
+    }
+
+    pub fn set_layer(&self, layer: Layer) {
+        *lock(&self.layer) = Some(layer);
     }
 
     pub fn now(&self) -> ContainerNow {

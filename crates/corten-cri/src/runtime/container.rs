@@ -52,7 +52,7 @@ impl Shared {
     fn make(
         &self,
         pod: &PodEntry,
-        config: ContainerConfig,
+        mut config: ContainerConfig,
         metadata: &ContainerMetadata,
     ) -> Result<Arc<ContainerEntry>, Status> {
         let failed = |e: corten_engine::Error| crate::status::of(&e);
@@ -78,6 +78,13 @@ impl Shared {
             stop_signal: planned.stop_signal,
             checkpoint: None,
         };
+        for (place, id) in planned.volumes {
+            let image = config.mounts.get_mut(place).and_then(|m| m.image.as_mut());
+            if let Some(image) = image {
+                // What the status tells of the volume.
+                image.image_ref = id;
+            }
+        }
         let document = ContainerDocument {
             config,
             image_id: image.config.to_string(),
@@ -163,6 +170,7 @@ impl Shared {
         }
         blocking::run(move || engine.remove_pod_container(&record, &container)).await?;
         self.book.remove_container(&entry.id);
+        self.rates.retain(|id| id != entry.id.as_str());
         self.tell(
             ContainerEventType::ContainerDeletedEvent,
             entry.id.as_str(),

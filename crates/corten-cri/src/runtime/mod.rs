@@ -10,9 +10,11 @@
 //! ([`corten_engine::Engine::recover_pods`]), and hears of exits that happened meanwhile from their records.
 
 mod book;
+mod checkpoint;
 mod container;
 mod document;
 mod events;
+mod exec;
 mod filter;
 mod limits;
 mod plan;
@@ -24,13 +26,15 @@ mod stats;
 mod status;
 mod watch;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use corten_engine::Engine;
 use tokio::sync::broadcast;
 
 use crate::proto::ContainerEventResponse;
 use crate::spec::Host;
+use crate::stats::Rates;
+use crate::stream;
 use book::{Book, ContainerEntry, Exit, PodEntry};
 use document::{ContainerDocument, PodDocument};
 
@@ -51,6 +55,9 @@ struct Shared {
     host: Host,
     book: Book,
     events: broadcast::Sender<ContainerEventResponse>,
+    rates: Rates,
+    /// Set once, soon after the start.
+    streams: OnceLock<stream::Server>,
 }
 
 /// Why the service cannot begin.
@@ -85,6 +92,8 @@ impl Runtime {
             host,
             book: Book::default(),
             events: broadcast::Sender::new(EVENTS),
+            rates: Rates::default(),
+            streams: OnceLock::new(),
         });
         for pod in recovered.pods {
             shared.take_over_pod(pod);
@@ -94,6 +103,17 @@ impl Runtime {
         }
         tokio::spawn(shared.clone().watch_exits(folder));
         Ok(Self { shared })
+    }
+
+    /// Listens for those who are to be given streams. The server is the caller's to run.
+    pub async fn listen(
+        &self,
+        settings: stream::Settings,
+    ) -> Result<stream::Server, stream::Error> {
+        let behind = exec::Behind(self.shared.clone());
+        let server = stream::Server::bind(settings, Arc::new(behind)).await?;
+        // A second one would only be another way to the same.
+        Ok(self.shared.streams.get_or_init(|| server).clone())
     }
 
     /// How many pods and containers are ready and running, and how many there are.

@@ -25,6 +25,8 @@ pub struct Made {
     pub stop_signal: u32,
     /// The interface's.
     pub signal_name: i32,
+    /// The images of volumes: the mount's place in the request, and the id.
+    pub volumes: Vec<(usize, String)>,
 }
 
 pub fn refused(refused: spec::Refused) -> Status {
@@ -83,7 +85,7 @@ pub fn container(
     let cdi = devices(config);
     let needs = spec::needs(config, &handler.spec, &cdi).map_err(refused)?;
     let observed = spec::observe::look(&needs).map_err(refused)?;
-    let images = volumes(shared, draft, &needs.images)?;
+    let (images, shown) = volumes(shared, draft, &needs.images)?;
     let (passwd, group) = (
         draft.passwd().map_err(failed)?,
         draft.group().map_err(failed)?,
@@ -126,6 +128,7 @@ pub fn container(
             linux: Some(planned.user),
         },
         spec: planned.spec,
+        volumes: shown,
     })
 }
 
@@ -141,24 +144,28 @@ fn devices(config: &ContainerConfig) -> Registry {
     }
 }
 
+/// By the place of each mount: its path, and its id.
+type Volumes = (BTreeMap<usize, PathBuf>, Vec<(usize, String)>);
+
 fn volumes(
     shared: &Shared,
     draft: &mut Draft<'_>,
     asked: &[(usize, crate::proto::ImageSpec, String)],
-) -> Result<BTreeMap<usize, PathBuf>, Status> {
-    let mut found = BTreeMap::new();
+) -> Result<Volumes, Status> {
+    let failed = |e: corten_engine::Error| crate::status::of(&e);
+    let (mut found, mut shown) = (BTreeMap::new(), Vec::new());
     for (place, image, sub_path) in asked {
         // By the id that the pull has answered, where kubelet passes it on.
         let name = match image.image_ref.as_str() {
             "" => &image.image,
             id => id,
         };
-        let record = shared.engine.image(name);
-        let path = record.and_then(|record| draft.volume(&record, sub_path));
-        let path = path.map_err(|e| crate::status::of(&e))?;
+        let record = shared.engine.image(name).map_err(failed)?;
+        let path = draft.volume(&record, sub_path).map_err(failed)?;
         found.insert(*place, path);
+        shown.push((*place, record.config.to_string()));
     }
-    Ok(found)
+    Ok((found, shown))
 }
 
 fn namespaces(

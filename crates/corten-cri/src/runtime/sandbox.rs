@@ -144,6 +144,7 @@ impl Shared {
             let mut record = pod.now().pod;
             blocking::run(move || engine.remove_pod(&mut record, &[], &cni)).await?;
             shared.book.remove_pod(&pod.id);
+            shared.rates.retain(|id| id != pod.id.as_str());
             shared.tell(
                 ContainerEventType::ContainerDeletedEvent,
                 pod.id.as_str(),

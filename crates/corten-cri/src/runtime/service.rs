@@ -322,7 +322,7 @@ impl RuntimeService for Runtime {
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        let descriptors = super::stats::descriptors();
+        let descriptors = crate::stats::descriptors();
         answer(ListMetricDescriptorsResponse { descriptors })
     }
 

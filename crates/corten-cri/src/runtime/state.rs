@@ -9,8 +9,7 @@ use super::Shared;
 use super::book::{ContainerEntry, ContainerNow, PodEntry};
 use crate::proto::{
     Container, ContainerResources, ContainerState, ContainerStatus, ImageSpec,
-    LinuxPodSandboxStatus, Mount, Namespace, PodIp, PodSandbox, PodSandboxNetworkStatus,
-    PodSandboxStatus,
+    LinuxPodSandboxStatus, Namespace, PodIp, PodSandbox, PodSandboxNetworkStatus, PodSandboxStatus,
 };
 
 /// Of a start that failed, as containerd has it.
@@ -137,7 +136,7 @@ impl ContainerEntry {
             message,
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
-            mounts: mounts(&config.mounts),
+            mounts: config.mounts.clone(),
             log_path: log_path(log_directory, &config.log_path),
             resources: Some(ContainerResources {
                 linux: config.linux.as_ref().and_then(|l| l.resources.clone()),
@@ -147,10 +146,6 @@ impl ContainerEntry {
             stop_signal: now.document.stop_signal,
         }
     }
-}
-
-fn mounts(asked: &[Mount]) -> Vec<Mount> {
-    asked.to_vec()
 }
 
 pub fn log_path(directory: &str, path: &str) -> String {

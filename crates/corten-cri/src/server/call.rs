@@ -230,9 +230,9 @@ impl End {
         match status.code() {
             Code::Ok => {}
             Code::NotFound | Code::Cancelled | Code::AlreadyExists => {
-                tracing::debug!(code = ?status.code(), message = status.message(), "refused");
+                tracing::debug!(code = ?status.code(), why = status.message(), "refused");
             }
-            code => tracing::warn!(?code, message = status.message(), "failed"),
+            code => tracing::warn!(?code, why = status.message(), "failed"),
         }
     }
 }

@@ -22,4 +22,5 @@ pub mod usage;
 pub use descriptors::descriptors;
 pub use process::Processes;
 pub use rate::Rates;
+pub(crate) use sample::now;
 pub use sample::{FileSystem, Layer, Sample, devices};

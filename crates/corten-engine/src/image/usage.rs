@@ -75,3 +75,58 @@ fn folder_usage(path: &Path) -> Result<Usage, Error> {
         Err(e) => Err(e.into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Paths;
+
+    #[test]
+    fn layers_are_measured_once_and_what_containers_write_always() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let paths = Paths::new(at("root"), at("run"), at("etc"));
+        let engine = Engine::open(paths).unwrap();
+        let write = |path: &str, bytes: usize| {
+            let path = at("root").join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, vec![1; bytes]).unwrap();
+        };
+        let mut gauge = Gauge::default();
+        let empty = gauge.measure(&engine).unwrap();
+        write("layers/a/data", 100_000);
+        write("blobs/sha256/b", 50_000);
+        write("snapshots/c/fs/d", 30_000);
+        let first = gauge.measure(&engine).unwrap();
+        let grown = |a: Usage, b: Usage| (b.bytes - a.bytes) / 1000;
+        assert!(
+            (150..200).contains(&grown(empty.images, first.images)),
+            "{first:?}"
+        );
+        assert!(
+            (30..60).contains(&grown(empty.containers, first.containers)),
+            "{first:?}"
+        );
+        assert!(first.images.inodes >= empty.images.inodes + 3, "{first:?}");
+
+        write("layers/a/data", 900_000);
+        write("snapshots/c/fs/d", 300_000);
+        let second = gauge.measure(&engine).unwrap();
+        assert_eq!(
+            second.images, first.images,
+            "a layer is not looked at again"
+        );
+        assert!(
+            grown(first.containers, second.containers) > 200,
+            "{second:?}"
+        );
+
+        fs::remove_dir_all(at("root/layers/a")).unwrap();
+        let third = gauge.measure(&engine).unwrap();
+        assert!(grown(third.images, second.images) >= 100, "{third:?}");
+        // Another of that name is another one.
+        write("layers/a/data", 400_000);
+        let fourth = gauge.measure(&engine).unwrap();
+        assert!(grown(third.images, fourth.images) >= 400, "{fourth:?}");
+    }
+}

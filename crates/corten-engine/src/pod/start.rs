@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use corten_shim::client::{Client, CreateOptions, CreateRequest, Stdio};
 use corten_spec::oci::runtime::{LinuxResources, Process};
-use corten_store::RootMount;
+use corten_store::{RootMount, Snapshotter as _};
 use serde_json::Value;
 
 use super::record::Started;
@@ -191,6 +191,18 @@ impl Engine {
         Ok(self
             .running_in_pod(container, "checkpointed")?
             .checkpoint(images)?)
+    }
+
+    /// The control group of a container that runs.
+    pub fn pod_cgroup(&self, container: &PodContainer) -> Result<corten_cgroup::Cgroup, Error> {
+        let state = self.paths.runtime_state();
+        Ok(corten_runtime::cgroup(&state, &container.id)?)
+    }
+
+    /// What a container has written: bytes of disk, and inodes.
+    pub fn pod_layer_usage(&self, container: &PodContainer) -> Result<(u64, u64), Error> {
+        let usage = self.store.snapshotter().usage(container.id.as_str())?;
+        Ok((usage.bytes, usage.inodes))
     }
 
     /// The supervisor of a container that was started, and has not ended as far as is known.

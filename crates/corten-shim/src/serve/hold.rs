@@ -17,7 +17,7 @@ use std::time::SystemTime;
 use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use corten_spec::{ContainerId, Kind};
 use corten_sys::mount::{self, Attributes, Change, Propagation};
-use corten_sys::namespace::{Namespaces, loopback_up, set_hostname, unshare};
+use corten_sys::namespace::{Namespaces, enter, loopback_up, set_hostname, unshare};
 use prost::Message;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
@@ -146,8 +146,27 @@ impl Shim {
         Ok(answer)
     }
 
+    /// What the holder itself could not set: it has no `/proc`.
+    fn take_settings(&mut self) -> Result<Vec<(PathBuf, String)>, Status> {
+        let linux = self
+            .sandbox
+            .as_mut()
+            .and_then(|s| s.spec.linux_mut().as_mut());
+        let Some(linux) = linux else {
+            return Ok(Vec::new());
+        };
+        let settings = corten_runtime::sysctls(linux)?;
+        if let Some((file, _)) = settings.iter().find(|(f, _)| f.starts_with("sys/user")) {
+            let text = format!("sysctl: {} is not set for a whole pod", file.display());
+            return Err(Status::of(Kind::Unsupported, text));
+        }
+        linux.set_sysctl(None);
+        Ok(settings)
+    }
+
     /// The holder stays only where it is the first process of a PID namespace.
     fn held_by_process(&mut self, stays: bool) -> Result<Pins, Status> {
+        let settings = self.take_settings()?;
         self.start_sandbox()?;
         let Some(sandbox) = &mut self.sandbox else {
             return Err(Status::of(Kind::NotFound, "no sandbox"));
@@ -160,6 +179,17 @@ impl Shim {
             namespaces: opened(&sandbox.spec, &format!("/proc/{}/ns", holder.pid))?,
             shm: None,
         };
+        if !settings.is_empty() {
+            apart(|| {
+                for (kind, fd) in &pins.namespaces {
+                    // The only two that have settings; and a process of several threads cannot join users.
+                    if matches!(*kind, "network" | "ipc") {
+                        enter(fd, Namespaces::NONE).map_err(|e| failed("join", e.into()))?;
+                    }
+                }
+                write(&settings)
+            })?;
+        }
         if !stays {
             // Not before its namespaces are ours: they would end with it.
             let since = *since;
@@ -211,16 +241,13 @@ fn made(spec: &Spec) -> Result<Vec<(&'static str, OwnedFd)>, Status> {
     let linux = spec.linux().as_ref();
     let settings = linux.map(corten_runtime::sysctls).transpose()?;
     let settings = settings.unwrap_or_default();
-    let maker = || {
+    apart(|| {
         let mut kinds = Namespaces::NONE;
         for (kind, _, _, bits) in KINDS {
             if makes(spec, kind) {
                 kinds = kinds.with(bits);
             }
         }
-        let failed = |step: &str, e: std::io::Error| {
-            Status::of(Kind::Internal, format!("cannot {step} of the pod: {e}"))
-        };
         unshare(kinds).map_err(|e| failed("make the namespaces", e.into()))?;
         if kinds.contains(Namespaces::NETWORK) {
             loopback_up().map_err(|e| failed("bring up the loopback", e.into()))?;
@@ -228,22 +255,36 @@ fn made(spec: &Spec) -> Result<Vec<(&'static str, OwnedFd)>, Status> {
         if let Some(name) = spec.hostname() {
             set_hostname(name.as_bytes()).map_err(|e| failed("set the host name", e.into()))?;
         }
-        for (file, value) in &settings {
-            let path = PathBuf::from("/proc").join(file);
-            std::fs::write(&path, value).map_err(|e| internal("write", &path, &e))?;
-        }
+        write(&settings)?;
         opened(spec, "/proc/thread-self/ns")
-    };
+    })
+}
+
+/// Does this on a thread that may leave our namespaces, and ends.
+fn apart<T: Send>(work: impl FnOnce() -> Result<T, Status> + Send) -> Result<T, Status> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(64 << 10);
-        let thread = thread.spawn_scoped(scope, maker);
+        let thread = thread.spawn_scoped(scope, work);
         let thread = thread
             .map_err(|e| Status::of(Kind::Internal, format!("cannot start a thread: {e}")))?;
         match thread.join() {
-            Ok(made) => made,
+            Ok(done) => done,
             Err(panic) => std::panic::resume_unwind(panic),
         }
     })
+}
+
+/// Of the namespaces that the calling thread is in.
+fn write(settings: &[(PathBuf, String)]) -> Result<(), Status> {
+    for (file, value) in settings {
+        let path = Path::new("/proc").join(file);
+        std::fs::write(&path, value).map_err(|e| internal("write", &path, &e))?;
+    }
+    Ok(())
+}
+
+fn failed(step: &str, error: std::io::Error) -> Status {
+    Status::of(Kind::Internal, format!("cannot {step} of the pod: {error}"))
 }
 
 /// The name of [`Shm::Attached`] in the bundle.

@@ -36,6 +36,7 @@ mod sandbox;
 mod service;
 mod settle;
 mod task;
+mod tree;
 mod watch;
 
 use std::collections::BTreeMap;

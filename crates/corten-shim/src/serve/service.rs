@@ -9,7 +9,7 @@ use super::options::json;
 use super::publisher::SERVICE as EVENTS_SERVICE;
 use super::settle::waited;
 use super::task::{Phase, Process, Task};
-use super::{CALM, Shim};
+use super::{CALM, Shim, tree};
 use crate::attach::Size;
 use crate::proto::events::TaskNamed;
 use crate::proto::task::{
@@ -26,6 +26,8 @@ use crate::{OWN_SERVICE, SANDBOX_SERVICE};
 
 /// Both versions have the same messages.
 const SERVICES: [&str; 2] = ["containerd.task.v2.Task", "containerd.task.v3.Task"];
+
+const SIGKILL: i32 = 9;
 
 pub type Answer = Result<Vec<u8>, Status>;
 
@@ -296,8 +298,15 @@ impl Shim {
             corten_runtime::kill(&task.state_root, &task.id, signal, true)?;
             return Ok(Vec::new());
         }
+        let family = request.all && signal == SIGKILL;
+        let group = family.then(|| corten_runtime::cgroup(&task.state_root, &task.id));
         let process = self.process(&request.id, &request.exec_id)?;
         let pidfd = match &process.phase {
+            Phase::Running { .. } if family => {
+                let pids = || group.as_ref()?.as_ref().ok()?.pids().ok();
+                tree::kill(process.pid(), || pids().unwrap_or_default());
+                return Ok(Vec::new());
+            }
             Phase::Added(_) => {
                 return Err(Status::new(
                     Code::FailedPrecondition,

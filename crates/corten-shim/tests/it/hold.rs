@@ -104,17 +104,17 @@ fn a_pod_with_users_of_its_own() {
     let ids = json!([{"containerID": 0, "hostID": 200_000, "size": 65536}]);
     let mut rig = pod(
         &["network", "ipc", "uts", "user"],
-        json!({"uidMappings": ids, "gidMappings": ids}),
+        json!({"uidMappings": ids, "gidMappings": ids, "sysctl": {"net.ipv4.ip_unprivileged_port_start": "9"}}),
     );
     let held = rig.client().hold_pod(1 << 20).unwrap();
     assert_eq!(held.pid, 0);
-    let script = "cat /proc/self/uid_map; hostname; echo x > /dev/shm/f && stat -c %u /dev/shm/f";
+    let script = "cat /proc/self/uid_map /proc/sys/net/ipv4/ip_unprivileged_port_start; hostname; echo x > /dev/shm/f && stat -c %u /dev/shm/f";
     let maps = json!({"uidMappings": ids, "gidMappings": ids});
     let (status, log) = run(&rig, &held, "a", script, maps);
     let words: Vec<&str> = log.split_whitespace().collect();
     assert_eq!(
         (status, words.as_slice()),
-        (0, &["0", "200000", "65536", "held", "0"][..])
+        (0, &["0", "200000", "65536", "9", "held", "0"][..])
     );
     // The process that made them has gone, with its group and its state.
     eventually("no process", || {

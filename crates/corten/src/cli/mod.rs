@@ -289,7 +289,12 @@ impl Global {
 
     /// A line a record: as people read them, or JSON objects for who collects them.
     pub fn serve_log(&self, json: bool) {
-        let filter = std::env::var("CORTEN_LOG").unwrap_or_else(|_| self.log_level.clone());
+        let filter =
+            std::env::var("CORTEN_LOG").unwrap_or_else(|_| match self.log_level.as_str() {
+                // A record for each frame of HTTP/2 is for who looks into that, with trace or with CORTEN_LOG.
+                "debug" => "debug,h2=info,hyper=info,hyper_util=info".into(),
+                level => level.to_owned(),
+            });
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(std::io::stderr)

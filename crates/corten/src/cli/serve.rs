@@ -87,6 +87,7 @@ pub(super) fn failed(error: Error) -> Failure {
         Error::Runtime(_) => {
             "'corten system check --repair' looks for what is left and mends it".into()
         }
+        Error::Streams(_) => "set [streaming] in serve.toml otherwise".into(),
         Error::Io { .. } => "try again; 'corten system info' tells what this host is".into(),
     };
     Failure::hinted(error, hint)

@@ -28,6 +28,7 @@ pub struct Config {
     /// Where spans of calls go; nowhere without one.
     pub otlp_endpoint: Option<String>,
     pub pods: corten_cri::runtime::Settings,
+    pub streams: corten_cri::stream::Settings,
 }
 
 /// Where an HTTP server listens.
@@ -71,6 +72,8 @@ pub enum ValueProblem {
     Reference(#[from] ReferenceError),
     #[error("an address is HOST:PORT with numbers, such as 127.0.0.1:9464, or unix:/PATH")]
     Address,
+    #[error("TLS needs tls-certificate and tls-key, both")]
+    Pair,
     #[error("the path of a socket begins with /")]
     Path,
 }
@@ -83,6 +86,7 @@ struct File {
     images: FileImages,
     metrics: FileMetrics,
     tracing: FileTracing,
+    streaming: super::streams::File,
     cgroup_driver: super::pods::Driver,
     cni: super::pods::FileCni,
     /// Of pods that name no RuntimeClass.
@@ -158,7 +162,10 @@ impl File {
             let parsed = text.parse();
             parsed.map_err(|e| bad("metrics.address", &text, e))
         });
+        let streams = self.streaming.settings();
+        let streams = streams.map_err(|(key, text, e)| bad(key, &text, e))?;
         Ok(Config {
+            streams,
             socket,
             grace: time("grace", self.grace.as_ref())?.unwrap_or(Duration::from_secs(10)),
             images: ImageSettings {

@@ -13,6 +13,7 @@ mod pods;
 mod scrape;
 mod socket;
 pub mod spans;
+mod streams;
 mod web;
 
 use std::io;
@@ -71,6 +72,8 @@ pub enum Error {
     },
     #[error(transparent)]
     Runtime(#[from] runtime::Error),
+    #[error("the streaming server cannot start")]
+    Streams(#[from] corten_cri::stream::Error),
     #[error("cannot {doing}")]
     Io {
         doing: &'static str,
@@ -128,6 +131,11 @@ async fn serve(
     let images = Arc::new(Images::new(engine.clone(), config.images));
     let host = Host::probe().map_err(Error::io("look at this host"))?;
     let runtime = Arc::new(Runtime::start(engine.clone(), config.pods, host)?);
+    let streams = runtime.listen(config.streams).await?;
+    let (stop_streams, streams_stopped) = tokio::sync::oneshot::channel::<()>();
+    let streaming = tokio::spawn(streams.run(async {
+        let _stopped = streams_stopped.await;
+    }));
     let observer = Arc::new(Watchers {
         calls: calls.clone(),
         spans,
@@ -150,6 +158,8 @@ async fn serve(
     announce(&config.socket, listening.is_given());
     tokio::spawn(rest(calm));
     server.run(listener, signals.stop()).await;
+    drop(stop_streams);
+    let _ended = tokio::time::timeout(config.grace, streaming).await;
     tracing::info!("stopped; pods run on");
     if let Some(web) = web {
         web.abort();

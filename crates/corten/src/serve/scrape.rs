@@ -42,10 +42,10 @@ impl<R: RuntimeService> Scrape<R> {
         self.calls.write(&mut out);
         pulls(&mut out, &self.images.pulled());
         if let Err(status) = self.images(&mut out).await {
-            tracing::warn!(message = status.message(), "images cannot be counted");
+            tracing::warn!(why = status.message(), "images cannot be counted");
         }
         if let Err(status) = self.pods(&mut out).await {
-            tracing::debug!(message = status.message(), "pods cannot be counted");
+            tracing::debug!(why = status.message(), "pods cannot be counted");
         }
         if let Some(spans) = &self.spans {
             counter(

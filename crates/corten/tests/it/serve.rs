@@ -532,6 +532,11 @@ fn records_are_json_and_say_which_call_they_are_of() -> Result<()> {
     let pull = of("PullImage").unwrap_or_else(|| panic!("{log}"));
     assert_eq!(pull["span"]["image"], "A b", "{pull:#}");
     assert_eq!(pull["code"], "InvalidArgument", "{pull:#}");
+    let why = pull["why"].as_str().unwrap_or_default();
+    assert!(
+        pull["message"] == "failed" && why.contains("names no image"),
+        "{pull:#}"
+    );
     assert!(
         pull["timestamp"].is_string() && pull["level"] == "WARN",
         "{pull:#}"

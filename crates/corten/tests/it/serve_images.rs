@@ -140,10 +140,16 @@ fn an_image_from_pull_to_removal_by_every_name() -> Result<()> {
             "{used:?}"
         );
         assert_eq!(used.container_filesystems.len(), 1);
+        let before = filesystem.used_bytes.expect("bytes").value;
 
         remove(&daemon, &elsewhere).await;
         assert_eq!(daemon.image(&name).await, None, "all names go with one");
         assert_eq!(daemon.ids().await, Vec::<String>::new());
+        // Measured again at once, since an image has gone.
+        let used = images.image_fs_info(ImageFsInfoRequest {}).await;
+        let used = used.expect("figures").into_inner().image_filesystems;
+        let after = used[0].used_bytes.expect("bytes").value;
+        assert!(after + 500_000 < before, "{after} of {before}");
         for gone in [name.as_str(), id.as_str(), "NOT A NAME"] {
             remove(&daemon, gone).await;
         }
@@ -580,6 +586,68 @@ fn killed_in_the_middle_of_a_pull_it_goes_on_after_the_start() -> Result<()> {
     });
     assert!(daemon.stop().success());
     sandbox.corten(&["system", "check"]).ok();
+    sandbox.finish();
+    Ok(())
+}
+
+#[test]
+fn killed_again_and_again_it_ends_with_the_image_and_nothing_besides() -> Result<()> {
+    let (sandbox, registry) = (sandbox()?, Registry::plain()?);
+    registry.push(&large(&sandbox, "large", 6 << 20)?, "large")?;
+    let proxy = Proxy::before(registry.port())?;
+    let image = proxy.reference("large");
+    proxy.fail(Fault::Slow { rate: 12 << 20 }, 1000);
+    let moments = [30, 0, 90, 210, 60, 150, 300, 15, 240];
+    for ms in moments {
+        let daemon = Daemon::start(&sandbox, &[]);
+        block(async {
+            let pull = daemon.pull(&image);
+            // Over before the kill, or not: either is a state to be found in.
+            let _either = tokio::time::timeout(Duration::from_millis(ms), pull).await;
+        });
+        daemon.kill();
+    }
+    let daemon = Daemon::start(&sandbox, &[]);
+    block(async {
+        let id = daemon.pull(&image).await.expect("a pull");
+        assert_eq!(daemon.ids().await, std::slice::from_ref(&id));
+        remove(&daemon, &id).await;
+    });
+    assert!(daemon.stop().success());
+    sandbox.corten(&["system", "check"]).ok();
+    for folder in ["layers", "ingest", "blobs/sha256"] {
+        let folder = sandbox.root().join(folder);
+        let left = tool::call("find", &[&folder.to_string_lossy(), "-mindepth", "1"])?;
+        assert_eq!(left.trim(), "", "in {}", folder.display());
+    }
+    sandbox.finish();
+    Ok(())
+}
+
+#[test]
+fn many_images_at_once_and_in_one_list() -> Result<()> {
+    let (sandbox, registry) = (sandbox()?, Registry::plain()?);
+    let count = 40;
+    let references: Vec<String> = (0..count)
+        .map(|i| {
+            registry.push(
+                &large(&sandbox, &format!("i{i}"), 1000 + i)?,
+                &format!("many/i{i}"),
+            )
+        })
+        .collect::<Result<_>>()?;
+    let daemon = Daemon::start(&sandbox, &[]);
+    block(async {
+        let pulled = futures(references.iter().map(|r| daemon.pull(r))).await;
+        let mut ids: Vec<String> = pulled.into_iter().map(|p| p.expect("a pull")).collect();
+        ids.sort();
+        let mut listed = daemon.ids().await;
+        listed.sort();
+        assert_eq!(listed, ids);
+        ids.dedup();
+        assert_eq!(ids.len(), count);
+    });
+    assert!(daemon.stop().success());
     sandbox.finish();
     Ok(())
 }

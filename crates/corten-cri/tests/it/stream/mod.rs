@@ -5,5 +5,5 @@ mod client;
 mod forward;
 mod remote;
 mod server;
-mod spdy;
+pub mod spdy;
 mod websocket;
