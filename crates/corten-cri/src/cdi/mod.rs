@@ -13,6 +13,8 @@ mod error;
 pub(crate) mod fuzz;
 mod name;
 mod registry;
+#[cfg(test)]
+mod tests;
 mod yaml;
 
 use crate::proto::ContainerConfig;

@@ -2,6 +2,8 @@
 //! runtimes go by, and what the handler passes on.
 
 use std::collections::BTreeMap;
+use std::iter::Peekable;
+use std::str::Chars;
 
 use super::facts::Handler;
 use crate::proto::{ContainerConfig, LinuxContainerResources, PodSandboxConfig};
@@ -75,47 +77,98 @@ fn pass(all: &mut Annotations, given: &Annotations, patterns: &[String]) {
     }
 }
 
-/// Go's path.Match without classes: `*` is any run of characters but a slash, `?` any one but a slash, `\` takes
-/// the next as it is.
-pub(super) fn matches(pattern: &str, name: &str) -> bool {
-    let pattern: Vec<char> = pattern.chars().collect();
-    let name: Vec<char> = name.chars().collect();
-    // Where the last star was, and how much it has taken: going back to it alone is enough.
-    let (mut p, mut n, mut star) = (0, 0, None);
-    while n < name.len() {
-        let (literal, width) = match pattern.get(p) {
-            Some('\\') => (pattern.get(p + 1), 2),
-            other => (other, 1),
-        };
-        match (pattern.get(p), literal) {
-            (Some('*'), _) => {
-                star = Some((p, n));
-                p += 1;
-                continue;
+/// A part of a pattern.
+enum Part {
+    /// Any run of characters but a slash.
+    Run,
+    /// One character, but no slash.
+    One,
+    Literal(char),
+    /// One of these ranges, or of none of them; a slash never.
+    Class(bool, Vec<(char, char)>),
+}
+
+impl Part {
+    fn takes(&self, c: char) -> bool {
+        match self {
+            Self::Run => false,
+            Self::One => c != '/',
+            Self::Literal(own) => *own == c,
+            Self::Class(not, ranges) => {
+                let within = ranges
+                    .iter()
+                    .any(|(first, last)| (*first..=*last).contains(&c));
+                c != '/' && within != *not
             }
-            (Some('?'), _) if name[n] != '/' => (p, n) = (p + 1, n + 1),
-            (Some('?'), _) => match again(&name, &mut star) {
-                Some(at) => (p, n) = at,
-                None => return false,
-            },
-            (_, Some(c)) if *c == name[n] => (p, n) = (p + width, n + 1),
-            _ => match again(&name, &mut star) {
-                Some(at) => (p, n) = at,
-                None => return false,
+        }
+    }
+}
+
+/// Go's path.Match: `*`, `?`, `[a-z]`, `[^a-z]`, and `\` before what is meant as it is. What is no pattern matches nothing.
+pub(super) fn matches(pattern: &str, name: &str) -> bool {
+    let Some(parts) = parts(pattern) else {
+        return false;
+    };
+    let name: Vec<char> = name.chars().collect();
+    // Where the last run began, and how much it has taken: going back to it alone is enough.
+    let (mut p, mut n, mut run) = (0, 0, None);
+    while n < name.len() {
+        match parts.get(p) {
+            Some(Part::Run) => {
+                run = Some((p, n));
+                p += 1;
+            }
+            Some(part) if part.takes(name[n]) => (p, n) = (p + 1, n + 1),
+            _ => match run {
+                // The run takes one more.
+                Some((at, taken)) if name[taken] != '/' => {
+                    run = Some((at, taken + 1));
+                    (p, n) = (at + 1, taken + 1);
+                }
+                _ => return false,
             },
         }
     }
-    pattern[p.min(pattern.len())..].iter().all(|c| *c == '*')
+    parts[p..].iter().all(|part| matches!(part, Part::Run))
 }
 
-/// The last star takes one more.
-fn again(name: &[char], star: &mut Option<(usize, usize)>) -> Option<(usize, usize)> {
-    let (p, n) = (*star)?;
-    if name[n] == '/' {
-        return None;
+fn parts(pattern: &str) -> Option<Vec<Part>> {
+    let mut chars = pattern.chars().peekable();
+    let mut parts = Vec::new();
+    while let Some(c) = chars.next() {
+        parts.push(match c {
+            '*' => Part::Run,
+            '?' => Part::One,
+            '\\' => Part::Literal(chars.next()?),
+            '[' => class(&mut chars)?,
+            plain => Part::Literal(plain),
+        });
     }
-    *star = Some((p, n + 1));
-    Some((p + 1, n + 1))
+    Some(parts)
+}
+
+/// What follows a bracket, up to the one that closes it.
+fn class(chars: &mut Peekable<Chars<'_>>) -> Option<Part> {
+    let not = chars.next_if_eq(&'^').is_some();
+    let mut ranges = Vec::new();
+    while ranges.is_empty() || chars.next_if_eq(&']').is_none() {
+        let first = end(chars)?;
+        let last = match chars.next_if_eq(&'-') {
+            Some(_) => end(chars)?,
+            None => first,
+        };
+        ranges.push((first, last));
+    }
+    Some(Part::Class(not, ranges))
+}
+
+/// One end of a range.
+fn end(chars: &mut Peekable<Chars<'_>>) -> Option<char> {
+    match chars.next()? {
+        '\\' => chars.next(),
+        '-' | ']' => None,
+        plain => Some(plain),
+    }
 }
 
 #[cfg(test)]
@@ -138,6 +191,15 @@ mod tests {
             ("a?c", "a/c", false),
             ("a\\*", "a*", true),
             ("a\\*", "ab", false),
+            ("a[b-d]e", "ace", true),
+            ("a[b-d]e", "afe", false),
+            ("a[^b-d]e", "afe", true),
+            ("a[^b-d]e", "a/e", false),
+            ("[a\\-c]", "-", true),
+            ("[xy]*", "yz", true),
+            ("[a", "a", false),
+            ("[]", "]", false),
+            ("a\\", "a", false),
             ("", "", true),
             ("", "a", false),
         ] {

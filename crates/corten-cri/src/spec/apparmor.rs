@@ -9,7 +9,7 @@ const FIELD: &str = "linux.security_context.apparmor";
 /// What `RuntimeDefault` means, if it is loaded.
 pub const DEFAULT: &str = "corten-default";
 
-/// The interface keeps the older word for callers of before 2021.
+/// Of a container. The interface keeps the older word for callers of before 2021.
 #[allow(deprecated)]
 pub(super) fn plan(
     context: &LinuxContainerSecurityContext,
@@ -17,22 +17,22 @@ pub(super) fn plan(
 ) -> Result<Option<String>, Refused> {
     let older = word(&context.apparmor_profile)?;
     let asked = context.apparmor.clone().or(older);
+    profile(asked.as_ref(), context.privileged, host)
+}
+
+/// The name of the profile that is asked for, or that is usual.
+pub(super) fn profile(
+    asked: Option<&SecurityProfile>,
+    privileged: bool,
+    host: &Host,
+) -> Result<Option<String>, Refused> {
     let Some(asked) = asked else {
         // Nothing is promised, and what can be given is given.
         let loaded = |a: &&super::facts::AppArmor| a.profiles.contains(DEFAULT);
         let usual = host.apparmor.as_ref().filter(loaded);
-        return Ok(usual
-            .filter(|_| !context.privileged)
-            .map(|_| DEFAULT.into()));
+        return Ok(usual.filter(|_| !privileged).map(|_| DEFAULT.into()));
     };
-    let kind = ProfileType::try_from(asked.profile_type).map_err(|_| {
-        let problem = format!("is {}, which is none", asked.profile_type);
-        invalid(format!("{FIELD}.profile_type"), problem)
-    })?;
-    if kind != ProfileType::Localhost && !asked.localhost_ref.is_empty() {
-        let problem = "is set, and profile_type is not Localhost";
-        return Err(invalid(format!("{FIELD}.localhost_ref"), problem));
-    }
+    let kind = kind(asked)?;
     let name = match kind {
         ProfileType::Unconfined => return Ok(None),
         ProfileType::RuntimeDefault => DEFAULT,
@@ -45,7 +45,7 @@ pub(super) fn plan(
         let problem = format!("asks for {name:?}, and this host has no AppArmor");
         return Err(unsupported(FIELD, problem));
     };
-    if kind == ProfileType::RuntimeDefault && context.privileged {
+    if kind == ProfileType::RuntimeDefault && privileged {
         return Ok(None);
     }
     match apparmor.profiles.contains(name) {
@@ -54,6 +54,20 @@ pub(super) fn plan(
             FIELD,
             format!("asks for {name:?}, which is not loaded on this host"),
         )),
+    }
+}
+
+fn kind(asked: &SecurityProfile) -> Result<ProfileType, Refused> {
+    let kind = ProfileType::try_from(asked.profile_type).map_err(|_| {
+        let problem = format!("is {}, which is none", asked.profile_type);
+        invalid(format!("{FIELD}.profile_type"), problem)
+    })?;
+    match kind != ProfileType::Localhost && !asked.localhost_ref.is_empty() {
+        true => Err(invalid(
+            format!("{FIELD}.localhost_ref"),
+            "is set, and profile_type is not Localhost",
+        )),
+        false => Ok(kind),
     }
 }
 

@@ -43,39 +43,8 @@ pub(super) fn apply(edits: &Edits, facts: &Facts<'_>, parts: Parts<'_>) -> Resul
     for node in &edits.device_nodes {
         device(node, facts, &parts.user, parts.devices)?;
     }
-    for mount in &edits.mounts {
-        let target = &mount.container_path;
-        parts.mounts.retain(|m| m["destination"] != json!(target));
-        let mut options = mount.options.clone();
-        let kind = match mount.kind.as_str() {
-            "" => "bind",
-            kind => kind,
-        };
-        let bind = kind == "bind" || options.iter().any(|o| o == "bind" || o == "rbind");
-        if bind && parts.mapped {
-            options.push("idmap".into());
-        }
-        parts.mounts.push(json!({
-            "destination": target, "type": kind, "source": mount.host_path, "options": options,
-        }));
-    }
-    parts.mounts.sort_by_key(|m| {
-        let target = m["destination"].as_str().unwrap_or_default();
-        Path::new(target).components().count()
-    });
-    for hook in &edits.hooks {
-        let list = parts
-            .hooks
-            .entry(key(hook.name))
-            .or_insert_with(|| json!([]));
-        let mut value = json!({ "path": hook.path, "args": hook.args, "env": hook.env });
-        if let Some(timeout) = hook.timeout {
-            value["timeout"] = json!(timeout);
-        }
-        if let Some(list) = list.as_array_mut() {
-            list.push(value);
-        }
-    }
+    mounts(edits, parts.mounts, parts.mapped);
+    hooks(edits, parts.hooks);
     for gid in edits.additional_gids.iter().filter(|gid| **gid != 0) {
         if !parts.groups.contains(gid) {
             parts.groups.push(*gid);
@@ -86,6 +55,43 @@ pub(super) fn apply(edits: &Edits, facts: &Facts<'_>, parts: Parts<'_>) -> Resul
         parts.linux.insert("intelRdt".into(), json!(rdt));
     }
     Ok(())
+}
+
+/// A described mount wins over another at its place.
+fn mounts(edits: &Edits, all: &mut Vec<Value>, mapped: bool) {
+    for mount in &edits.mounts {
+        let target = &mount.container_path;
+        all.retain(|m| m["destination"] != json!(target));
+        let mut options = mount.options.clone();
+        let kind = match mount.kind.as_str() {
+            "" => "bind",
+            kind => kind,
+        };
+        let bind = kind == "bind" || options.iter().any(|o| o == "bind" || o == "rbind");
+        if bind && mapped {
+            options.push("idmap".into());
+        }
+        all.push(json!({
+            "destination": target, "type": kind, "source": mount.host_path, "options": options,
+        }));
+    }
+    all.sort_by_key(|m| {
+        let target = m["destination"].as_str().unwrap_or_default();
+        Path::new(target).components().count()
+    });
+}
+
+fn hooks(edits: &Edits, all: &mut Map<String, Value>) {
+    for hook in &edits.hooks {
+        let mut value = json!({ "path": hook.path, "args": hook.args, "env": hook.env });
+        if let Some(timeout) = hook.timeout {
+            value["timeout"] = json!(timeout);
+        }
+        let list = all.entry(key(hook.name)).or_insert_with(|| json!([]));
+        if let Some(list) = list.as_array_mut() {
+            list.push(value);
+        }
+    }
 }
 
 fn net_devices(edits: &Edits, linux: &mut Map<String, Value>) {
@@ -109,6 +115,26 @@ fn key(name: HookName) -> &'static str {
     }
 }
 
+/// Whether it is a character device, and its numbers: the edit's, or those of the host's node.
+fn numbers(edit: &DeviceNode, host: Option<&Node>) -> Result<(bool, u32, u32), Refused> {
+    if !edit.kind.is_empty() && edit.major != 0 {
+        return Ok((edit.kind != "b", edit.major, edit.minor));
+    }
+    let field = || format!("CDI device node {:?}", edit.path);
+    let host = host.ok_or_else(|| {
+        let problem = format!("says not what it is, and {:?} is no device", source(edit));
+        missing(field(), problem)
+    })?;
+    if !edit.kind.is_empty() && host.character != (edit.kind != "b") {
+        let problem = format!("is of another type than {:?}", source(edit));
+        return Err(invalid(field(), problem));
+    }
+    Ok(match edit.major {
+        0 => (host.character, host.major, host.minor),
+        major => (host.character, major, edit.minor),
+    })
+}
+
 /// A node is as the edit says, and where that is silent, as the host's.
 fn device(
     edit: &DeviceNode,
@@ -116,9 +142,10 @@ fn device(
     user: &User,
     plan: &mut devices::Plan,
 ) -> Result<(), Refused> {
-    let field = || format!("CDI device node {:?}", edit.path);
-    let target =
-        devices::plain(&edit.path).ok_or_else(|| invalid(field(), "is no absolute plain path"))?;
+    let target = devices::plain(&edit.path).ok_or_else(|| {
+        let field = format!("CDI device node {:?}", edit.path);
+        invalid(field, "is no absolute plain path")
+    })?;
     let host = facts.observed.devices.get(Path::new(source(edit)));
     let host = host.and_then(|nodes| nodes.first());
     let (uid, gid) = (edit.uid.unwrap_or(user.uid), edit.gid.unwrap_or(user.gid));
@@ -127,27 +154,7 @@ fn device(
         plan.fifo(target, mode, uid, gid);
         return Ok(());
     }
-    let complete = !edit.kind.is_empty() && edit.major != 0;
-    let found = match host {
-        _ if complete => None,
-        Some(host) => Some(host),
-        None => {
-            let problem = format!("says not what it is, and {:?} is no device", source(edit));
-            return Err(missing(field(), problem));
-        }
-    };
-    let character = match (edit.kind.as_str(), found) {
-        ("", Some(host)) => host.character,
-        (kind, _) => kind != "b",
-    };
-    if found.is_some_and(|host| host.character != character) {
-        let problem = format!("is of another type than {:?}", source(edit));
-        return Err(invalid(field(), problem));
-    }
-    let (major, minor) = match found {
-        Some(host) if edit.major == 0 => (host.major, host.minor),
-        _ => (edit.major, edit.minor),
-    };
+    let (character, major, minor) = numbers(edit, host)?;
     let node = Node {
         below: PathBuf::new(),
         character,

@@ -112,41 +112,24 @@ pub fn container(
     parts.edit(container, facts, of.user.is_some())?;
     let labels = labels(pod, &context, facts)?;
     let process = process_section(&parts, container, &context, &labels, facts, &mut warnings)?;
-    let mut linux = parts.linux;
-    linux_section(&mut linux, &context, &of, pid, facts)?;
-    if let Some(filter) = parts.filter {
-        linux.insert("seccomp".into(), filter);
-    }
-    if let Some(word) = mounts.root {
-        linux.insert("rootfsPropagation".into(), json!(word));
-    }
-    if let Some(label) = &labels.mount {
-        linux.insert("mountLabel".into(), json!(label));
-    }
-    let mut resources = parts.resources;
-    resources["devices"] = json!(parts.devices.rules);
-    linux.insert("resources".into(), resources);
-    if !parts.devices.nodes.is_empty() {
-        linux.insert("devices".into(), json!(parts.devices.nodes));
-    }
+    linux_section(&mut parts.linux, &context, &of, pid, facts)?;
+    parts.set("rootfsPropagation", mounts.root);
+    parts.set("mountLabel", labels.mount.clone());
+    let user = parts.user.status();
     let mut spec = json!({
         "ociVersion": facts.handler.oci_version,
         "root": { "path": "rootfs", "readonly": context.readonly_rootfs },
         "process": process,
-        "mounts": parts.mounts,
         "annotations": annotations::of_container(
             pod, container, facts.pod.id, facts.image_name, facts.handler,
         ),
-        "linux": linux,
     });
-    if !parts.hooks.is_empty() {
-        spec["hooks"] = parts.hooks.into();
-    }
+    parts.finish(&mut spec);
     let label = labels.mount.unwrap_or_default();
     let relabel = mounts.relabel.into_iter();
     Ok(Planned {
         spec,
-        user: parts.user.status(),
+        user,
         stop_signal: stop_signal(container, facts)?,
         folders: mounts.folders,
         relabel: relabel.map(|path| (path, label.clone())).collect(),
@@ -224,6 +207,32 @@ impl Parts {
                 mapped,
             },
         )
+    }
+}
+
+impl Parts {
+    /// A field of `linux`, if there is a value.
+    fn set(&mut self, key: &str, value: Option<impl Into<Value>>) {
+        if let Some(value) = value {
+            self.linux.insert(key.into(), value.into());
+        }
+    }
+
+    /// What is left of them goes into the specification.
+    fn finish(mut self, spec: &mut Value) {
+        let filter = self.filter.take();
+        self.set("seccomp", filter);
+        self.resources["devices"] = json!(self.devices.rules);
+        self.linux.insert("resources".into(), self.resources);
+        if !self.devices.nodes.is_empty() {
+            self.linux
+                .insert("devices".into(), json!(self.devices.nodes));
+        }
+        spec["linux"] = self.linux.into();
+        spec["mounts"] = self.mounts.into();
+        if !self.hooks.is_empty() {
+            spec["hooks"] = self.hooks.into();
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::capability;
-use super::error::{Refused, invalid, unsupported};
+use super::error::{Refused, invalid};
 use super::facts::{Handler, Host, Needs, Observed};
 use super::namespaces::{self, Pid, Pod};
 use super::user::{self, User};
-use super::{annotations, resources, seccomp, selinux, sysctl};
+use super::{annotations, apparmor, resources, seccomp, selinux, sysctl};
 use crate::proto::{LinuxSandboxSecurityContext, PodSandboxConfig};
 
 /// What there is for a pod.
@@ -74,41 +74,16 @@ pub fn plan(pod: &PodSandboxConfig, facts: &Facts<'_>) -> Result<Planned, Refuse
         // Kubelet has set them on the pod's group; they are looked at for what is wrong in them.
         resources::resources(asked, facts.host, &mut warnings)?;
     }
-    let labels = selinux::plan(
-        context.selinux_options.as_ref(),
-        facts.level,
-        context.privileged,
-        facts.host,
-    )?;
-    if let Some(label) = labels.mount {
+    // What cannot be is refused also where no process is to have it.
+    let wall = Wall::plan(&context, facts)?;
+    if let Some(label) = &wall.labels.mount {
         spec["linux"]["mountLabel"] = json!(label);
     }
-    // A user that cannot be is refused, also where no process is to have it.
-    let user = user(&context)?;
-    let profile = seccomp::profile(context.seccomp.as_ref(), older(&context))?;
     if of.pid == Pid::Pod {
-        let mut process = json!({
-            "user": user.oci(),
-            "cwd": "/",
-            "env": [],
-            "args": [],
-            "capabilities": capability::nothing(),
-            "noNewPrivileges": true,
-            "oomScoreAdj": resources::oom_score(OOM_SCORE, facts.host, &mut vec![])?,
-        });
-        if let Some(label) = labels.process {
-            process["selinuxLabel"] = json!(label);
-        }
-        spec["process"] = process;
-        if !context.privileged
-            && let Some(filter) = seccomp::plan(&profile, &[], facts.host, facts.observed)?
-        {
+        spec["process"] = wall.process(facts)?;
+        if let Some(filter) = wall.filter {
             spec["linux"]["seccomp"] = filter;
         }
-    }
-    if context.apparmor.as_ref().is_some_and(is_localhost) {
-        let problem = "names a profile for a pod, whose containers have their own";
-        return Err(unsupported("linux.security_context.apparmor", problem));
     }
     Ok(Planned {
         spec,
@@ -117,8 +92,55 @@ pub fn plan(pod: &PodSandboxConfig, facts: &Facts<'_>) -> Result<Planned, Refuse
     })
 }
 
-fn is_localhost(profile: &crate::proto::SecurityProfile) -> bool {
-    !profile.localhost_ref.is_empty()
+/// What holds the process of a pod back.
+struct Wall {
+    user: User,
+    labels: selinux::Labels,
+    apparmor: Option<String>,
+    filter: Option<Value>,
+}
+
+impl Wall {
+    fn plan(context: &LinuxSandboxSecurityContext, facts: &Facts<'_>) -> Result<Self, Refused> {
+        let (host, privileged) = (facts.host, context.privileged);
+        let profile = match (privileged, context.seccomp.as_ref()) {
+            (true, _) => seccomp::Profile::Unconfined,
+            (false, asked) => seccomp::profile(asked, older(context))?,
+        };
+        Ok(Self {
+            user: user(context)?,
+            labels: selinux::plan(
+                context.selinux_options.as_ref(),
+                facts.level,
+                privileged,
+                host,
+            )?,
+            apparmor: apparmor::profile(context.apparmor.as_ref(), privileged, host)?,
+            filter: seccomp::plan(&profile, &[], host, facts.observed)?,
+        })
+    }
+
+    /// It waits, and needs no rights for that.
+    fn process(&self, facts: &Facts<'_>) -> Result<Value, Refused> {
+        let mut process = json!({
+            "user": self.user.oci(),
+            "cwd": "/",
+            "env": [],
+            "args": [],
+            "capabilities": capability::nothing(),
+            "noNewPrivileges": true,
+            "oomScoreAdj": resources::oom_score(OOM_SCORE, facts.host, &mut vec![])?,
+        });
+        for (key, value) in [
+            ("selinuxLabel", &self.labels.process),
+            ("apparmorProfile", &self.apparmor),
+        ] {
+            if let Some(value) = value {
+                process[key] = json!(value);
+            }
+        }
+        Ok(process)
+    }
 }
 
 fn context(pod: &PodSandboxConfig) -> LinuxSandboxSecurityContext {

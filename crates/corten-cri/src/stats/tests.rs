@@ -296,3 +296,66 @@ fn values_are_in_the_units_of_their_names() {
     assert_eq!(write.label_values[5..], ["/dev/sda", "8", "0", "Write"]);
     assert_eq!(write.value.unwrap().value, 2);
 }
+
+/// The whole way from the kernel: a group of this test's own, with one process in it.
+#[test]
+fn a_group_of_this_host_is_read() {
+    use std::io::Write as _;
+    use std::process::{Command, Stdio};
+
+    use corten_cgroup::{Cgroup, Layout};
+
+    let layout = Layout::probe().unwrap();
+    let path = format!("/corten-test-{}-stats", std::process::id());
+    let group = Cgroup::create(&layout, &path).unwrap();
+    let v1 = layout.hierarchies().iter().map(|h| h.root.as_path());
+    let roots = v1.chain(layout.unified());
+    let join: String = roots
+        .map(|root| format!("echo $$ > {}{path}/cgroup.procs; ", root.display()))
+        .collect();
+    // It has worked by the time that it echoes.
+    let script = format!("{join} i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo; read x");
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut [0]).unwrap();
+
+    let sample = Sample::read(&group).unwrap();
+    let pids = group.pids().unwrap();
+    let processes = Processes::read(&pids);
+    let stats = usage::container(ContainerAttributes::default(), Some(&sample), None, None);
+    let figures = Figures {
+        sample: &sample,
+        processes: &processes,
+        layer: None,
+        file_system: Some(&FileSystem::read(std::path::Path::new("/")).unwrap()),
+        devices: &devices(&sample.stats),
+        resources: None,
+        started: sample.at,
+    };
+    let metrics = of_container(&Subject::default(), &figures);
+
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    child.wait().unwrap();
+    group.delete().unwrap();
+
+    assert_eq!(pids, [i32::try_from(child.id()).unwrap()]);
+    assert_eq!(processes.count, 1);
+    assert!(processes.descriptors >= 3, "{processes:?}");
+    assert!(stats.cpu.unwrap().usage_core_nano_seconds.unwrap().value > 1_000_000);
+    let names: BTreeSet<_> = metrics.iter().map(|m| m.name.as_str()).collect();
+    assert!(names.contains("container_cpu_usage_seconds_total"));
+    assert!(names.contains("container_fs_limit_bytes"));
+    // Not every host has these controllers; where one does, it counts.
+    if let Some(memory) = stats.memory {
+        assert!(memory.usage_bytes.unwrap().value > 0);
+        // Page faults are added up every two seconds, which is too long for a test.
+        assert!(names.contains("container_memory_working_set_bytes"));
+    }
+    if sample.stats.pids.is_some() {
+        assert!(names.contains("container_threads"));
+    }
+}

@@ -194,6 +194,48 @@ fn walls_are_what_the_request_names() {
 }
 
 #[test]
+fn a_pods_own_process_is_walled_in() {
+    use super::super::sandbox;
+    let mut world = World::new();
+    let at = |world: &World, change: &dyn Fn(&mut LinuxSandboxSecurityContext)| {
+        let mut pod = with_options(&NamespaceOption::default());
+        let linux = pod.linux.as_mut().unwrap();
+        change(linux.security_context.as_mut().unwrap());
+        let facts = sandbox::Facts {
+            host: &world.host,
+            handler: &world.handler,
+            id: "p",
+            observed: &world.observed,
+            cgroup: "/c",
+            level: "s0:c3",
+        };
+        sandbox::plan(&pod, &facts).map(|p| p.spec)
+    };
+    let usual = profile(ProfileType::RuntimeDefault, "");
+    let spec = at(&world, &|c| c.seccomp = usual.clone()).unwrap();
+    assert_eq!(spec["process"]["noNewPrivileges"], json!(true));
+    assert_eq!(spec["process"]["capabilities"]["bounding"], json!([]));
+    assert!(spec["linux"]["seccomp"].is_object());
+    let open = at(&world, &|c| {
+        c.seccomp = usual.clone();
+        c.privileged = true;
+    });
+    assert!(open.unwrap()["linux"].get("seccomp").is_none());
+    let user = at(&world, &|c| c.run_as_user = value(7)).unwrap();
+    assert_eq!(user["process"]["user"]["uid"], json!(7));
+    let refusal = at(&world, &|c| c.run_as_group = value(7)).unwrap_err();
+    assert!(refusal.to_string().contains("run_as_group"), "{refusal}");
+    let named = profile(ProfileType::Localhost, "web");
+    let refusal = at(&world, &|c| c.apparmor = named.clone()).unwrap_err();
+    assert!(refusal.to_string().contains("no AppArmor"), "{refusal}");
+    world.host.apparmor = Some(AppArmor {
+        profiles: ["web".to_owned()].into(),
+    });
+    let spec = at(&world, &|c| c.apparmor = named.clone()).unwrap();
+    assert_eq!(spec["process"]["apparmorProfile"], json!("web"));
+}
+
+#[test]
 fn a_score_is_no_lower_than_ours() {
     let mut world = World::new();
     let mut asked = asked(|_| {});
