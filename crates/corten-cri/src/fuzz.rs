@@ -1,19 +1,17 @@
 //! Entrances for the fuzzer, and the same entrances tried with its corpus by an ordinary test. None may panic, whatever
 //! it is given. Compiled with `--cfg fuzzing` and for the tests only.
 
-use crate::cdi;
 use crate::stream::fuzz as stream;
 use crate::{cdi, image, server};
 
 /// An entrance, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 6] = [
     ("devices", cdi::fuzz::document),
     ("spdy_frames", stream::spdy_frames),
     ("websocket_frames", stream::websocket_frames),
     ("resizes", stream::resizes),
-pub const TARGETS: [Target; 3] = [
     ("call_headers", server::fuzz::headers),
     ("pull_credentials", image::fuzz::credentials),
 ];
