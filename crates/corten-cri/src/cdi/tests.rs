@@ -271,3 +271,57 @@ fn devices_are_asked_for_by_field_and_by_annotation() {
     annotate(&mut container, "cdi.k8s.io/q", "v/c=y, v/c=z");
     assert!(matches!(wanted(&container), Err(Error::Name { text, .. }) if text == " v/c=z"));
 }
+
+mod properties {
+    use proptest::prelude::*;
+
+    use super::super::fuzz;
+
+    /// Words of a description and signs of YAML, in any order.
+    fn text() -> impl Strategy<Value = String> {
+        let word = prop_oneof![
+            "[ -~\\n\\t]{0,3}",
+            proptest::sample::select(vec![
+                "cdiVersion: 1.1.0\n",
+                "kind: a/b\n",
+                "devices:\n",
+                "- name: x\n",
+                "  containerEdits:\n",
+                "    env: [A=1]\n",
+                "major: ",
+                "0660",
+                "&a ",
+                "*a",
+                "!!str ",
+                "? ",
+                "|\n",
+                ">-\n",
+                "---\n",
+                "...\n",
+                "{",
+                "}",
+                "[",
+                "]",
+                ", ",
+                "'",
+                "\"",
+                "#",
+                "%YAML 1.2\n",
+                "\u{feff}",
+                "\u{85}",
+                "é",
+            ])
+            .prop_map(String::from),
+        ];
+        proptest::collection::vec(word, 0..24).prop_map(|words| words.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in text(), yaml: bool) {
+            let mut bytes = vec![u8::from(yaml)];
+            bytes.extend_from_slice(text.as_bytes());
+            fuzz::document(&bytes);
+        }
+    }
+}
