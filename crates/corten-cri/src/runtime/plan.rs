@@ -10,12 +10,9 @@ use tonic::Status;
 use super::Shared;
 use super::book::PodEntry;
 use super::settings::Handler;
-use crate::cdi::Registry;
+use crate::cdi::{FOLDERS, Registry};
 use crate::proto::{ContainerConfig, ContainerUser, NamespaceMode, PodSandboxConfig};
 use crate::spec::{self, Facts, facts, sandbox, signal};
-
-/// Where devices of the CDI are described; what comes later counts more.
-const CDI: [&str; 2] = ["/etc/cdi", "/var/run/cdi"];
 
 /// What the service keeps of a container's plan.
 pub struct Made {
@@ -140,7 +137,14 @@ fn devices(config: &ContainerConfig) -> Registry {
         .any(|k| k.starts_with("cdi.k8s.io/"));
     match config.cdi_devices.is_empty() && !by_annotation {
         true => Registry::default(),
-        false => Registry::read(&CDI),
+        false => {
+            let registry = Registry::read(&FOLDERS);
+            for (path, fault) in registry.faults() {
+                let error = crate::status::chain(fault);
+                tracing::warn!(path = %path.display(), error, "devices that cannot be used");
+            }
+            registry
+        }
     }
 }
 
