@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use super::backend::{AttachAsk, Backend, ExecAsk, Failure, Resizes, Size, Streams};
+use super::backend::{AttachAsk, Backend, ExecAsk, Resizes, Size, Streams};
 use super::channel::{Gone, Input, Output};
 use super::resize;
 use super::spdy::connection::{Acceptor, OnList, Stream};
@@ -109,11 +109,12 @@ pub(super) async fn over_spdy(
 ) {
     let opening = open(&mut acceptor, ask.wanted(), version);
     if let Ok(Ok((opened, listed))) = timeout(patience, opening).await {
+        // One that nobody looks at would stop the reader, and with it the others.
+        acceptor.close().await;
         let _gone = serve(opened, ask, backend).await;
         drop(listed);
     } else {
-        let failure = Failure::new("the client has not opened its streams");
-        tracing::debug!(%failure, ?ask, "a session ends early");
+        tracing::debug!("a SPDY client has not opened its streams");
     }
     acceptor.go_away().await;
 }

@@ -43,21 +43,24 @@ impl Sizes {
         Ok(last)
     }
 
+    /// A size has no braces within: one is whole at its first closing one, and only then looked at. (What a parser says of half
+    /// a number depends on where it was cut.)
     fn take(&mut self) -> Result<Option<Size>, Garbage> {
         let mut last = None;
-        let mut documents = serde_json::Deserializer::from_slice(&self.bytes).into_iter();
-        let mut whole = 0;
-        while let Some(document) = documents.next() {
-            let Document { width, height } = match document {
-                Ok(document) => document,
-                Err(e) if e.is_eof() => break,
-                Err(_) => return Err(Garbage),
+        loop {
+            let blank = self.bytes.iter().take_while(|b| b.is_ascii_whitespace());
+            self.bytes.drain(..blank.count());
+            if self.bytes.first().is_some_and(|b| *b != b'{') {
+                return Err(Garbage);
+            }
+            let Some(end) = self.bytes.iter().position(|b| *b == b'}') else {
+                return Ok(last);
             };
-            whole = documents.byte_offset();
+            let document = serde_json::from_slice(&self.bytes[..=end]);
+            let Document { width, height } = document.map_err(|_| Garbage)?;
             last = Some(Size { width, height });
+            self.bytes.drain(..=end);
         }
-        self.bytes.drain(..whole);
-        Ok(last)
     }
 }
 

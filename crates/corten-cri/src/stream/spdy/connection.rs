@@ -125,6 +125,14 @@ impl Acceptor {
         self.incoming.recv().await
     }
 
+    /// From now on new streams are refused.
+    pub async fn close(&mut self) {
+        self.incoming.close();
+        while let Some(incoming) = self.incoming.recv().await {
+            let _gone = incoming.refuse(frame::REFUSED_STREAM).await;
+        }
+    }
+
     /// Says that no further stream will be answered.
     pub async fn go_away(&self) {
         let frame = frame::go_away(self.shared.last.load(Ordering::Relaxed), 0);

@@ -241,6 +241,7 @@ pub(crate) mod client {
         control(SYN_STREAM, flags, &[&stream.to_be_bytes(), &[0; 6], &block])
     }
 
+    #[cfg(test)]
     pub(crate) fn of_type(kind: u16, flags: u8, payload: &[u8]) -> Bytes {
         control(kind, flags, &[payload])
     }

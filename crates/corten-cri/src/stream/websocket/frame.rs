@@ -239,7 +239,7 @@ pub(crate) fn close(code: u16) -> Bytes {
 }
 
 /// As clients write them.
-#[cfg(any(test, fuzzing))]
+#[cfg(test)]
 pub(crate) mod client {
     use super::*;
 

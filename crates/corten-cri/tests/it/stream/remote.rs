@@ -330,6 +330,21 @@ async fn streams_that_do_not_come_end_the_session() {
 }
 
 #[tokio::test]
+async fn streams_that_nobody_waits_for_do_not_stop_the_others() {
+    let served = serve(Settings::default()).await;
+    let mut client = spdy::connect(&served.exec("io", &["cat"]), V4).await;
+    let (_error, stdin) = (client.open("error").await, client.open("stdin").await);
+    let stdout = client.open("stdout").await;
+    for _ in 0..100 {
+        let id = client.ask(&[("streamtype", "stdin")]).await;
+        client.send(id, 0, b"lost").await;
+        assert_eq!(client.hear().await, Heard::Reset(id, 3));
+    }
+    client.send(stdin, FIN, b"found").await;
+    assert_eq!(client.rest().await.text(stdout), "found");
+}
+
+#[tokio::test]
 async fn an_idle_connection_is_closed_and_a_busy_one_is_not() {
     let settings = Settings {
         idle_timeout: Duration::from_millis(400),
