@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use corten_cri::proto::*;
-use corten_testkit::{Result, need, wait};
+use corten_testkit::{Result, need, tool, wait};
 use tonic::Code;
 
 use super::SOON;
@@ -257,10 +257,11 @@ fn a_status_tells_all() -> Result<()> {
         assert_eq!(Path::new(&status.log_path), log);
         let user = status.user.expect("a user").linux.expect("a user");
         assert_eq!((user.uid, user.gid), (1000, 2000));
-        assert_eq!(user.supplemental_groups, [2000, 3000]);
+        // The image has put this user into a group, too.
+        assert_eq!(user.supplemental_groups, [50, 2000, 3000]);
         assert_eq!(
             client.says(&id, "id -u; id -g; id -G").await,
-            "1000\n2000\n2000 3000"
+            "1000\n2000\n2000 50 3000"
         );
         let info = client.info(&id).await;
         assert_eq!(info["sandboxID"], pod.as_str(), "{info}");
@@ -670,8 +671,20 @@ fn the_node_gets_a_network_of_ours() -> Result<()> {
         assert!(ip.starts_with("100.127.250."), "{ip}");
         client.remove_all().await;
     });
-    // The bridge is the node's, and stays.
-    corten_testkit::tool::call("ip", &["link", "delete", "corten-pods0"])?;
+    // The bridge is the node's, and stays with its rules.
+    tool::call("ip", &["link", "delete", "corten-pods0"])?;
+    for (set, element) in [
+        ("links", "corten-pods0"),
+        ("same", "corten-pods0 . corten-pods0"),
+        ("local4", "100.127.250.0/24"),
+        ("masq4", "100.127.250.0/24"),
+    ] {
+        let element = format!("{{ {element} }}");
+        tool::call(
+            "nft",
+            &["delete", "element", "inet", "corten", set, &element],
+        )?;
+    }
     node.finish();
     Ok(())
 }

@@ -41,15 +41,14 @@ fn the_daemon_dies_at_any_moment() -> Result<()> {
     });
     for round in 0..MOMENTS {
         let moment = moments.within(usual);
-        let mut client = block(node.client());
         block(async {
+            let mut client = node.client().await;
             // The names of the last round are free again, whatever became of it.
             let ended = tokio::time::timeout(moment, life(&mut client)).await;
             if let Ok(done) = ended {
                 done.unwrap_or_else(|e| panic!("round {round}: {e}"));
             }
         });
-        drop(client);
         node.again();
         block(async { whole(&node, &format!("round {round}, {moment:?}")).await });
     }
@@ -187,6 +186,15 @@ fn power_fails(node: &mut Node) {
         tool::call("umount", &["--lazy", point]).expect("umount");
     }
     fs::remove_dir_all(&run).expect("a removal");
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").expect("a folder").flatten() {
+        let own = node.sandbox.cgroup();
+        let group = hierarchy.path().join(own.trim_start_matches('/'));
+        for container in fs::read_dir(&group).into_iter().flatten().flatten() {
+            if container.path().is_dir() {
+                fs::remove_dir(container.path()).expect("an empty group");
+            }
+        }
+    }
 }
 
 #[test]

@@ -20,6 +20,7 @@ fn networks_names_and_sysctls() -> Result<()> {
     block(async {
         let mut client = node.client().await;
         let mut config = client.pod("host");
+        config.hostname.clear();
         options(&mut config).network = NamespaceMode::Node.into();
         let pod = client.run(&config).await.expect("a pod");
         let network = client.pod_status(&pod).await.expect("a status").network;
@@ -91,7 +92,7 @@ fn a_port_of_the_host_leads_into_a_pod() -> Result<()> {
         let script = "mkdir /w; echo served > /w/index.html; httpd -p 8080 -h /w; sleep 1000";
         let id = client.go(&pod, &client.container("c", script)).await;
         client
-            .says(&id, "until nc -z 127.0.0.1 8080; do sleep 0.05; done")
+            .says(&id, "until wget -qO /dev/null http://127.0.0.1:8080/index.html 2>/dev/null; do sleep 0.05; done")
             .await;
         let stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");
         let answer = http(stream, "GET", "/index.html");
