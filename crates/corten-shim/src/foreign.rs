@@ -346,7 +346,7 @@ fn answered(answer: Result<(), Error>) -> Result<(), Error> {
 
 /// Kills what still works in the bundle, which is the shim's own or its runtime's: it has nothing left to do. As often as there is
 /// something, since one that is killed may just have started another.
-pub(crate) fn end_processes(folder: &Path) {
+pub fn end_processes(folder: &Path) {
     for _ in 0..10 {
         if !kill_processes(folder) {
             return;

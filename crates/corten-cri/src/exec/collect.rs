@@ -10,8 +10,9 @@ use super::error::Error;
 use super::process::{Announced, Process};
 use super::pump::Frames;
 
-/// What is kept of each stream, in bytes. The rest is read and dropped.
-pub const OUTPUT_MAX: usize = 16 << 20;
+/// What is kept of both streams together, in bytes. The rest is read and dropped. A message of the interface is 16 MiB at most,
+/// and this goes into one, with a few bytes around it.
+pub const OUTPUT_MAX: usize = (16 << 20) - 64;
 
 const SIGKILL: u32 = 9;
 /// How long a killed process may take to be gone.
@@ -28,12 +29,13 @@ pub struct Collected {
 
 impl Collected {
     fn keep(&mut self, frame: &Frame) {
+        let kept = self.stdout.len() + self.stderr.len();
         let to = match frame.kind {
             attach::STDOUT => &mut self.stdout,
             attach::STDERR => &mut self.stderr,
             _ => return,
         };
-        let room = OUTPUT_MAX - to.len().min(OUTPUT_MAX);
+        let room = OUTPUT_MAX - kept.min(OUTPUT_MAX);
         to.extend_from_slice(&frame.payload[..frame.payload.len().min(room)]);
     }
 }
@@ -111,12 +113,30 @@ mod tests {
     #[test]
     fn only_so_much_is_kept() {
         let mut collected = Collected::default();
-        for kind in [attach::STDOUT, attach::STDERR, attach::HELLO] {
+        for (kind, count) in [
+            (attach::STDERR, 100),
+            (attach::HELLO, 300),
+            (attach::STDOUT, 300),
+        ] {
             let payload = vec![kind; 60_000];
             let frame = Frame { kind, payload };
-            (0..300).for_each(|_| collected.keep(&frame));
+            (0..count).for_each(|_| collected.keep(&frame));
         }
-        assert!(collected.stdout == vec![attach::STDOUT; OUTPUT_MAX]);
-        assert!(collected.stderr == vec![attach::STDERR; OUTPUT_MAX]);
+        assert!(collected.stderr == vec![attach::STDERR; 6_000_000]);
+        assert!(collected.stdout == vec![attach::STDOUT; OUTPUT_MAX - 6_000_000]);
+    }
+
+    #[test]
+    fn all_that_is_kept_goes_into_one_message() {
+        use prost::Message as _;
+        let half = OUTPUT_MAX / 2;
+        for (stdout, stderr) in [(OUTPUT_MAX, 0), (half, OUTPUT_MAX - half), (0, OUTPUT_MAX)] {
+            let answer = crate::proto::ExecSyncResponse {
+                stdout: vec![0; stdout],
+                stderr: vec![0; stderr],
+                exit_code: -1,
+            };
+            assert!(answer.encoded_len() <= 16 << 20, "{stdout} {stderr}");
+        }
     }
 }

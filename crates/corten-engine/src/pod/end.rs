@@ -107,6 +107,13 @@ impl Engine {
             self.paths.pod_container_bundle(&pod.id, &container.id),
         );
         corten_shim::foreign::clean(&bundle, id)?;
+        if pod.record.runtime.is_some() {
+            // One that was told to end, and has nobody left to tell of it, tries for long.
+            corten_shim::foreign::end_processes(&corten_shim::foreign::folder(
+                &bundle,
+                id.as_str(),
+            ));
+        }
         match corten_runtime::delete(&self.paths.runtime_state(), id, true) {
             Err(e) if e.kind() != Kind::NotFound => return Err(e.into()),
             _ => {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corten_cri::proto::runtime_service_client::RuntimeServiceClient;
 use corten_cri::proto::*;
-use corten_testkit::{Image, Result, Sandbox, wait};
+use corten_testkit::{Image, Result, Sandbox, tool, wait};
 use serde_json::json;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -19,7 +19,12 @@ pub struct Node {
     pub sandbox: Sandbox,
     pub daemon: Daemon,
     pub image: String,
+    /// The table of plugins that no engine calls is one on a host, and outlives them.
+    had_table: bool,
 }
+
+/// Of plugins that an orchestrator's configuration names.
+const TABLE: [&str; 2] = ["inet", "corten"];
 
 impl Node {
     pub fn start() -> Result<Self> {
@@ -28,7 +33,13 @@ impl Node {
 
     /// With more of serve.toml, and more plugins after the first.
     pub fn with(settings: &str, plugins: &[serde_json::Value]) -> Result<Self> {
-        let sandbox = sandbox()?;
+        Self::within(sandbox()?, settings, plugins)
+    }
+
+    /// In a sandbox that the test has made ready.
+    pub fn within(sandbox: Sandbox, settings: &str, plugins: &[serde_json::Value]) -> Result<Self> {
+        let [family, table] = TABLE;
+        let had_table = tool::call("nft", &["list", "table", family, table]).is_ok();
         let cni = sandbox.files().join("cni");
         fs::create_dir_all(&cni).expect("a folder");
         let number = u32::from_str_radix(&sandbox.bridge()[2..6], 16).unwrap_or(0);
@@ -55,6 +66,7 @@ impl Node {
             sandbox,
             daemon,
             image,
+            had_table,
         })
     }
 
@@ -74,19 +86,32 @@ impl Node {
         self.daemon = Daemon::start(&self.sandbox, &[]);
     }
 
+    /// The addresses that pods have, as the plugin keeps them.
+    pub fn addresses(&self) -> Vec<String> {
+        let folder = self.sandbox.run_folder().join("cni-ipam/test-pods");
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let names = entries.map(|e| e.file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("100.")).collect()
+    }
+
     /// Removes every pod; then the host is as it was.
     pub fn finish(self) {
         block(async { self.client().await.remove_all().await });
         assert!(self.daemon.stop().success());
+        if !self.had_table {
+            // There is none, where no plugin had rules to make.
+            let _absent = tool::call("nft", &["delete", "table", TABLE[0], TABLE[1]]);
+        }
         self.sandbox.finish();
     }
 }
 
+#[derive(Clone)]
 pub struct Client {
     pub runtime: RuntimeServiceClient<Channel>,
     pub image: String,
-    parent: String,
-    logs: PathBuf,
+    pub parent: String,
+    pub logs: PathBuf,
 }
 
 /// Of a pod whose containers have process ids of their own.
@@ -95,6 +120,19 @@ pub fn apart() -> NamespaceOption {
         pid: NamespaceMode::Container.into(),
         ..NamespaceOption::default()
     }
+}
+
+/// The context of a container that [`Client::container`] has made.
+pub fn security(config: &mut ContainerConfig) -> &mut LinuxContainerSecurityContext {
+    let linux = config.linux.as_mut().expect("linux");
+    linux.security_context.as_mut().expect("a context")
+}
+
+/// The namespaces of a pod that [`Client::pod`] has made.
+pub fn options(config: &mut PodSandboxConfig) -> &mut NamespaceOption {
+    let linux = config.linux.as_mut().expect("linux");
+    let context = linux.security_context.as_mut().expect("a context");
+    context.namespace_options.as_mut().expect("options")
 }
 
 impl Client {
@@ -177,6 +215,34 @@ impl Client {
         id
     }
 
+    /// Runs a script in a container to its end.
+    pub async fn exec(
+        &mut self,
+        id: &str,
+        script: &str,
+        timeout: i64,
+    ) -> std::result::Result<ExecSyncResponse, Status> {
+        let request = ExecSyncRequest {
+            container_id: id.into(),
+            cmd: ["sh", "-c", script].map(String::from).to_vec(),
+            timeout,
+        };
+        Ok(self.runtime.exec_sync(request).await?.into_inner())
+    }
+
+    /// What a script in a container writes, which ends well.
+    #[track_caller]
+    pub fn says(&mut self, id: &str, script: &str) -> impl Future<Output = String> {
+        let at = std::panic::Location::caller();
+        async move {
+            let done = self.exec(id, script, 20).await;
+            let done = done.unwrap_or_else(|e| panic!("{at}: {script}: {e}"));
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
+            assert_eq!(done.exit_code, 0, "{at}: {script}: {}", text(&done.stderr));
+            text(&done.stdout)
+        }
+    }
+
     pub async fn status(&mut self, id: &str) -> std::result::Result<ContainerStatus, Status> {
         let request = ContainerStatusRequest {
             container_id: id.into(),
@@ -247,6 +313,28 @@ impl Client {
         let request = ListContainersRequest { filter: None };
         let answer = self.runtime.list_containers(request).await;
         answer.expect("a list").into_inner().containers
+    }
+
+    /// A field of what the verbose status of a container says for people.
+    pub async fn info(&mut self, id: &str) -> serde_json::Value {
+        let request = ContainerStatusRequest {
+            container_id: id.into(),
+            verbose: true,
+        };
+        let answer = self.runtime.container_status(request).await;
+        let info = answer.expect("a status").into_inner().info;
+        serde_json::from_str(&info["info"]).expect("JSON")
+    }
+
+    /// The same of a pod.
+    pub async fn pod_info(&mut self, id: &str) -> serde_json::Value {
+        let request = PodSandboxStatusRequest {
+            pod_sandbox_id: id.into(),
+            verbose: true,
+        };
+        let answer = self.runtime.pod_sandbox_status(request).await;
+        let info = answer.expect("a status").into_inner().info;
+        serde_json::from_str(&info["info"]).expect("JSON")
     }
 
     pub async fn remove_all(&mut self) {

@@ -1,0 +1,753 @@
+//! The runtime service of `corten serve`, call by call: what it says of itself, lists, limits, logs, figures, events.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use corten_cri::proto::*;
+use corten_testkit::{Result, need, tool, wait};
+use tonic::Code;
+
+use super::SOON;
+use super::daemon::block;
+use super::pods::{Client, Node};
+
+/// A pod with one container that waits to be asked.
+async fn idle(client: &mut Client, name: &str) -> (String, String) {
+    let pod = client.run(&client.pod(name)).await.expect("a pod");
+    let container = client.container("c", "sleep 1000");
+    let id = client.go(&pod, &container).await;
+    (pod, id)
+}
+
+#[test]
+fn what_it_is_and_whether_it_can_work() -> Result<()> {
+    let node = Node::start()?;
+    block(async {
+        let mut runtime = node.client().await.runtime;
+        let version = runtime.version(VersionRequest::default()).await;
+        let version = version.expect("a version").into_inner();
+        assert_eq!(version.runtime_name, "corten");
+        assert_eq!(version.runtime_api_version, "v1");
+        assert_eq!(version.version, "0.1.0");
+        let config = runtime.runtime_config(RuntimeConfigRequest {}).await;
+        let linux = config.expect("settings").into_inner().linux;
+        assert_eq!(
+            linux.expect("linux").cgroup_driver(),
+            CgroupDriver::Cgroupfs
+        );
+
+        let ready = |status: &StatusResponse| -> BTreeMap<String, bool> {
+            let all = status.status.clone().unwrap_or_default().conditions;
+            all.into_iter().map(|c| (c.r#type, c.status)).collect()
+        };
+        let ask = StatusRequest { verbose: true };
+        let status = runtime.status(ask).await.expect("a status").into_inner();
+        assert!(ready(&status).into_values().all(|yes| yes), "{status:?}");
+        let config: serde_json::Value = serde_json::from_str(&status.info["config"]).expect("JSON");
+        assert_eq!(
+            config["root"],
+            node.sandbox.root().to_string_lossy().as_ref()
+        );
+        let handlers: Vec<&str> = status.runtime_handlers.iter().map(|h| &*h.name).collect();
+        assert!(handlers.contains(&""), "{handlers:?}");
+        assert!(
+            status
+                .features
+                .expect("features")
+                .supplemental_groups_policy
+        );
+
+        // Without a network the node is not ready, and no pod is made.
+        let list = node.sandbox.files().join("cni/10-test.conflist");
+        let text = fs::read(&list).expect("a file");
+        fs::remove_file(&list).expect("a removal");
+        let status = runtime.status(StatusRequest::default()).await;
+        let status = status.expect("a status").into_inner();
+        assert!(status.info.is_empty());
+        assert_eq!(ready(&status)["NetworkReady"], false);
+        assert_eq!(ready(&status)["RuntimeReady"], true);
+        let mut client = node.client().await;
+        client
+            .run(&client.pod("early"))
+            .await
+            .expect_err("no network");
+        assert!(client.pods().await.is_empty());
+        fs::write(&list, text).expect("a file");
+        client.run(&client.pod("early")).await.expect("a pod");
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn lists_are_narrowed() -> Result<()> {
+    let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let (mut pods, mut all) = (vec![], vec![]);
+        for name in ["a", "b"] {
+            let mut config = client.pod(name);
+            config.labels.insert("app".into(), name.into());
+            let pod = client.run(&config).await.expect("a pod");
+            let mut config = client.container("c", "sleep 1000");
+            config.labels.insert("app".into(), name.into());
+            all.push(client.create(&pod, &config).await.expect("a container"));
+            pods.push(pod);
+        }
+        client.start(&all[0]).await.expect("a start");
+        client.stop_pod(&pods[1]).await.expect("a stop");
+        let label = |name: &str| BTreeMap::from([("app".to_owned(), name.to_owned())]);
+        let state = |s: PodSandboxState| Some(PodSandboxStateValue { state: s.into() });
+        let cases = [
+            (PodSandboxFilter::default(), 2),
+            (
+                PodSandboxFilter {
+                    id: pods[0][..13].into(),
+                    ..Default::default()
+                },
+                1,
+            ),
+            (
+                PodSandboxFilter {
+                    label_selector: label("b"),
+                    ..Default::default()
+                },
+                1,
+            ),
+            (
+                PodSandboxFilter {
+                    label_selector: label("c"),
+                    ..Default::default()
+                },
+                0,
+            ),
+            (
+                PodSandboxFilter {
+                    state: state(PodSandboxState::SandboxReady),
+                    ..Default::default()
+                },
+                1,
+            ),
+            (
+                PodSandboxFilter {
+                    id: pods[0].clone(),
+                    label_selector: label("b"),
+                    ..Default::default()
+                },
+                0,
+            ),
+        ];
+        for (filter, count) in cases {
+            let filter = Some(filter);
+            let request = ListPodSandboxRequest {
+                filter: filter.clone(),
+            };
+            let listed = client.runtime.list_pod_sandbox(request).await;
+            let listed = listed.expect("a list").into_inner().items;
+            assert_eq!(listed.len(), count, "{filter:?}");
+            let request = StreamPodSandboxesRequest { filter };
+            let stream = client.runtime.stream_pod_sandboxes(request).await;
+            let mut stream = stream.expect("a stream").into_inner();
+            let mut streamed = vec![];
+            while let Some(piece) = stream.message().await.expect("a piece") {
+                streamed.extend(piece.pod_sandboxes);
+            }
+            assert_eq!(streamed, listed);
+        }
+        let state = |s: ContainerState| Some(ContainerStateValue { state: s.into() });
+        let cases = [
+            (ContainerFilter::default(), 2),
+            (
+                ContainerFilter {
+                    id: all[1][..13].into(),
+                    ..Default::default()
+                },
+                1,
+            ),
+            (
+                ContainerFilter {
+                    pod_sandbox_id: pods[0].clone(),
+                    ..Default::default()
+                },
+                1,
+            ),
+            (
+                ContainerFilter {
+                    label_selector: label("a"),
+                    ..Default::default()
+                },
+                1,
+            ),
+            (
+                ContainerFilter {
+                    state: state(ContainerState::ContainerRunning),
+                    ..Default::default()
+                },
+                1,
+            ),
+            (
+                ContainerFilter {
+                    state: state(ContainerState::ContainerExited),
+                    ..Default::default()
+                },
+                0,
+            ),
+        ];
+        for (filter, count) in cases {
+            let filter = Some(filter);
+            let request = ListContainersRequest {
+                filter: filter.clone(),
+            };
+            let listed = client.runtime.list_containers(request).await;
+            let listed = listed.expect("a list").into_inner().containers;
+            assert_eq!(listed.len(), count, "{filter:?}");
+            let request = StreamContainersRequest { filter };
+            let stream = client.runtime.stream_containers(request).await;
+            let mut stream = stream.expect("a stream").into_inner();
+            let mut streamed = vec![];
+            while let Some(piece) = stream.message().await.expect("a piece") {
+                streamed.extend(piece.containers);
+            }
+            assert_eq!(streamed, listed);
+        }
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn a_status_tells_all() -> Result<()> {
+    let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let pod = client.run(&client.pod("web")).await.expect("a pod");
+        let mut config = client.container("c", "sleep 1000");
+        let linux = config.linux.as_mut().expect("linux");
+        let security = linux.security_context.as_mut().expect("a context");
+        security.run_as_user = Some(Int64Value { value: 1000 });
+        security.run_as_group = Some(Int64Value { value: 2000 });
+        security.supplemental_groups = vec![3000];
+        linux.resources = Some(LinuxContainerResources {
+            cpu_shares: 512,
+            memory_limit_in_bytes: 64 << 20,
+            ..Default::default()
+        });
+        config.mounts = vec![Mount {
+            container_path: "/data".into(),
+            host_path: node.sandbox.files().join("data").display().to_string(),
+            readonly: true,
+            ..Default::default()
+        }];
+        config.annotations.insert("why".into(), "so".into());
+        let id = client.go(&pod, &config).await;
+        let status = client.status(&id).await.expect("a status");
+        let image = node.daemon.image(&client.image).await.expect("an image");
+        assert_eq!(
+            (&status.image_id, &status.image_ref),
+            (&image.id, &image.id)
+        );
+        assert_eq!(status.metadata, config.metadata);
+        assert_eq!(status.annotations, config.annotations);
+        assert_eq!(status.mounts, config.mounts);
+        let resources = status.resources.expect("resources").linux;
+        assert_eq!(resources, config.linux.expect("linux").resources);
+        let log = client.logs.join("web/c.log");
+        assert_eq!(Path::new(&status.log_path), log);
+        let user = status.user.expect("a user").linux.expect("a user");
+        assert_eq!((user.uid, user.gid), (1000, 2000));
+        // The image has put this user into a group, too.
+        assert_eq!(user.supplemental_groups, [50, 2000, 3000]);
+        assert_eq!(
+            client.says(&id, "id -u; id -g; id -G").await,
+            "1000\n2000\n2000 50 3000"
+        );
+        let info = client.info(&id).await;
+        assert_eq!(info["sandboxID"], pod.as_str(), "{info}");
+        assert!(info["pid"].as_u64().is_some_and(|p| p > 1), "{info}");
+        assert_eq!(
+            info["runtimeSpec"]["process"]["user"]["uid"], 1000,
+            "{info}"
+        );
+    });
+    node.finish();
+    Ok(())
+}
+
+/// A file of a container's group in a version 1 hierarchy.
+fn limit(client: &Client, id: &str, file: &str) -> String {
+    let kind = file.split('.').next().unwrap_or_default();
+    let group = client.parent.trim_start_matches('/');
+    let path = PathBuf::from("/sys/fs/cgroup")
+        .join(kind)
+        .join(group)
+        .join(id)
+        .join(file);
+    let text = fs::read_to_string(&path);
+    text.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+        .trim()
+        .to_owned()
+}
+
+#[test]
+fn limits_change_while_it_runs_and_before() -> Result<()> {
+    if !need::v1() {
+        return Ok(());
+    }
+    let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let (pod, running) = idle(&mut client, "web").await;
+        let config = client.container("d", "sleep 1000");
+        let created = client.create(&pod, &config).await.expect("a container");
+        for id in [&running, &created] {
+            let request = UpdateContainerResourcesRequest {
+                container_id: id.clone(),
+                linux: Some(LinuxContainerResources {
+                    cpu_shares: 300,
+                    cpu_quota: 50_000,
+                    cpu_period: 100_000,
+                    memory_limit_in_bytes: 48 << 20,
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            client
+                .runtime
+                .update_container_resources(request)
+                .await
+                .expect("an update");
+        }
+        client.start(&created).await.expect("a start");
+        for id in [&running, &created] {
+            assert_eq!(
+                limit(&client, id, "memory.limit_in_bytes"),
+                (48 << 20).to_string()
+            );
+            assert_eq!(limit(&client, id, "cpu.shares"), "300");
+            assert_eq!(limit(&client, id, "cpu.cfs_quota_us"), "50000");
+            let status = client.status(id).await.expect("a status");
+            let linux = status.resources.expect("resources").linux.expect("linux");
+            assert_eq!(
+                (linux.cpu_shares, linux.memory_limit_in_bytes),
+                (300, 48 << 20)
+            );
+        }
+        // What is not named stays as it is.
+        let request = UpdateContainerResourcesRequest {
+            container_id: running.clone(),
+            linux: Some(LinuxContainerResources {
+                cpu_shares: 200,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        client
+            .runtime
+            .update_container_resources(request)
+            .await
+            .expect("an update");
+        assert_eq!(limit(&client, &running, "cpu.shares"), "200");
+        assert_eq!(
+            limit(&client, &running, "memory.limit_in_bytes"),
+            (48 << 20).to_string()
+        );
+        let request = UpdatePodSandboxResourcesRequest {
+            pod_sandbox_id: pod.clone(),
+            resources: Some(LinuxContainerResources {
+                cpu_shares: 2000,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        client
+            .runtime
+            .update_pod_sandbox_resources(request.clone())
+            .await
+            .expect("an update");
+        client.stop_pod(&pod).await.expect("a stop");
+        let late = client.runtime.update_pod_sandbox_resources(request).await;
+        assert_eq!(
+            late.expect_err("not ready").code(),
+            Code::FailedPrecondition
+        );
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn no_line_is_lost_when_logs_are_rotated() -> Result<()> {
+    let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let pod = client.run(&client.pod("web")).await.expect("a pod");
+        let script = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); [ $((i%300)) = 0 ] && sleep 0.1; done";
+        let id = client.go(&pod, &client.container("c", script)).await;
+        let log = client.logs.join("web/c.log");
+        for turn in 0..3 {
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            fs::rename(&log, log.with_extension(turn.to_string())).expect("a rename");
+            let request = ReopenContainerLogRequest {
+                container_id: id.clone(),
+            };
+            client
+                .runtime
+                .reopen_container_log(request)
+                .await
+                .expect("reopened");
+            assert!(log.exists());
+        }
+        client.ended(&id).await;
+        let all = || {
+            let files = ["0", "1", "2", "log"].map(|e| log.with_extension(e));
+            let texts = files.map(|f| fs::read_to_string(f).unwrap_or_default());
+            texts.concat()
+        };
+        let whole = wait::until("the last line", SOON, || {
+            all().contains("line 2999").then(all)
+        });
+        let whole = whole.expect("the last line");
+        let lines: Vec<&str> = whole
+            .lines()
+            .filter_map(|l| l.split_once(" F line "))
+            .map(|l| l.1)
+            .collect();
+        let wanted: Vec<String> = (0..3000).map(|i| i.to_string()).collect();
+        assert_eq!(lines, wanted);
+        let request = ReopenContainerLogRequest {
+            container_id: id.clone(),
+        };
+        let late = client
+            .runtime
+            .reopen_container_log(request)
+            .await
+            .expect_err("ended");
+        assert_eq!(late.code(), Code::FailedPrecondition);
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn figures_grow_and_are_described() -> Result<()> {
+    let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let pod = client.run(&client.pod("web")).await.expect("a pod");
+        let script = "dd if=/dev/zero of=/big bs=1M count=3 2>/dev/null; while :; do :; done";
+        let id = client.go(&pod, &client.container("c", script)).await;
+        let busy = |stats: &ContainerStats| {
+            let cpu = stats.cpu.unwrap_or_default();
+            cpu.usage_core_nano_seconds.map_or(0, |v| v.value)
+        };
+        let request = ContainerStatsRequest {
+            container_id: id.clone(),
+        };
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let first = client.runtime.container_stats(request.clone()).await;
+        let first = first.expect("figures").into_inner().stats.expect("figures");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let second = client.runtime.container_stats(request).await;
+        let second = second
+            .expect("figures")
+            .into_inner()
+            .stats
+            .expect("figures");
+        assert!(
+            busy(&second) > busy(&first) && busy(&first) > 0,
+            "{first:?} {second:?}"
+        );
+        let memory = second.memory.expect("memory");
+        assert!(
+            memory.working_set_bytes.is_some_and(|v| v.value > 0),
+            "{memory:?}"
+        );
+        let layer = second.writable_layer.expect("a layer");
+        assert!(
+            layer.used_bytes.is_some_and(|v| v.value >= 3 << 20),
+            "{layer:?}"
+        );
+
+        let filter = Some(ContainerStatsFilter {
+            pod_sandbox_id: pod.clone(),
+            ..Default::default()
+        });
+        let request = ListContainerStatsRequest {
+            filter: filter.clone(),
+        };
+        let listed = client.runtime.list_container_stats(request).await;
+        assert_eq!(listed.expect("a list").into_inner().stats.len(), 1);
+        let stream = client
+            .runtime
+            .stream_container_stats(StreamContainerStatsRequest { filter })
+            .await;
+        let piece = stream
+            .expect("a stream")
+            .into_inner()
+            .message()
+            .await
+            .expect("a piece");
+        let id_of = |s: &ContainerStats| s.attributes.clone().unwrap_or_default().id;
+        assert_eq!(id_of(&piece.expect("a piece").container_stats[0]), id);
+
+        let request = PodSandboxStatsRequest {
+            pod_sandbox_id: pod.clone(),
+        };
+        let stats = client
+            .runtime
+            .pod_sandbox_stats(request)
+            .await
+            .expect("figures")
+            .into_inner();
+        let linux = stats.stats.expect("figures").linux.expect("figures");
+        assert_eq!(linux.containers.len(), 1);
+        assert!(
+            linux
+                .process
+                .expect("processes")
+                .process_count
+                .is_some_and(|c| c.value >= 1)
+        );
+        let network = linux
+            .network
+            .expect("network")
+            .default_interface
+            .expect("an interface");
+        assert_eq!(network.name, "eth0");
+        let listed = client
+            .runtime
+            .list_pod_sandbox_stats(ListPodSandboxStatsRequest::default())
+            .await;
+        assert_eq!(listed.expect("a list").into_inner().stats.len(), 1);
+        let stream = client
+            .runtime
+            .stream_pod_sandbox_stats(StreamPodSandboxStatsRequest::default())
+            .await;
+        let piece = stream
+            .expect("a stream")
+            .into_inner()
+            .message()
+            .await
+            .expect("a piece");
+        assert_eq!(piece.expect("a piece").pod_sandbox_stats.len(), 1);
+
+        described(&mut client, &pod, &id).await;
+    });
+    node.finish();
+    Ok(())
+}
+
+/// Every metric that appears has a descriptor with as many labels.
+async fn described(client: &mut Client, pod: &str, id: &str) {
+    let answer = client
+        .runtime
+        .list_metric_descriptors(ListMetricDescriptorsRequest {})
+        .await;
+    let descriptors = answer.expect("a list").into_inner().descriptors;
+    let labels: BTreeMap<&str, usize> = descriptors
+        .iter()
+        .map(|d| (&*d.name, d.label_keys.len()))
+        .collect();
+    assert_eq!(labels.len(), descriptors.len(), "a name twice");
+    let answer = client
+        .runtime
+        .list_pod_sandbox_metrics(ListPodSandboxMetricsRequest {})
+        .await;
+    let listed = answer.expect("a list").into_inner().pod_metrics;
+    let stream = client
+        .runtime
+        .stream_pod_sandbox_metrics(StreamPodSandboxMetricsRequest {})
+        .await;
+    let piece = stream
+        .expect("a stream")
+        .into_inner()
+        .message()
+        .await
+        .expect("a piece");
+    let streamed = piece.expect("a piece").pod_sandbox_metrics;
+    for metrics in [&listed[0], &streamed[0]] {
+        assert_eq!(metrics.pod_sandbox_id, pod);
+        assert_eq!(metrics.container_metrics[0].container_id, id);
+        let of_containers = metrics.container_metrics.iter().flat_map(|c| &c.metrics);
+        let all: Vec<&Metric> = metrics.metrics.iter().chain(of_containers).collect();
+        assert!(all.len() > 20, "{}", all.len());
+        for metric in all {
+            let wanted = labels.get(&*metric.name);
+            assert_eq!(wanted, Some(&metric.label_values.len()), "{metric:?}");
+        }
+    }
+}
+
+#[test]
+fn events_come_in_order() -> Result<()> {
+    use ContainerEventType::*;
+    let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let stream = client
+            .runtime
+            .get_container_events(GetEventsRequest {})
+            .await;
+        let mut stream = stream.expect("a stream").into_inner();
+        let (pod, id) = idle(&mut client, "web").await;
+        client.stop(&id, 0).await.expect("a stop");
+        client.remove(&id).await.expect("a removal");
+        client.stop_pod(&pod).await.expect("a stop");
+        client.remove_pod(&pod).await.expect("a removal");
+        let wanted = [
+            (&pod, ContainerCreatedEvent),
+            (&pod, ContainerStartedEvent),
+            (&id, ContainerCreatedEvent),
+            (&id, ContainerStartedEvent),
+            (&id, ContainerStoppedEvent),
+            (&id, ContainerDeletedEvent),
+            (&pod, ContainerStoppedEvent),
+            (&pod, ContainerDeletedEvent),
+        ];
+        for (at, (id, kind)) in wanted.into_iter().enumerate() {
+            let event = tokio::time::timeout(SOON, stream.message()).await;
+            let event = event
+                .expect("in time")
+                .expect("an event")
+                .expect("an event");
+            assert_eq!(
+                (&event.container_id, event.container_event_type()),
+                (id, kind),
+                "{at}"
+            );
+            assert_eq!(event.pod_sandbox_status.is_some(), at != 7);
+        }
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn the_node_gets_a_network_of_ours() -> Result<()> {
+    let mut node = Node::start()?;
+    // The bridge has one name on a host: it is one that is not there yet, or somebody else's network.
+    if !need::that(
+        !Path::new("/sys/class/net/corten-pods0").exists(),
+        "there is a corten-pods0 already",
+    ) {
+        node.finish();
+        return Ok(());
+    }
+    let cni = node.sandbox.files().join("own-cni");
+    let settings = format!("[cni]\nconf-dir = {cni:?}\nbin-dirs = []\nown-network = true\n");
+    fs::write(node.sandbox.etc().join("serve.toml"), settings).expect("a file");
+    node.again();
+    block(async {
+        let mut client = node.client().await;
+        let update = |cidr: &str| UpdateRuntimeConfigRequest {
+            runtime_config: Some(RuntimeConfig {
+                network_config: Some(NetworkConfig {
+                    pod_cidr: cidr.into(),
+                }),
+            }),
+        };
+        let bad = client
+            .runtime
+            .update_runtime_config(update("10.0.0.0/99"))
+            .await;
+        assert_eq!(bad.expect_err("no subnet").code(), Code::InvalidArgument);
+        assert!(!cni.exists());
+        client
+            .runtime
+            .update_runtime_config(update("100.127.250.0/24"))
+            .await
+            .expect("an update");
+        assert!(cni.join("10-corten.conflist").exists());
+        let pod = client.run(&client.pod("web")).await.expect("a pod");
+        let ip = client
+            .pod_status(&pod)
+            .await
+            .expect("a status")
+            .network
+            .expect("a network")
+            .ip;
+        assert!(ip.starts_with("100.127.250."), "{ip}");
+        client.remove_all().await;
+    });
+    // The bridge is the node's, and stays with its rules.
+    tool::call("ip", &["link", "delete", "corten-pods0"])?;
+    for (set, element) in [
+        ("links", "corten-pods0"),
+        ("same", "corten-pods0 . corten-pods0"),
+        ("local4", "100.127.250.0/24"),
+        ("masq4", "100.127.250.0/24"),
+    ] {
+        let element = format!("{{ {element} }}");
+        tool::call(
+            "nft",
+            &["delete", "element", "inet", "corten", set, &element],
+        )?;
+    }
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn what_is_not_there_is_not_found() -> Result<()> {
+    let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let none = "0123456789abcdef";
+        // To stop and to remove what is not there is done already.
+        client.stop_pod(none).await.expect("a stop");
+        client.remove_pod(none).await.expect("a removal");
+        client.stop(none, 1).await.expect("a stop");
+        client.remove(none).await.expect("a removal");
+        let found = [
+            client.pod_status(none).await.map(drop),
+            client.status(none).await.map(drop),
+            client.start(none).await,
+            client.exec(none, "true", 1).await.map(drop),
+            client
+                .create(none, &client.container("c", "true"))
+                .await
+                .map(drop),
+        ];
+        for answer in found {
+            assert_eq!(answer.expect_err("nothing").code(), Code::NotFound);
+        }
+        let (pod, _) = idle(&mut client, "web").await;
+        let mut bad = client.container("bad", "true");
+        bad.image = Some(super::daemon::spec("example.invalid/none:1"));
+        let error = client.create(&pod, &bad).await.expect_err("no image");
+        assert_eq!(error.code(), Code::NotFound, "{error}");
+        let mut bad = client.container("bad", "true");
+        bad.mounts = vec![Mount {
+            container_path: "relative/path".into(),
+            host_path: "/tmp".into(),
+            image: Some(super::daemon::spec("example.invalid/none:1")),
+            ..Default::default()
+        }];
+        client.create(&pod, &bad).await.expect_err("a bad mount");
+        let mut bad = client.container("bad", "true");
+        let security = bad.linux.as_mut().and_then(|l| l.security_context.as_mut());
+        security.expect("a context").privileged = true;
+        client
+            .create(&pod, &bad)
+            .await
+            .expect_err("privileged, and the pod is not");
+        assert_eq!(client.containers().await.len(), 1);
+        // Nothing is left of the name.
+        client.go(&pod, &client.container("bad", "true")).await;
+        let request = RunPodSandboxRequest {
+            config: Some(client.pod("other")),
+            runtime_handler: "kata".into(),
+        };
+        let error = client
+            .runtime
+            .run_pod_sandbox(request)
+            .await
+            .expect_err("no handler");
+        assert_eq!(error.code(), Code::NotFound, "{error}");
+        assert_eq!(client.pods().await.len(), 1);
+    });
+    node.finish();
+    Ok(())
+}
