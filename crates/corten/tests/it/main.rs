@@ -12,6 +12,7 @@
 //! | `callers` | our CNI plugins under podman and containerd, beside the reference plugins |
 //! | `crash`, `crash_networks` | `kill -9` at random moments, then repair |
 //! | `serve`, `serve_images` | the daemon: its socket, settings, metrics, spans; images as kubelet handles them (`daemon`: the client) |
+//! | `serve_races` | its calls beside each other, cut in their middle, and ends that nobody asked for |
 //! | `install` | links, units and kubelet's settings, and the files of others |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
@@ -59,6 +60,7 @@ mod runtimes;
 mod serve;
 mod serve_images;
 mod serve_pods;
+mod serve_races;
 mod server;
 mod transfer;
 
