@@ -25,7 +25,7 @@ use crate::proto::corten::{
 pub use crate::proto::corten::{
     CheckResponse, CreateOptions, ForeignShim, Health, HoldPodResponse, LoopbackForward, Restart,
 };
-use crate::proto::sandbox::SandboxRequest;
+use crate::proto::sandbox::{SandboxRequest, SandboxStatusRequest, SandboxStatusResponse};
 use crate::proto::task;
 use crate::ttrpc::frame::{Decoder, Event};
 use crate::ttrpc::status::{Code, Status};
@@ -308,13 +308,18 @@ impl Client {
         })
     }
 
-    /// Whether the shim holds this pod.
-    pub fn ping_pod(&mut self) -> Result<(), Error> {
-        let message = SandboxRequest {
+    /// Whether the shim holds this pod, and what holds it with the shim lives.
+    pub fn holds_pod(&mut self) -> Result<bool, Error> {
+        let message = SandboxStatusRequest {
             sandbox_id: self.id.clone(),
+            verbose: false,
         };
-        let stream = self.send_to(SANDBOX_SERVICE, "PingSandbox", &message)?;
-        self.finish("PingSandbox", stream).map(drop)
+        let method = "SandboxStatus";
+        let stream = self.send_to(SANDBOX_SERVICE, method, &message)?;
+        let bytes = self.finish(method, stream)?;
+        let status = SandboxStatusResponse::decode(bytes.as_slice());
+        let status = status.map_err(|source| Error::Answer { method, source })?;
+        Ok(status.state == "SANDBOX_READY")
     }
 
     /// Ends the pod that the shim holds: its containers, its namespaces, and the shim. Waits for its end if it is our child.

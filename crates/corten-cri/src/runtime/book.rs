@@ -7,7 +7,7 @@
 //! ```
 //! Whoever changes a pod or container holds its `busy` lock; who reads takes the short lock inside, never over an `await`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ pub struct PodEntry {
 
 #[derive(Clone, Debug)]
 pub struct PodNow {
-    pub pod: Pod,
+    pub pod: Arc<Pod>,
     /// Its supervisor lives.
     pub ready: bool,
 }
@@ -52,7 +52,7 @@ pub struct ContainerEntry {
 
 #[derive(Clone, Debug)]
 pub struct ContainerNow {
-    pub container: PodContainer,
+    pub container: Arc<PodContainer>,
     pub document: Arc<ContainerDocument>,
     pub exit: Option<Exit>,
 }
@@ -69,6 +69,21 @@ pub struct Exit {
 #[derive(Debug, Default)]
 pub struct Book {
     tables: Mutex<Tables>,
+    /// Names of pods that are being made.
+    names: Arc<Mutex<BTreeSet<String>>>,
+}
+
+/// A name that nobody else makes a pod of while this is held.
+#[derive(Debug)]
+pub struct Name {
+    names: Arc<Mutex<BTreeSet<String>>>,
+    name: String,
+}
+
+impl Drop for Name {
+    fn drop(&mut self) {
+        lock(&self.names).remove(&self.name);
+    }
 }
 
 #[derive(Debug, Default)]
@@ -88,7 +103,10 @@ impl PodEntry {
             id: pod.id.clone(),
             document,
             busy: Busy::new(()),
-            state: Mutex::new(PodNow { pod, ready }),
+            state: Mutex::new(PodNow {
+                pod: Arc::new(pod),
+                ready,
+            }),
         })
     }
 
@@ -97,7 +115,15 @@ impl PodEntry {
     }
 
     pub fn set(&self, pod: Pod, ready: bool) {
-        *lock(&self.state) = PodNow { pod, ready };
+        *lock(&self.state) = PodNow {
+            pod: Arc::new(pod),
+            ready,
+        };
+    }
+
+    /// It has ended, and nobody could clear up after it yet.
+    pub fn set_lost(&self) {
+        lock(&self.state).ready = false;
     }
 
     pub fn is_ready(&self) -> bool {
@@ -123,7 +149,7 @@ impl ContainerEntry {
             pod: container.pod.clone(),
             busy: Busy::new(()),
             state: Mutex::new(ContainerNow {
-                container,
+                container: Arc::new(container),
                 document: Arc::new(document),
                 exit,
             }),
@@ -147,12 +173,12 @@ impl ContainerEntry {
     }
 
     pub fn set(&self, container: PodContainer) {
-        lock(&self.state).container = container;
+        lock(&self.state).container = Arc::new(container);
     }
 
     pub fn set_document(&self, container: PodContainer, document: ContainerDocument) {
         let mut state = lock(&self.state);
-        state.container = container;
+        state.container = Arc::new(container);
         state.document = Arc::new(document);
     }
 
@@ -193,6 +219,15 @@ impl Exit {
 }
 
 impl Book {
+    /// `None`: somebody makes a pod of this name.
+    pub fn name(&self, name: &str) -> Option<Name> {
+        let free = lock(&self.names).insert(name.into());
+        free.then(|| Name {
+            names: self.names.clone(),
+            name: name.into(),
+        })
+    }
+
     pub fn add_pod(&self, entry: Arc<PodEntry>) {
         lock(&self.tables).pods.insert(entry.id.clone(), entry);
     }
@@ -259,5 +294,32 @@ fn find<T>(all: &BTreeMap<ContainerId, Arc<T>>, id: &str) -> Option<Arc<T>> {
         (Some((_, only)), None) => Some(only.clone()),
         // A whole id begins no other.
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_had_once_at_a_time() {
+        let book = Book::default();
+        let first = book.name("a").unwrap();
+        assert!(book.name("a").is_none());
+        assert!(book.name("b").is_some());
+        drop(first);
+        assert!(book.name("a").is_some());
+    }
+
+    #[test]
+    fn the_beginning_of_an_id_that_two_have_finds_neither() {
+        let id = |text: &str| text.parse::<ContainerId>().unwrap();
+        let all = ["ab1", "ab2", "ac", "b"].map(|i| (id(i), Arc::new(i)));
+        let all = BTreeMap::from(all);
+        let found = |text: &str| find(&all, text).map(|f| *f);
+        assert_eq!(found("ab1"), Some("ab1"));
+        assert_eq!(found("ac"), Some("ac"));
+        assert_eq!((found("ab"), found("a"), found("")), (None, None, None));
+        assert_eq!((found("b"), found("c")), (Some("b"), None));
     }
 }

@@ -1,9 +1,10 @@
 //! Containers: create, start, stop, remove, list; limits and logs.
 
+use std::path::{Component, Path};
 use std::sync::Arc;
 use std::time::Duration;
 
-use corten_engine::pod::{ContainerAsk, Settings as Kept};
+use corten_engine::pod::{ContainerAsk, PodContainer, Settings as Kept};
 use tonic::Status;
 
 use super::book::{ContainerEntry, Exit, PodEntry};
@@ -28,6 +29,15 @@ impl Shared {
             .config
             .ok_or_else(|| Status::invalid_argument("config: there is none"))?;
         let metadata = metadata(&config)?;
+        if Path::new(&config.log_path)
+            .components()
+            .any(|c| c == Component::ParentDir)
+        {
+            return Err(Status::invalid_argument(format!(
+                "config.log_path: {:?} leads out of the pod's folder of logs",
+                config.log_path
+            )));
+        }
         let shared = self.clone();
         let task = tokio::spawn(async move {
             let _busy = pod.busy.lock().await;
@@ -76,6 +86,7 @@ impl Shared {
             stdin: config.stdin,
             stdin_once: config.stdin_once,
             stop_signal: planned.stop_signal,
+            target: planned.target,
             checkpoint: None,
         };
         for (place, id) in planned.volumes {
@@ -104,7 +115,7 @@ impl Shared {
         let task = tokio::spawn(async move {
             let _busy = entry.busy.lock().await;
             let (engine, record) = (shared.engine.clone(), pod.now().pod);
-            let mut container = entry.now().container;
+            let mut container = PodContainer::clone(&entry.now().container);
             let (container, started) = blocking::status(move || {
                 let started = engine.start_pod_container(&record, &mut container);
                 Ok((container, started.map_err(|e| crate::status::of(&e))))
@@ -232,14 +243,19 @@ impl Shared {
             entry.id.as_str(),
             &pod,
         );
-        let (engine, record) = (self.engine.clone(), pod.now().pod);
-        let (container, id) = (entry.now().container, entry.id.clone());
-        // Its output may still be on the way to a reader; nobody waits for that here.
+        let (shared, entry) = (self.clone(), entry.clone());
+        // Its output may still be on the way to a reader, and somebody may be at it: nobody waits for that here.
         tokio::spawn(async move {
+            let _busy = entry.busy.lock().await;
+            if shared.book.find_container(entry.id.as_str()).is_none() {
+                return;
+            }
+            let (engine, record) = (shared.engine.clone(), pod.now().pod);
+            let container = entry.now().container;
             let settled = blocking::run(move || engine.settle_pod_container(&record, &container));
             if let Err(status) = settled.await {
                 tracing::error!(
-                    container = id.as_str(),
+                    container = entry.id.as_str(),
                     error = status.message(),
                     "not settled"
                 );

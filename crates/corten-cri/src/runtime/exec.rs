@@ -137,7 +137,7 @@ impl Shared {
     /// The network namespace of a pod; the host's, where it has none of its own.
     fn network_of(&self, pod: &str) -> Result<PathBuf, Failure> {
         let entry = self.book.pod(pod).map_err(|s| Failure::new(s.message()))?;
-        let run = entry.now().pod.record.run;
+        let run = entry.now().pod.record.run.clone();
         let run = run.filter(|_| entry.is_ready());
         let run = run.ok_or_else(|| Failure::new(format!("pod sandbox {pod} is not ready")))?;
         let own = run.namespaces.get("network").cloned();

@@ -55,7 +55,7 @@ impl Shared {
         self.engine
             .replace_pod_spec(&now.container, &spec)
             .map_err(failed)?;
-        let (mut document, mut container) = ((*now.document).clone(), now.container);
+        let (mut document, mut container) = ((*now.document).clone(), (*now.container).clone());
         let linux = document.config.linux.get_or_insert_default();
         kept(linux.resources.get_or_insert_default(), asked);
         container.record.document = document.text();

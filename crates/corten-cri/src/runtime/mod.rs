@@ -147,7 +147,8 @@ impl Shared {
                 return;
             }
         };
-        let ready = pod.is_ready();
+        // One that was found dead and could not be cleared up is not ready, whatever its row says.
+        let ready = pod.is_ready() && self.engine.pod_lives(&pod);
         let entry = PodEntry::new(pod, document, ready);
         self.book.add_pod(entry.clone());
         if ready {

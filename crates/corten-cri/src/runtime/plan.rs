@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use corten_engine::pod::{Draft, Pod};
+use corten_spec::ContainerId;
 use serde_json::Value;
 use tonic::Status;
 
@@ -22,6 +23,8 @@ pub struct Made {
     pub stop_signal: u32,
     /// The interface's.
     pub signal_name: i32,
+    /// The container whose processes it shares.
+    pub target: Option<ContainerId>,
     /// The images of volumes: the mount's place in the request, and the id.
     pub volumes: Vec<(usize, String)>,
 }
@@ -91,13 +94,14 @@ pub fn container(
     let folder = shared.engine.paths().pod(&now.id);
     let hostname = super::sandbox::hostname(sandbox);
     let level = level(shared, now.id.as_str());
+    let target = target(shared, &now, config)?;
     let facts = Facts {
         host: &shared.host,
         handler: &handler.spec,
         pod: &spec::Pod {
             id: now.id.as_str(),
             hostname: &hostname,
-            namespaces: namespaces(shared, &now, config)?,
+            namespaces: namespaces(&now, target.as_ref().map(|t| t.1)),
             hosts: Some(folder.join("hosts")),
             hostname_file: Some(folder.join("hostname")),
             resolv_conf: Some(folder.join("resolv.conf")),
@@ -125,6 +129,7 @@ pub fn container(
             linux: Some(planned.user),
         },
         spec: planned.spec,
+        target: target.map(|t| t.0),
         volumes: shown,
     })
 }
@@ -172,46 +177,49 @@ fn volumes(
     Ok((found, shown))
 }
 
-fn namespaces(
-    shared: &Shared,
-    pod: &Pod,
-    config: &ContainerConfig,
-) -> Result<facts::Namespaces, Status> {
+/// `target`: the process whose ids are shared.
+fn namespaces(pod: &Pod, target: Option<u32>) -> facts::Namespaces {
     let run = pod.record.run.as_ref();
     let find = |kind: &str| run.and_then(|r| r.namespaces.get(kind)).cloned();
-    let linux = config.linux.as_ref();
-    let security = linux.and_then(|l| l.security_context.as_ref());
-    let options = security.and_then(|s| s.namespace_options.as_ref());
-    let target = options.filter(|o| o.pid() == NamespaceMode::Target);
-    let target = match target {
-        None => None,
-        Some(options) => {
-            let other = shared.book.container(&options.target_id)?;
-            if other.pod != pod.id {
-                return Err(Status::invalid_argument(format!(
-                    "linux.security_context.namespace_options.target_id: container {} is of another pod",
-                    options.target_id
-                )));
-            }
-            let now = other.now();
-            let started = now.container.record.started.filter(|_| now.is_running());
-            let started = started.ok_or_else(|| {
-                Status::failed_precondition(format!(
-                    "container {}, whose processes are to be shared, is not running",
-                    options.target_id
-                ))
-            })?;
-            Some(format!("/proc/{}/ns/pid", started.pid).into())
-        }
-    };
-    Ok(facts::Namespaces {
+    facts::Namespaces {
         network: find("network"),
         ipc: find("ipc"),
         uts: find("uts"),
         user: find("user"),
         pid: find("pid"),
-        target,
-    })
+        // For people to see: the engine finds it anew at the start, when the number may be another's.
+        target: target.map(|pid| format!("/proc/{pid}/ns/pid").into()),
+    }
+}
+
+/// The container whose processes are to be shared, and its first one.
+fn target(
+    shared: &Shared,
+    pod: &Pod,
+    config: &ContainerConfig,
+) -> Result<Option<(ContainerId, u32)>, Status> {
+    let linux = config.linux.as_ref();
+    let security = linux.and_then(|l| l.security_context.as_ref());
+    let options = security.and_then(|s| s.namespace_options.as_ref());
+    let Some(options) = options.filter(|o| o.pid() == NamespaceMode::Target) else {
+        return Ok(None);
+    };
+    let other = shared.book.container(&options.target_id)?;
+    if other.pod != pod.id {
+        return Err(Status::invalid_argument(format!(
+            "linux.security_context.namespace_options.target_id: container {} is of another pod",
+            options.target_id
+        )));
+    }
+    let now = other.now();
+    let started = now.container.record.started.filter(|_| now.is_running());
+    let started = started.ok_or_else(|| {
+        Status::failed_precondition(format!(
+            "container {}, whose processes are to be shared, is not running",
+            options.target_id
+        ))
+    })?;
+    Ok(Some((other.id.clone(), started.pid)))
 }
 
 /// The pod's own; with the host's IPC namespace the host's.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use corten_engine::pod::{Dns, NetworkAsk, PodAsk, PodContainer, new_id};
+use corten_engine::pod::{Dns, NetworkAsk, Pod, PodAsk, PodContainer, new_id};
 use corten_spec::cni::{Capabilities, DnsArgument, PortMapping as Mapping};
 use serde_json::{Map, Value, json};
 use tonic::Status;
 
 use super::book::PodEntry;
 use super::document::PodDocument;
+use super::settings::Handler;
 use super::{Shared, filter};
 use crate::blocking;
 use crate::proto::{
@@ -32,13 +33,46 @@ impl Shared {
                 "no runtime handler {handler:?} is configured"
             )));
         };
-        let id = new_id().map_err(|e| crate::status::of(&e))?;
+        check_words(&config)?;
+        let name = name(&metadata);
+        let making = self.book.name(&name).ok_or_else(|| {
+            Status::already_exists(format!("a pod sandbox named {name:?} is being made"))
+        })?;
+        let found = found.clone();
+        // The work goes on if kubelet gives up waiting, and what it makes is on the list then.
+        let shared = self.clone();
+        let task = tokio::spawn(async move {
+            let worker = shared.clone();
+            let made = blocking::status(move || worker.run(config, handler, &found, name));
+            let entry = made.await?;
+            shared.book.add_pod(entry.clone());
+            drop(making);
+            shared.watch_supervisor(&entry);
+            let id = entry.id.as_str();
+            shared.tell(ContainerEventType::ContainerCreatedEvent, id, &entry);
+            shared.tell(ContainerEventType::ContainerStartedEvent, id, &entry);
+            Ok(id.to_owned())
+        });
+        task.await
+            .map_err(|_| Status::internal("the making of the pod ended without a result"))?
+    }
+
+    fn run(
+        &self,
+        config: PodSandboxConfig,
+        handler: String,
+        found: &Handler,
+        name: String,
+    ) -> Result<Arc<PodEntry>, Status> {
+        let failed = |e: corten_engine::Error| crate::status::of(&e);
+        let id = new_id().map_err(failed)?;
         let hostname = hostname(&config);
         let holder = super::plan::holder(self, &config, found, id.as_str(), &hostname)?;
         let document = PodDocument { config, handler };
         let config = &document.config;
+        let metadata = config.metadata.clone().unwrap_or_default();
         let ask = PodAsk {
-            name: name(&metadata),
+            name,
             document: document.text(),
             hostname,
             holder,
@@ -57,30 +91,14 @@ impl Shared {
             runtime: found.runtime.clone(),
             id,
         };
-        check_words(config)?;
-        let logs = config.log_directory.clone();
-        // The work goes on if kubelet gives up waiting, and what it makes is on the list then.
-        let shared = self.clone();
-        let task = tokio::spawn(async move {
-            let (engine, cni) = (shared.engine.clone(), shared.settings.cni.clone());
-            let pod = blocking::run(move || {
-                if !logs.is_empty() {
-                    std::fs::create_dir_all(&logs)
-                        .map_err(corten_engine::Error::io("make folder", &logs))?;
-                }
-                engine.run_pod(&ask, &cni)
-            })
-            .await?;
-            let entry = PodEntry::new(pod, document, true);
-            shared.book.add_pod(entry.clone());
-            shared.watch_supervisor(&entry);
-            let id = entry.id.as_str();
-            shared.tell(ContainerEventType::ContainerCreatedEvent, id, &entry);
-            shared.tell(ContainerEventType::ContainerStartedEvent, id, &entry);
-            Ok(id.to_owned())
-        });
-        task.await
-            .map_err(|_| Status::internal("the making of the pod ended without a result"))?
+        let logs = &config.log_directory;
+        if !logs.is_empty() {
+            std::fs::create_dir_all(logs)
+                .map_err(corten_engine::Error::io("make folder", logs))
+                .map_err(failed)?;
+        }
+        let pod = self.engine.run_pod(&ask, &self.settings.cni);
+        Ok(PodEntry::new(pod.map_err(failed)?, document, true))
     }
 
     /// One that is not there is stopped.
@@ -99,15 +117,24 @@ impl Shared {
 
     async fn stop_locked(self: &Arc<Self>, pod: &Arc<PodEntry>) -> Result<(), Status> {
         let was_ready = pod.is_ready();
+        // A start that is on its way ends first, and no other begins before the pod is on record as stopped.
+        let all = self.book.containers_of(&pod.id);
+        let mut held = Vec::new();
+        for container in &all {
+            held.push(container.busy.lock().await);
+        }
         let (engine, cni) = (self.engine.clone(), self.settings.cni.clone());
-        let (mut record, containers) = (pod.now().pod, self.records_of(pod));
+        let mut record = Pod::clone(&pod.now().pod);
+        let of = all.iter().map(|c| PodContainer::clone(&c.now().container));
+        let containers: Vec<_> = of.collect();
         let stopped = blocking::run(move || {
             engine.stop_pod(&mut record, &containers, &cni)?;
             Ok(record)
         })
         .await?;
         pod.set(stopped, false);
-        for container in self.book.containers_of(&pod.id) {
+        drop(held);
+        for container in &all {
             self.exited(container.id.as_str()).await;
         }
         if was_ready {
@@ -118,11 +145,6 @@ impl Shared {
             );
         }
         Ok(())
-    }
-
-    pub(super) fn records_of(&self, pod: &PodEntry) -> Vec<PodContainer> {
-        let of = self.book.containers_of(&pod.id);
-        of.iter().map(|c| c.now().container).collect()
     }
 
     /// One that is not there is removed.
@@ -141,7 +163,7 @@ impl Shared {
                 shared.remove_entry(&pod, &container).await?;
             }
             let (engine, cni) = (shared.engine.clone(), shared.settings.cni.clone());
-            let mut record = pod.now().pod;
+            let mut record = Pod::clone(&pod.now().pod);
             blocking::run(move || engine.remove_pod(&mut record, &[], &cni)).await?;
             shared.book.remove_pod(&pod.id);
             shared.rates.retain(|id| id != pod.id.as_str());
@@ -183,7 +205,7 @@ impl Shared {
                 error = status.message(),
                 "cannot be cleared up"
             );
-            pod.set(pod.now().pod, false);
+            pod.set_lost();
         }
     }
 }

@@ -75,15 +75,19 @@ impl RuntimeService for Runtime {
             verbose,
         } = request.into_inner();
         let pod = self.shared.book.pod(&pod_sandbox_id)?;
+        let info = match verbose {
+            true => {
+                let bundle = self.shared.engine.paths().pod_bundle(&pod.id);
+                let read = move || Ok(super::plan::shown(&bundle.join("config.json")));
+                pod.info(crate::blocking::status(read).await?)
+            }
+            false => Default::default(),
+        };
         let containers = self.shared.book.containers_of(&pod.id);
         let directory = &pod.document.config.log_directory;
-        let bundle = self.shared.engine.paths().pod_bundle(&pod.id);
         answer(PodSandboxStatusResponse {
             status: Some(pod.status()),
-            info: match verbose {
-                true => pod.info(super::plan::shown(&bundle.join("config.json"))),
-                false => Default::default(),
-            },
+            info,
             containers_statuses: containers.iter().map(|c| c.status(directory)).collect(),
             timestamp: super::events::now(),
         })
@@ -176,13 +180,17 @@ impl RuntimeService for Runtime {
             verbose,
         } = request.into_inner();
         let entry = self.shared.book.container(&container_id)?;
+        let info = match verbose {
+            true => {
+                let (shared, entry) = (self.shared.clone(), entry.clone());
+                crate::blocking::status(move || Ok(shared.container_info(&entry))).await?
+            }
+            false => Default::default(),
+        };
         let directory = self.shared.log_directory(&entry);
         answer(ContainerStatusResponse {
             status: Some(entry.status(&directory)),
-            info: match verbose {
-                true => self.shared.container_info(&entry),
-                false => Default::default(),
-            },
+            info,
         })
     }
 

@@ -182,7 +182,7 @@ impl Shared {
 
     /// `None`: it is on the host's network.
     fn interfaces(&self, pod: &PodEntry) -> Option<Vec<network::Interface>> {
-        let run = pod.now().pod.record.run?;
+        let run = pod.now().pod.record.run.clone()?;
         network::read(run.namespaces.get("network")?).ok()
     }
 

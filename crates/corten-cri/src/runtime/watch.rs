@@ -90,29 +90,45 @@ impl Shared {
         }
     }
 
-    /// Hears of the end of a pod's supervisor.
+    /// Hears of the end of what holds a pod: its supervisor, and the first of its processes, if it has one.
     pub(super) fn watch_supervisor(self: &Arc<Self>, pod: &Arc<PodEntry>) {
-        let number = pod.now().pod.record.run.map_or(0, |r| r.shim);
-        let Some(pid) = Pid::from_raw(number as i32) else {
+        let run = pod.now().pod.record.run.clone().unwrap_or_default();
+        let pid = |number: u32| Pid::from_raw(number as i32);
+        let Some(supervisor) = pid(run.shim) else {
             return;
         };
-        let watched = pidfd_open(pid, PidfdFlags::NONBLOCK)
-            .map_err(io::Error::from)
-            .and_then(readable);
+        let (watched, first) = (hold(supervisor), pid(run.pid).map(hold));
         let (shared, pod) = (self.clone(), pod.clone());
         tokio::spawn(async move {
-            match watched {
-                Ok(fd) => drop(fd.readable().await),
-                // It has gone already.
-                Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => {}
-                Err(error) => {
-                    tracing::error!(%error, pod = pod.id.as_str(), "a supervisor cannot be watched");
-                    return;
-                }
+            let ended = tokio::select! {
+                ended = end_of(watched) => ended,
+                ended = async {
+                    match first {
+                        Some(first) => end_of(first).await,
+                        None => std::future::pending().await,
+                    }
+                } => ended,
+            };
+            if let Err(error) = ended {
+                tracing::error!(%error, pod = pod.id.as_str(), "a supervisor cannot be watched");
+                return;
             }
-            // If it was our child.
-            let _reaped = waitpid(Some(pid), WaitOptions::NOHANG);
+            // If it was our child, and has ended.
+            let _reaped = waitpid(Some(supervisor), WaitOptions::NOHANG);
             shared.supervisor_ended(&pod).await;
         });
+    }
+}
+
+fn hold(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
+    readable(pidfd_open(pid, PidfdFlags::NONBLOCK)?)
+}
+
+async fn end_of(process: io::Result<AsyncFd<OwnedFd>>) -> io::Result<()> {
+    match process {
+        Ok(fd) => fd.readable().await.map(drop),
+        // It has gone already.
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(()),
+        Err(error) => Err(error),
     }
 }

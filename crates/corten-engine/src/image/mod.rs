@@ -40,6 +40,7 @@ pub use error::Error as ImageError;
 pub use filter::Filters;
 pub use inspect::HistoryStep;
 pub use listing::Listed;
+pub(crate) use mount::volume_of;
 pub use pull::{Progress, PullOptions, PullPolicy};
 pub use remove::Removed;
 pub use usage::{Gauge, Occupied};

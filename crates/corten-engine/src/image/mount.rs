@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use corten_spec::{Digest, Kind, Reference};
+use corten_spec::{ContainerId, Digest, Kind, Reference};
 use corten_store::{ImageRecord, LayerId, MountedImage, Snapshotter as _};
 use corten_sys::mount::{self, Attributes, Change, Propagation};
 use rustix::fs::CWD;
@@ -83,20 +83,28 @@ impl Engine {
         if container.record.volumes.is_empty() {
             return Ok(());
         }
-        let (_, others) = self.pods()?;
         for manifest in &container.record.volumes {
-            let has =
-                |o: &PodContainer| o.id != container.id && o.record.volumes.contains(manifest);
-            if others.iter().any(has) {
-                continue;
-            }
-            let key = volume_key(manifest);
-            let rows = self.store.mounted()?;
-            if let Some(row) = rows.into_iter().find(|m| m.key == key) {
-                self.forget_mounted(&row)?;
-            }
+            self.release_volume(manifest, Some(&container.id))?;
         }
         Ok(())
+    }
+
+    /// Unless a container other than this one has it.
+    pub(crate) fn release_volume(
+        &self,
+        manifest: &Digest,
+        but: Option<&ContainerId>,
+    ) -> Result<(), Error> {
+        // Whoever is to have it is on record before it asks for the lock.
+        let lock = self.lock_images()?;
+        let (_, containers) = self.pods()?;
+        let has = |c: &PodContainer| Some(&c.id) != but && c.record.volumes.contains(manifest);
+        let key = volume_key(manifest);
+        let rows = self.store.mounted()?;
+        match rows.into_iter().find(|m| m.key == key) {
+            Some(row) if !containers.iter().any(has) => self.forget_locked(&row, &lock),
+            _ => Ok(()),
+        }
     }
 
     /// Takes the folder of an image away, found by any of its names, or by the one that it was mounted under: the image itself may be
@@ -112,7 +120,8 @@ impl Engine {
         let rows = self.store.mounted()?;
         let named = |m: &MountedImage| match &key {
             Some(key) => m.key == *key,
-            None => m.reference == whole,
+            // Those of pods are not people's to take away.
+            None => m.reference == whole && volume_of(m).is_none(),
         };
         let Some(row) = rows.into_iter().find(named) else {
             return Ok(None);
@@ -152,7 +161,11 @@ impl Engine {
     }
 
     pub(crate) fn forget_mounted(&self, row: &MountedImage) -> Result<(), Error> {
-        let _lock = self.lock_images()?;
+        let lock = self.lock_images()?;
+        self.forget_locked(row, &lock)
+    }
+
+    fn forget_locked(&self, row: &MountedImage, _lock: &fs::File) -> Result<(), Error> {
         let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
         if is_mounted(row)? {
             match rustix::mount::unmount(&row.path, flags) {
@@ -193,8 +206,17 @@ impl Engine {
     }
 }
 
+const VOLUME: &str = "volume-";
+
 fn volume_key(manifest: &Digest) -> String {
-    format!("volume-{}", manifest.hex())
+    format!("{VOLUME}{}", manifest.hex())
+}
+
+/// The manifest of an image that is mounted for pods.
+pub(crate) fn volume_of(row: &MountedImage) -> Option<Digest> {
+    let hex = row.key.strip_prefix(VOLUME)?;
+    let algorithm = if hex.len() == 128 { "sha512" } else { "sha256" };
+    format!("{algorithm}:{hex}").parse().ok()
 }
 
 fn volume_row(paths: &Paths, image: &ImageRecord) -> MountedImage {

@@ -86,7 +86,8 @@ impl Engine {
         Ok(self.pod_caller(&cni.plugins).add(&list, &to)?)
     }
 
-    /// Takes a pod off its network; not being on it is fine. By the configuration that it had.
+    /// Takes a pod off its network; not being on it is fine. By the configuration that it had; where that cannot be carried out, by
+    /// the one of the same name that an administrator has put in its place.
     pub(super) fn detach_pod(&self, pod: &Pod, cni: &Cni) -> Result<(), Error> {
         let Some(list) = network_of(pod)? else {
             return Ok(());
@@ -97,7 +98,16 @@ impl Engine {
         let netns = netns.filter(|path| path.exists());
         let netns = netns.map(PathBuf::as_path).unwrap_or(Path::new(""));
         let from = attachment(&pod.id, netns);
-        Ok(self.pod_caller(&cni.plugins).del(&list, &from)?)
+        let caller = self.pod_caller(&cni.plugins);
+        let Err(first) = caller.del(&list, &from) else {
+            return Ok(());
+        };
+        let mended = cni.list().ok();
+        let mended = mended.filter(|m| m.name == list.name && m.document() != list.document());
+        match mended.map(|list| caller.del(&list, &from)) {
+            Some(Ok(())) => Ok(()),
+            _ => Err(first.into()),
+        }
     }
 
     /// Tells the network's plugins who is on it, so that they free what belongs to nobody: GC of CNI 1.1.

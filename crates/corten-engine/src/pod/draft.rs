@@ -43,6 +43,9 @@ pub struct Settings {
     pub stdin_once: bool,
     /// What asks it to end.
     pub stop_signal: u32,
+    /// The container of the same pod whose processes it shares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<ContainerId>,
     /// The folder of a checkpoint that it goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<PathBuf>,
@@ -60,7 +63,7 @@ pub struct Draft<'e> {
 }
 
 impl Engine {
-    /// Begins a container in a pod that is ready.
+    /// Begins a container in a pod that is ready. The caller sees to it that a pod has one draft at a time.
     pub fn draft<'e>(&'e self, pod: &'e Pod, ask: &ContainerAsk<'_>) -> Result<Draft<'e>, Error> {
         if !pod.is_ready() {
             return Err(Error::PodState {
@@ -93,7 +96,7 @@ impl Engine {
                 failure: None,
             },
         };
-        self.store.pods().insert(&container.row()?)?;
+        self.insert_container(pod, &container)?;
         let draft = Draft {
             engine: self,
             pod,
@@ -104,6 +107,25 @@ impl Engine {
         };
         self.ensure_pod_snapshot(pod, &draft.container)?;
         Ok(draft)
+    }
+
+    /// What has the name and is not whole is what an earlier draft could not take back, and is removed first.
+    fn insert_container(&self, pod: &Pod, container: &PodContainer) -> Result<(), Error> {
+        let (pods, row) = (self.store.pods(), container.row()?);
+        let taken = match pods.insert(&row) {
+            Err(e) if e.kind() == Kind::AlreadyExists => e,
+            done => return Ok(done?),
+        };
+        let other = pods.named(&container.name, true)?;
+        let Some(other) = other.filter(|o| o.pod.as_ref() == Some(&pod.id)) else {
+            return Err(taken.into());
+        };
+        let other = PodContainer::parse(other, pod.id.clone())?;
+        if other.record.whole {
+            return Err(taken.into());
+        }
+        self.remove_pod_container(pod, &other)?;
+        Ok(pods.insert(&row)?)
     }
 
     /// The container's root; made here if it is not there yet.

@@ -37,14 +37,22 @@ impl Engine {
     /// Puts on record that a container has ended of which nobody knows how: its supervisor is gone. One whose end is known is
     /// left alone.
     pub fn note_lost(&self, container: &PodContainer) -> Result<(), Error> {
-        if container.record.started.is_none() || self.pod_exit(container)?.is_some() {
+        if container.record.started.is_none() {
+            return Ok(());
+        }
+        self.note_exit(container, UNKNOWN, rfc3339(crate::clock::nanoseconds()))
+    }
+
+    /// In the supervisor's place, if it has not done so: its disk may have been full.
+    fn note_exit(&self, container: &PodContainer, status: u32, at: String) -> Result<(), Error> {
+        if self.pod_exit(container)?.is_some() {
             return Ok(());
         }
         let path = self.paths.pod_exit(&container.id);
         let record = serde_json::json!({
             "pid": 0,
-            "exit_status": UNKNOWN,
-            "exited_at": rfc3339(crate::clock::nanoseconds()),
+            "exit_status": status,
+            "exited_at": at,
             "oom_killed": false,
         });
         let new = path.with_extension("new");
@@ -59,8 +67,11 @@ impl Engine {
         container: &PodContainer,
         patience: Duration,
     ) -> Result<(), Error> {
-        let Ok(mut shim) = self.running_in_pod(container, "stopped") else {
-            return Ok(());
+        let mut shim = match self.running_in_pod(container, "stopped") {
+            Ok(shim) => shim,
+            // Never started, or ended; or its pod is, of which its end follows.
+            Err(Error::PodState { .. }) => return Ok(()),
+            Err(e) => return Err(e),
         };
         let own = container.record.settings.stop_signal;
         for (signal, patience) in [(own, patience), (SIGKILL, KILL_PATIENCE)] {
@@ -68,18 +79,25 @@ impl Engine {
                 continue;
             }
             match shim.kill("", signal, signal == SIGKILL) {
-                Err(e) if is_gone(&e) => return Ok(()),
+                // It has ended, which may not be on record yet.
+                Err(e) if is_gone(&e) => {}
                 sent => sent?,
             }
             match wait_for(&mut shim, patience) {
+                Ok(Some(exit)) => {
+                    let at = rfc3339(crate::clock::nanoseconds_of(exit.at));
+                    return self.note_exit(container, exit.status, at);
+                }
                 Ok(None) if signal == SIGKILL => {
                     return Err(Error::Stuck {
                         name: container.id.to_string(),
                     });
                 }
                 Ok(None) => {}
-                Err(e) if !is_gone(&e) => return Err(e.into()),
-                _ => return Ok(()),
+                // The supervisor never had it, or forgets those alone whose end it has told.
+                Err(e) if e.kind() == Kind::NotFound => return self.note_lost(container),
+                Err(e) if is_gone(&e) => return Ok(()),
+                Err(e) => return Err(e.into()),
             }
         }
         Ok(())

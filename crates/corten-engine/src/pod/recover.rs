@@ -3,11 +3,13 @@
 
 use std::fs;
 
-use corten_spec::ContainerId;
+use corten_shim::proto::task::Status as TaskStatus;
+use corten_spec::{ContainerId, Kind};
 
+use super::record::Started;
 use super::{Cni, Pod, PodContainer};
 use crate::Engine;
-use crate::error::Error;
+use crate::error::{Error, Is};
 use crate::recovery::names;
 use crate::remove_tree;
 
@@ -52,25 +54,81 @@ impl Engine {
             }
             found.pods.push(pod);
         }
-        for container in &found.containers {
+        let mut containers = std::mem::take(&mut found.containers);
+        for container in &mut containers {
             let pod = found.pods.iter().find(|p| p.id == container.pod);
-            if let (Some(pod), Ok(Some(_))) = (pod, self.pod_exit(container)) {
-                self.settle_pod_container(pod, container)?;
+            let done = pod.map_or(Ok(()), |pod| self.recover_container(pod, container));
+            if done.is_err() {
+                found.note(done, "container that is not in order", &container.id);
             }
         }
-        self.sweep_pods(&mut found)?;
+        found.containers = containers;
+        // One folder that cannot be removed must not keep a node from serving.
+        for (done, what) in [
+            (self.sweep_pods(&found), "folders without a pod"),
+            (self.sweep_volumes(), "volumes without a container"),
+        ] {
+            if let Err(e) = done {
+                found
+                    .notes
+                    .push(format!("{what}: {}", super::run::chain(&e)));
+            }
+        }
         Ok(found)
+    }
+
+    /// A container that ended meanwhile gives back what it holds; one whose start was cut either runs, or has failed.
+    fn recover_container(&self, pod: &Pod, container: &mut PodContainer) -> Result<(), Error> {
+        if self.pod_exit(container)?.is_some() {
+            return self.settle_pod_container(pod, container);
+        }
+        let (Some(started), None) = (container.record.started, &container.record.failure) else {
+            return Ok(());
+        };
+        if started.pid != 0 {
+            return Ok(());
+        }
+        let Some(mut shim) = self.pod_supervisor(&pod.id, &container.id)? else {
+            return Ok(());
+        };
+        match shim.state("") {
+            Ok(state) if matches!(state.status(), TaskStatus::Running | TaskStatus::Paused) => {
+                let pid = state.pid;
+                container.record.started = Some(Started { pid, ..started });
+                self.save_pod_container(container)
+            }
+            Err(e) if e.kind() != Kind::NotFound => Err(e.into()),
+            _ => {
+                let cut = Error::PodState {
+                    what: "container",
+                    id: container.id.to_string(),
+                    action: "started",
+                    source: Is("a container whose start was cut"),
+                };
+                self.fail_start(pod, container, &mut shim, &cut)
+            }
+        }
+    }
+
+    /// Images that a container had mounted which was removed by half.
+    fn sweep_volumes(&self) -> Result<(), Error> {
+        for row in self.store.mounted()? {
+            if let Some(manifest) = crate::image::volume_of(&row) {
+                self.release_volume(&manifest, None)?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether a pod's supervisor answers for it.
     pub fn pod_lives(&self, pod: &Pod) -> bool {
         let shim = self.pod_supervisor(&pod.id, &pod.id).ok().flatten();
-        // Asked again it answers the same; a shim that has no such pod refuses.
-        shim.is_some_and(|mut shim| shim.ping_pod().is_ok())
+        // A shim that has no such pod refuses.
+        shim.is_some_and(|mut shim| shim.holds_pod().unwrap_or(false))
     }
 
     /// Folders of pods and exits of containers that have no row.
-    fn sweep_pods(&self, found: &mut Recovered) -> Result<(), Error> {
+    fn sweep_pods(&self, found: &Recovered) -> Result<(), Error> {
         for folder in [self.paths.pods(), self.paths.pod_bundles()] {
             for name in names(&folder)? {
                 if !found.pods.iter().any(|p| p.id.as_str() == name) && self.no_pod(&name)? {

@@ -5,7 +5,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use corten_shim::client::{self, SpawnRequest};
-use corten_spec::ContainerId;
+use corten_spec::{ContainerId, Kind};
 use serde_json::Value;
 
 use super::cni::kept;
@@ -38,7 +38,8 @@ pub struct PodAsk {
 }
 
 impl Engine {
-    /// Makes a pod and returns when it is ready.
+    /// Makes a pod and returns when it is ready. The caller sees to it that no two are made of one name at once: what has the name
+    /// and is not whole is what an earlier try could not take back, and is cleared first.
     pub fn run_pod(&self, ask: &PodAsk, cni: &Cni) -> Result<Pod, Error> {
         self.check_runtime(ask.runtime.as_deref())?;
         let network = match &ask.network {
@@ -58,7 +59,7 @@ impl Engine {
                 ..Record::default()
             },
         };
-        self.store.pods().insert(&pod.row()?)?;
+        self.insert_pod(&pod, cni)?;
         match self.make_pod(&mut pod, ask, cni) {
             Ok(()) => Ok(pod),
             Err(first) => Err(match self.clear_pod(&pod, cni) {
@@ -70,6 +71,23 @@ impl Engine {
                 },
             }),
         }
+    }
+
+    fn insert_pod(&self, pod: &Pod, cni: &Cni) -> Result<(), Error> {
+        let (pods, row) = (self.store.pods(), pod.row()?);
+        let taken = match pods.insert(&row) {
+            Err(e) if e.kind() == Kind::AlreadyExists => e,
+            done => return Ok(done?),
+        };
+        let Some(other) = pods.named(&pod.name, false)? else {
+            return Err(taken.into());
+        };
+        let other = Pod::parse(other)?;
+        if other.record.run.is_some() {
+            return Err(taken.into());
+        }
+        self.clear_pod(&other, cni)?;
+        Ok(pods.insert(&row)?)
     }
 
     fn make_pod(&self, pod: &mut Pod, ask: &PodAsk, cni: &Cni) -> Result<(), Error> {

@@ -1,10 +1,13 @@
 //! Start of a container in a pod, and what is done with one that runs.
 
 use std::fs::{self, DirBuilder};
+use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
 use corten_shim::client::{Client, CreateOptions, CreateRequest, Stdio};
+use corten_shim::proto::task::Status;
+use corten_spec::Kind;
 use corten_spec::oci::runtime::{LinuxResources, Process};
 use corten_store::{RootMount, Snapshotter as _};
 use serde_json::Value;
@@ -53,15 +56,26 @@ impl Engine {
                 self.save_pod_container(container)
             }
             Err(error) => {
-                // The first error is the one to tell.
-                let _deleted = shim.kill("", 9, true);
-                let _deleted = shim.delete("");
-                let _freed = self.free_pod_container(pod, container);
-                container.record.failure = Some(Failure::of(&error));
-                self.save_pod_container(container)?;
+                self.fail_start(pod, container, &mut shim, &error)?;
                 Err(error)
             }
         }
+    }
+
+    /// Takes a start back, and puts on record why. The container is not started again.
+    pub(super) fn fail_start(
+        &self,
+        pod: &Pod,
+        container: &mut PodContainer,
+        shim: &mut Client,
+        why: &Error,
+    ) -> Result<(), Error> {
+        // The first error is the one to tell; what stays goes with the container, or with the pod.
+        let _killed = shim.kill("", 9, true);
+        let _deleted = shim.delete("");
+        let _freed = self.free_pod_container(pod, container);
+        container.record.failure = Some(Failure::of(why));
+        self.save_pod_container(container)
     }
 
     fn start_in(
@@ -70,15 +84,47 @@ impl Engine {
         container: &PodContainer,
         shim: &mut Client,
     ) -> Result<u32, Error> {
-        let request = self.pod_create_request(pod, container)?;
+        // Open until the container has it.
+        let target = self.target_of(pod, container)?;
+        let request = self.pod_create_request(pod, container, target.as_ref())?;
         shim.create(request)?;
         Ok(shim.start("")?)
+    }
+
+    /// The process ids of the container whose processes this one shares, by what runs now: the number that the specification was
+    /// planned with may be another process's since, one of the host's.
+    fn target_of(&self, pod: &Pod, container: &PodContainer) -> Result<Option<OwnedFd>, Error> {
+        let Some(target) = &container.record.settings.target else {
+            return Ok(None);
+        };
+        let refused = || Error::PodState {
+            what: "container",
+            id: container.id.to_string(),
+            action: "started",
+            source: Is("to share the processes of one that does not run"),
+        };
+        let shim = self.pod_supervisor(&pod.id, target)?;
+        let mut shim = shim.ok_or_else(refused)?;
+        let mut first = || match shim.state("") {
+            Ok(state) if state.status() == Status::Running && state.pid != 0 => Ok(state.pid),
+            Err(e) if e.kind() != Kind::NotFound => Err(e.into()),
+            _ => Err(refused()),
+        };
+        let pid = first()?;
+        let path = PathBuf::from(format!("/proc/{pid}/ns/pid"));
+        let opened = fs::File::open(&path).map_err(Error::io("open", &path))?;
+        // Nobody but its supervisor reaps it: for as long as that says that it runs, the number is nobody else's.
+        match first()? == pid {
+            true => Ok(Some(opened.into())),
+            false => Err(refused()),
+        }
     }
 
     fn pod_create_request(
         &self,
         pod: &Pod,
         container: &PodContainer,
+        target: Option<&OwnedFd>,
     ) -> Result<CreateRequest, Error> {
         let foreign = self.foreign_runtime(pod.record.runtime.as_deref())?;
         let mount = self.ensure_pod_snapshot(pod, container)?;
@@ -89,10 +135,13 @@ impl Engine {
             .mode(0o700)
             .create(&bundle)
             .map_err(Error::io("make folder", &bundle))?;
-        let planned = self.pod_spec_path(container);
+        let mut spec = self.pod_spec(container)?;
+        if let Some(target) = target {
+            share_processes(&mut spec, target);
+        }
         let config = bundle.join("config.json");
-        fs::copy(&planned, &config).map_err(Error::io("copy", &planned))?;
-        let shares = foreign.is_some() && shares_mounts(&self.pod_spec(container)?);
+        fs::write(&config, spec.to_string()).map_err(Error::io("write", &config))?;
+        let shares = foreign.is_some() && shares_mounts(&spec);
         let mut root = runtime_mount(&mount);
         if let Some(maps) = &pod.record.maps {
             root.options.push(format!("uidmap={}", maps.uid));
@@ -225,6 +274,17 @@ impl Engine {
         }
         let shim = self.pod_supervisor(&container.pod, &container.id)?;
         shim.ok_or_else(|| refused("without a supervisor"))
+    }
+}
+
+/// Puts a namespace that we have open in the place of the planned one.
+fn share_processes(spec: &mut Value, target: &OwnedFd) {
+    let path = format!("/proc/{}/fd/{}", std::process::id(), target.as_raw_fd());
+    let all = spec["linux"]["namespaces"].as_array_mut();
+    for namespace in all.into_iter().flatten() {
+        if namespace["type"] == "pid" {
+            namespace["path"] = path.clone().into();
+        }
     }
 }
 

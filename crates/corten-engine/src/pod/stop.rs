@@ -1,26 +1,34 @@
 //! Stop and removal of a pod, and the clearing of one that a crash has left.
 
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use corten_spec::{ContainerId, Kind};
 use corten_sys::process::send_signal;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::UnmountFlags;
-use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
 use super::end::is_gone;
 use super::{Cni, Pod, PodContainer};
 use crate::error::Error;
 use crate::{Engine, remove_tree};
 
+/// What was killed ends soon, unless it hangs in the kernel.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Engine {
-    /// Ends a pod: its containers, its network, its namespaces, its supervisor. One that was stopped is stopped again, and has
-    /// less to give back.
+    /// Ends a pod: its containers, its network, its namespaces, its supervisor. One that is on record as stopped has given back
+    /// all of it: its network's plugins may be gone by now, and are not asked again.
     pub fn stop_pod(
         &self,
         pod: &mut Pod,
         containers: &[PodContainer],
         cni: &Cni,
     ) -> Result<(), Error> {
+        if pod.record.stopped {
+            return Ok(());
+        }
         for container in containers {
             if container.record.started.is_some() {
                 self.stop_pod_container(container, Duration::ZERO)?;
@@ -40,9 +48,7 @@ impl Engine {
         containers: &[PodContainer],
         cni: &Cni,
     ) -> Result<(), Error> {
-        if !pod.record.stopped {
-            self.stop_pod(pod, containers, cni)?;
-        }
+        self.stop_pod(pod, containers, cni)?;
         for container in containers {
             self.remove_pod_container(pod, container)?;
         }
@@ -87,16 +93,24 @@ impl Engine {
             return;
         };
         // The number may be another's by now, so it is looked at once the process is held.
-        if let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) {
-            let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
-            let ours = |line: Vec<u8>| {
-                let wanted = bundle.as_os_str().as_encoded_bytes();
-                line.split(|b| *b == 0).any(|word| word == wanted)
-            };
-            if line.is_ok_and(ours) {
-                let _ended = send_signal(&process, 9);
-            }
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else {
+            return;
+        };
+        let line = std::fs::read(format!("/proc/{}/cmdline", pid.as_raw_nonzero()));
+        let line = line.unwrap_or_default();
+        let wanted = bundle.as_os_str().as_encoded_bytes();
+        if line.split(|b| *b == 0).any(|word| word == wanted) {
+            let _ended = send_signal(&process, 9);
+        } else if !line.is_empty() {
+            return;
         }
-        while let Err(rustix::io::Errno::INTR) = waitpid(Some(pid), WaitOptions::empty()) {}
+        // One that has ended has no words any more.
+        let limit = Timespec {
+            tv_sec: END_PATIENCE.as_secs() as i64,
+            tv_nsec: 0,
+        };
+        let _ended = poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit));
+        let ended = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let _reaped = waitid(WaitId::PidFd(process.as_fd()), ended);
     }
 }

@@ -97,28 +97,40 @@ impl<'a> Pods<'a> {
         })
     }
 
+    /// The pod of this name, or the container.
+    pub fn named(&self, name: &str, container: bool) -> Result<Option<PodRow>> {
+        let sql = match container {
+            false => "SELECT id, NULL, name, created_at, record FROM pod WHERE name = ?1",
+            true => "SELECT id, pod, name, created_at, record FROM pod_container WHERE name = ?1",
+        };
+        let db = self.store.db();
+        db.read("find a pod", |c| c.query_row(sql, [name], read).optional())
+    }
+
     /// Replaces the record of a pod, or of a container of one.
     pub fn update(&self, row: &PodRow) -> Result<()> {
+        let op = "update a pod";
         let sql = format!("UPDATE {} SET record = ?2 WHERE id = ?1", table(row));
-        let db = self.store.db();
-        let changed = db.read("update a pod", |c| {
-            c.execute(&sql, [row.id.as_str(), &row.record])
-        })?;
-        match changed {
-            0 => Err(missing(&row.id)),
-            _ => Ok(()),
-        }
+        self.store.db().write(op, |t| {
+            let changed = t.execute(&sql, [row.id.as_str(), &row.record]);
+            match changed.map_err(Error::db(op))? {
+                0 => Err(missing(&row.id)),
+                _ => Ok(()),
+            }
+        })
     }
 
     /// Removes the row: the last step of a removal, as its insertion was the first. One that is not there is removed.
+    ///
+    /// # Errors
+    /// A pod that has containers stays.
     pub fn delete(&self, row: &PodRow) -> Result<()> {
-        let table = table(row);
-        let sql = format!("DELETE FROM {table} WHERE id = ?1");
-        let done = self
-            .store
-            .db()
-            .read("delete a pod", |c| c.execute(&sql, [row.id.as_str()]));
-        done.map(drop)
+        let op = "delete a pod";
+        let sql = format!("DELETE FROM {} WHERE id = ?1", table(row));
+        self.store.db().write(op, |t| {
+            let done = t.execute(&sql, [row.id.as_str()]);
+            done.map(drop).map_err(Error::db(op))
+        })
     }
 }
 
@@ -137,19 +149,20 @@ fn missing(id: &ContainerId) -> Error {
 }
 
 fn select(c: &Connection, sql: &str) -> rusqlite::Result<Vec<PodRow>> {
-    let read = |r: &Row<'_>| {
-        let pod: Option<String> = r.get(1)?;
-        Ok(PodRow {
-            id: parsed(r, 0)?,
-            pod: match pod {
-                None => None,
-                Some(_) => Some(parsed(r, 1)?),
-            },
-            name: r.get(2)?,
-            created_at: r.get(3)?,
-            record: r.get(4)?,
-        })
-    };
     let mut query = c.prepare(sql)?;
     query.query_map([], read)?.collect()
+}
+
+fn read(r: &Row<'_>) -> rusqlite::Result<PodRow> {
+    let pod: Option<String> = r.get(1)?;
+    Ok(PodRow {
+        id: parsed(r, 0)?,
+        pod: match pod {
+            None => None,
+            Some(_) => Some(parsed(r, 1)?),
+        },
+        name: r.get(2)?,
+        created_at: r.get(3)?,
+        record: r.get(4)?,
+    })
 }

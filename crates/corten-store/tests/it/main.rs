@@ -12,6 +12,7 @@ mod migrate;
 mod odd;
 mod overlay;
 mod peers;
+mod pods;
 mod process;
 mod rows;
 mod verity;

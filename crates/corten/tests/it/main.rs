@@ -14,6 +14,7 @@
 //! | `serve`, `serve_images` | the daemon: its socket, settings, metrics, spans; images as kubelet handles them (`daemon`: the client) |
 //! | `serve_pods`, `serve_calls`, `serve_exec`, `serve_settings` | the runtime service, call by call (`pods`: kubelet's part) |
 //! | `serve_crash`, `serve_many` | kill -9 of each process, a reboot, 200 pods at once, a full disk, no registry |
+//! | `serve_races` | its calls beside each other, cut in their middle, and ends that nobody asked for |
 //! | `install` | links, units and kubelet's settings, and the files of others |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
@@ -65,6 +66,7 @@ mod serve_exec;
 mod serve_images;
 mod serve_many;
 mod serve_pods;
+mod serve_races;
 mod serve_settings;
 mod server;
 mod transfer;
