@@ -52,6 +52,16 @@ impl Engine {
             }
             found.pods.push(pod);
         }
+        let mut cleared = Vec::new();
+        for container in &found.containers {
+            match self.clear_checkpoint(container) {
+                Ok(false) => {}
+                done => cleared.push((done.map(drop), container.id.clone())),
+            }
+        }
+        for (done, id) in cleared {
+            found.note(done, "half a checkpoint of container", &id);
+        }
         for container in &found.containers {
             let pod = found.pods.iter().find(|p| p.id == container.pod);
             if let (Some(pod), Ok(Some(_))) = (pod, self.pod_exit(container)) {

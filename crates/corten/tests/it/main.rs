@@ -12,6 +12,7 @@
 //! | `callers` | our CNI plugins under podman and containerd, beside the reference plugins |
 //! | `crash`, `crash_networks` | `kill -9` at random moments, then repair |
 //! | `serve`, `serve_images` | the daemon: its socket, settings, metrics, spans; images as kubelet handles them (`daemon`: the client) |
+//! | `serve_checkpoint` | containers of pods into archives, and out of them |
 //! | `install` | links, units and kubelet's settings, and the files of others |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
@@ -57,6 +58,7 @@ mod restart;
 mod roundtrip;
 mod runtimes;
 mod serve;
+mod serve_checkpoint;
 mod serve_images;
 mod serve_pods;
 mod server;
