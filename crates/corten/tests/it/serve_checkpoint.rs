@@ -2,16 +2,16 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use corten_cri::proto::*;
 use corten_testkit::{Result, need};
 use tonic::{Code, Status};
 
 use super::SOON;
-use super::daemon::{block, spec};
+use super::daemon::{Daemon, block, spec};
 use super::pods::{Client, Node};
 
 const COUNT: &str =
@@ -35,7 +35,7 @@ async fn checkpoint(
 async fn assert_counts(client: &mut Client, pod: &str, name: &str) {
     let lines = |client: &Client| client.log(pod, name).lines().count();
     let before = lines(client);
-    let since = std::time::Instant::now();
+    let since = Instant::now();
     while lines(client) <= before + 2 {
         assert!(
             since.elapsed() < SOON,
@@ -127,6 +127,117 @@ fn what_is_no_checkpoint_is_not_gone_on_from() -> Result<()> {
     Ok(())
 }
 
+/// A node whose PATH has this one criu, or none.
+fn node_with(criu: Option<&str>) -> Result<Node> {
+    let mut node = Node::start()?;
+    node.daemon.child.kill().expect("kill");
+    node.daemon.child.wait().expect("wait");
+    let programs = node.sandbox.files().join("bin");
+    fs::create_dir_all(&programs).expect("a folder");
+    if let Some(script) = criu {
+        let path = programs.join("criu");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("a script");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("a mode");
+    }
+    let mut command = node.sandbox.command();
+    command.args(["--log-level", "info", "serve"]);
+    command.env("PATH", programs);
+    node.daemon = Daemon::spawn(&node.sandbox, command);
+    Ok(node)
+}
+
+fn own_folder(node: &Node, pod: &str, id: &str) -> PathBuf {
+    let pod = node.sandbox.root().join("pods").join(pod);
+    pod.join("containers").join(id)
+}
+
+#[test]
+fn without_criu_it_is_refused_by_name() -> Result<()> {
+    let node = node_with(None)?;
+    let place = node.sandbox.files().join("c.tar");
+    block(async {
+        let mut client = node.client().await;
+        let config = client.pod("web");
+        let pod = client.run(&config).await.expect("a pod");
+        let container = client.container("c", COUNT);
+        let id = client.go(&pod, &container).await;
+        let error = checkpoint(&mut client, &id, &place, 0).await;
+        let error = error.expect_err("no criu");
+        assert_eq!(error.code(), Code::Unimplemented, "{error}");
+        assert!(error.message().contains("criu"), "{error}");
+        assert!(!place.exists());
+        assert_eq!(names(&own_folder(&node, &pod, &id)), ["config.json"]);
+        assert_counts(&mut client, "web", "c").await;
+    });
+    node.finish();
+    Ok(())
+}
+
+/// The answer comes in time; what was under way ends behind it, and leaves nothing. A second one waits for it.
+#[test]
+fn a_criu_that_hangs_is_not_waited_for() -> Result<()> {
+    let node = node_with(Some("exec /bin/sleep 3"))?;
+    let place = node.sandbox.files().join("c.tar");
+    block(async {
+        let mut client = node.client().await;
+        let config = client.pod("web");
+        let pod = client.run(&config).await.expect("a pod");
+        let container = client.container("c", COUNT);
+        let id = client.go(&pod, &container).await;
+        assert_counts(&mut client, "web", "c").await;
+        let since = Instant::now();
+        let error = checkpoint(&mut client, &id, &place, 1).await;
+        let error = error.expect_err("a criu that hangs");
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+        assert!(since.elapsed() < Duration::from_millis(2500));
+        let error = checkpoint(&mut client, &id, &place, 0).await;
+        let error = error.expect_err("the same criu");
+        // It has ended without a word, which is nobody's refusal.
+        assert_eq!(error.code(), Code::Internal, "{error}");
+        assert!(error.message().contains("criu"), "{error}");
+        assert!(
+            since.elapsed() > Duration::from_millis(5500),
+            "both at once"
+        );
+        assert!(!place.exists());
+        assert_eq!(names(&own_folder(&node, &pod, &id)), ["config.json"]);
+        assert_counts(&mut client, "web", "c").await;
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn what_a_killed_daemon_was_checkpointing_runs_on() -> Result<()> {
+    let mut node = node_with(Some("exec /bin/sleep 2"))?;
+    let place = node.sandbox.files().join("c.tar");
+    let (pod, id) = block(async {
+        let mut client = node.client().await;
+        let config = client.pod("web");
+        let pod = client.run(&config).await.expect("a pod");
+        let container = client.container("c", COUNT);
+        let id = client.go(&pod, &container).await;
+        let error = checkpoint(&mut client, &id, &place, 1).await;
+        assert_eq!(
+            error.expect_err("a criu that hangs").code(),
+            Code::DeadlineExceeded
+        );
+        (pod, id)
+    });
+    let own = own_folder(&node, &pod, &id);
+    assert!(own.join("dump").exists());
+    node.again();
+    assert_eq!(names(&own), ["config.json"]);
+    let log = node.daemon.log();
+    assert!(log.contains("half a checkpoint of container"), "{log}");
+    block(async {
+        let mut client = node.client().await;
+        assert_counts(&mut client, "web", "c").await;
+    });
+    node.finish();
+    Ok(())
+}
+
 /// Whole where criu works; where it does not, as it often does not on a kernel newer than itself, the refusal, which leaves nothing.
 #[test]
 fn a_container_goes_on_in_another_pod() -> Result<()> {
@@ -148,13 +259,7 @@ fn a_container_goes_on_in_another_pod() -> Result<()> {
         let done = checkpoint(&mut client, &id, &place, 60).await;
         // In any case it runs on, and criu's images are gone.
         assert_counts(&mut client, "one", "c").await;
-        let own = node
-            .sandbox
-            .root()
-            .join("pods")
-            .join(&pod)
-            .join("containers")
-            .join(&id);
+        let own = own_folder(&node, &pod, &id);
         assert_eq!(names(&own), ["config.json"]);
         if !check.status.success() {
             let error = done.expect_err("criu refuses this kernel");
