@@ -9,6 +9,7 @@ use corten_spec::{Digest, IdError, Kind, Reference, ReferenceError};
 use crate::image::ImageError;
 use crate::image::policy::PolicyError;
 use crate::network::NetworkError;
+use crate::pod::CheckpointError;
 use crate::runtime::RuntimeError;
 
 /// Why the engine could not do what it was asked.
@@ -73,6 +74,8 @@ pub enum Error {
         action: &'static str,
         source: Is,
     },
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     #[error("no volume named {name:?}")]
     VolumeMissing { name: String },
     #[error("{name:?} is no capability of Linux")]
@@ -216,6 +219,7 @@ impl Error {
             Self::Manifest { .. } => Kind::Invalid,
             Self::Policy(e) => e.kind(),
             Self::Image(e) => e.kind(),
+            Self::Checkpoint(e) => e.kind(),
             Self::Handler(e) => e.kind(),
             Self::Store(e) => e.kind(),
             Self::Network(e) => e.kind(),

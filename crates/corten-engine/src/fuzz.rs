@@ -6,12 +6,13 @@ use crate::image;
 /// An entrance, by the name of its corpus.
 pub type Target = (&'static str, fn(&[u8]));
 
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 6] = [
     ("openpgp", openpgp),
     ("policy", policy),
     ("public_key", public_key),
     ("signature", signature),
     ("members", members),
+    ("config_dump", config_dump),
 ];
 
 /// Two bytes for the length of a key ring, the ring, and a message.
@@ -44,6 +45,11 @@ pub fn signature(bytes: &[u8]) {
 /// A tar, as an archive of images and as a layer.
 pub fn members(bytes: &[u8]) {
     image::changes::fuzz(bytes);
+}
+
+/// A checkpoint's `config.dump`.
+pub fn config_dump(bytes: &[u8]) {
+    crate::pod::checkpoint::fuzz(bytes);
 }
 
 #[cfg(test)]

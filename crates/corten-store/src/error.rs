@@ -87,6 +87,13 @@ pub enum Error {
         #[source]
         source: LayerError,
     },
+    /// What was to lie in a snapshot's writable part from its beginning.
+    #[error("the changes for snapshot {key} cannot be unpacked")]
+    Changes {
+        key: String,
+        #[source]
+        source: LayerError,
+    },
     /// The kernel would not mount a layer's image.
     #[error("cannot mount layer {layer}")]
     Mount {
@@ -116,7 +123,7 @@ impl Error {
             Self::InUse { .. } => Kind::Busy,
             Self::Ambiguous { .. } => Kind::Conflict,
             Self::Invalid { .. } | Self::Mismatch { .. } => Kind::Invalid,
-            Self::Layer { source, .. } => source.kind(),
+            Self::Layer { source, .. } | Self::Changes { source, .. } => source.kind(),
             Self::Source { .. } => Kind::Unavailable,
             Self::Newer { .. } | Self::Mount { .. } => Kind::Unsupported,
             Self::Root { .. } => Kind::Invalid,

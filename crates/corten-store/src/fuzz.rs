@@ -13,7 +13,7 @@ use corten_spec::{Digest, Reference};
 
 use crate::content::direct::Direct;
 use crate::layer::erofs::{Budget, Image, Packing, mount};
-use crate::layer::{Contents, LayerError, Limits, entry, tar};
+use crate::layer::{LayerError, Limits, entry, tar};
 use crate::snapshot::conformance::view;
 
 /// An entrance, by the name of its corpus.
@@ -59,16 +59,6 @@ fn write(bytes: &[u8], packing: Packing, folder: &Path) -> Result<(), LayerError
     }
     reader.drain()?;
     image.finish(bytes.len() as u64).map(drop)
-}
-
-impl Contents for tar::Reader<&[u8]> {
-    fn chunk(&mut self) -> Result<Option<&[u8]>, LayerError> {
-        tar::Reader::chunk(self)
-    }
-
-    fn offset(&self) -> u64 {
-        tar::Reader::offset(self)
-    }
 }
 
 /// All that can be seen of it; nothing where the kernel mounts no such images.

@@ -67,7 +67,7 @@ impl Shared {
     ) -> Result<Arc<ContainerEntry>, Status> {
         let failed = |e: corten_engine::Error| crate::status::of(&e);
         let asked = config.image.clone().unwrap_or_default().image;
-        let image = self.engine.image(&asked).map_err(failed)?;
+        let (image, archived) = self.image_or_checkpoint(&asked)?;
         let now = pod.now();
         let sandbox = pod.document.config.metadata.clone().unwrap_or_default();
         let ask = ContainerAsk {
@@ -78,6 +78,9 @@ impl Shared {
             image: &image,
         };
         let mut draft = self.engine.draft(&now.pod, &ask).map_err(failed)?;
+        // Before anybody looks into its root.
+        let checkpoint = archived.map(|archived| draft.restore(&archived));
+        let checkpoint = checkpoint.transpose().map_err(failed)?;
         let planned = super::plan::container(self, pod, &config, &mut draft)?;
         let log = state::log_path(&pod.document.config.log_directory, &config.log_path);
         let kept = Kept {
@@ -87,7 +90,7 @@ impl Shared {
             stdin_once: config.stdin_once,
             stop_signal: planned.stop_signal,
             target: planned.target,
-            checkpoint: None,
+            checkpoint,
         };
         for (place, id) in planned.volumes {
             let image = config.mounts.get_mut(place).and_then(|m| m.image.as_mut());

@@ -16,6 +16,9 @@ pub struct Settings {
     pub handlers: BTreeMap<String, Handler>,
     /// Writes a CNI configuration of our own once kubelet says which addresses pods have, if there is none.
     pub own_network: bool,
+    /// Containers may go on from checkpoints that are images: whoever made one decides as whom and with which capabilities its processes run,
+    /// whatever a security context says.
+    pub restore_images: bool,
     /// As administrators wrote them, for whoever asks verbosely.
     pub shown: serde_json::Value,
 }

@@ -126,7 +126,8 @@ fn option<'a>(mount: &'a RootMount, key: &str) -> Option<&'a str> {
         .find_map(|(k, v)| (k == key).then_some(v))
 }
 
-fn upper(mount: &RootMount) -> Option<PathBuf> {
+/// The folder of what is written to it.
+pub(crate) fn upper(mount: &RootMount) -> Option<PathBuf> {
     option(mount, "upperdir").map(PathBuf::from)
 }
 

@@ -30,12 +30,11 @@ use std::collections::BTreeMap;
 
 use corten_spec::Kind;
 use corten_spec::oci::image::ImageConfiguration;
-use corten_store::ImageRecord;
 
 pub use beside::Beside;
 pub use copy::Wanted;
 pub use copy::place::Place;
-pub use corten_store::Usage;
+pub use corten_store::{ImageRecord, Usage};
 pub use error::Error as ImageError;
 pub use filter::Filters;
 pub use inspect::HistoryStep;

@@ -53,11 +53,11 @@ pub struct Settings {
 
 /// A container in the making.
 pub struct Draft<'e> {
-    engine: &'e Engine,
-    pod: &'e Pod,
+    pub(super) engine: &'e Engine,
+    pub(super) pod: &'e Pod,
     container: PodContainer,
     image: ImageConfig,
-    root: OnceCell<OwnedFd>,
+    pub(super) root: OnceCell<OwnedFd>,
     /// Nobody takes it back any more.
     kept: bool,
 }
@@ -188,7 +188,7 @@ impl Draft<'_> {
         rootfs::read_text(self.root()?.as_fd(), "/etc/group")
     }
 
-    fn root(&self) -> Result<&OwnedFd, Error> {
+    pub(super) fn root(&self) -> Result<&OwnedFd, Error> {
         if let Some(root) = self.root.get() {
             return Ok(root);
         }

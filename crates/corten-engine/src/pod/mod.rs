@@ -13,6 +13,7 @@
 //! The engine does not know what a pod means to its orchestrator: it keeps the orchestrator's own words ([`Record::document`]) and
 //! gives them back.
 
+pub mod checkpoint;
 mod cni;
 mod draft;
 mod end;
@@ -29,6 +30,7 @@ use corten_spec::Kind;
 use corten_store::PodRow;
 
 pub use crate::container::random_id as new_id;
+pub use checkpoint::{Archived, CheckpointAsk, CheckpointError, GivenUp};
 pub use cni::{Cni, NetworkAsk};
 pub use draft::{ContainerAsk, Draft, Settings};
 pub use files::Dns;

@@ -54,6 +54,16 @@ impl Engine {
             }
             found.pods.push(pod);
         }
+        let mut cleared = Vec::new();
+        for container in &found.containers {
+            match self.clear_checkpoint(container) {
+                Ok(false) => {}
+                done => cleared.push((done.map(drop), container.id.clone())),
+            }
+        }
+        for (done, id) in cleared {
+            found.note(done, "half a checkpoint of container", &id);
+        }
         let mut containers = std::mem::take(&mut found.containers);
         for container in &mut containers {
             let pod = found.pods.iter().find(|p| p.id == container.pod);

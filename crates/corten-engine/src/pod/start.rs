@@ -17,7 +17,7 @@ use super::{Pod, PodContainer};
 use crate::container::record::Failure;
 use crate::container::text;
 use crate::error::{Error, Is};
-use crate::{Engine, clock};
+use crate::{Engine, clock, remove_tree};
 
 impl Engine {
     /// Starts a container that was never started. Its record says so, or why it could not be.
@@ -53,7 +53,12 @@ impl Engine {
                     at: clock::nanoseconds(),
                     pid,
                 });
-                self.save_pod_container(container)
+                self.save_pod_container(container)?;
+                if let Some(folder) = &container.record.settings.checkpoint {
+                    // Its memory is back where it belongs. What cannot be removed now goes with the container.
+                    let _removed = remove_tree(folder);
+                }
+                Ok(())
             }
             Err(error) => {
                 self.fail_start(pod, container, &mut shim, &error)?;
@@ -229,17 +234,6 @@ impl Engine {
         Ok(self
             .running_in_pod(container, "given another log")?
             .reopen_log()?)
-    }
-
-    /// Writes a container that runs into a folder, by criu, which leaves it running.
-    pub fn checkpoint_in_pod(
-        &self,
-        container: &PodContainer,
-        images: &std::path::Path,
-    ) -> Result<(), Error> {
-        Ok(self
-            .running_in_pod(container, "checkpointed")?
-            .checkpoint(images)?)
     }
 
     /// The control group of a container that runs.

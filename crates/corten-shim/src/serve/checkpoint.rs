@@ -136,11 +136,11 @@ impl Shim {
 /// criu says no to what this container is, or to what this kernel has: that is nothing broken.
 fn refused(error: corten_runtime::Error) -> Status {
     let criu = matches!(error, corten_runtime::Error::Criu { .. });
-    let mut status = Status::from(error);
-    if criu {
-        status.code = Code::FailedPrecondition as i32;
+    let status = Status::from(error);
+    match criu {
+        true => status.as_kind(Kind::Conflict),
+        false => status,
     }
-    status
 }
 
 fn decode(any: &prost_types::Any) -> Result<CheckpointOptions, Status> {

@@ -80,6 +80,15 @@ impl Status {
         }
     }
 
+    /// The same failure as one of another sort, in its code and in its detail.
+    pub fn as_kind(mut self, kind: Kind) -> Self {
+        self.code = code_of(kind) as i32;
+        if let Some(failure) = &mut self.failure {
+            failure.kind = kind_name(kind).into();
+        }
+        self
+    }
+
     /// The sort of failure, from the detail or else from the code.
     pub fn kind(&self) -> Kind {
         let named = self.failure.as_ref().map(|f| f.kind.as_str());

@@ -159,6 +159,7 @@ fn a_container_comes_back_from_its_checkpoint() {
     if !check.status.success() {
         let error = done.unwrap_err();
         assert_eq!(error.code, Code::FailedPrecondition as i32, "{error:?}");
+        assert_eq!(error.kind(), Kind::Conflict, "{error:?}");
         assert!(error.message.contains("criu"), "{error:?}");
         assert_untouched(&rig, &mut raw);
         return end(rig);

@@ -20,7 +20,7 @@ use corten_spec::{Digest, media};
 
 use super::erofs::Image;
 use super::folder::attributes::{self, Attributes};
-use super::folder::{Contents, Done, Tree};
+use super::folder::{Done, Tree};
 use super::pipe::{Pipe, Sender, pipe};
 use super::record::Record;
 use super::unpack::{Packing, Unpacked, check_media_type};
@@ -428,16 +428,6 @@ fn check_padding(tar: &Tar, target: &Target) -> Result<(), LayerError> {
             })
         }
         _ => Ok(()),
-    }
-}
-
-impl Contents for Tar {
-    fn chunk(&mut self) -> Result<Option<&[u8]>, LayerError> {
-        tar::Reader::chunk(self)
-    }
-
-    fn offset(&self) -> u64 {
-        tar::Reader::offset(self)
     }
 }
 

@@ -26,9 +26,7 @@ pub(crate) use entry::{join, split};
 pub use erofs::Packing;
 pub use error::EntryPath;
 pub use error::LayerError;
-#[cfg(any(test, fuzzing))]
-pub(crate) use folder::Contents;
-pub(crate) use folder::{Done, Pending, attributes, marks};
+pub(crate) use folder::{Done, Pending, apply_all, attributes, marks};
 pub(crate) use form::Form;
 pub use form::{Chosen, LayerChoice};
 pub use ingest::{Begin, LayerIngest};

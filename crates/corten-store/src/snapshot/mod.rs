@@ -6,6 +6,7 @@
 pub(crate) mod attach;
 pub mod conformance;
 mod copy;
+mod fill;
 mod merged;
 mod overlay;
 mod patch;

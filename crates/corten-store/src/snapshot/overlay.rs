@@ -27,7 +27,7 @@ const MOST_LAYERS: usize = 500;
 /// Snapshots as folders under the kernel's overlay filesystem. Cheap to clone.
 #[derive(Clone)]
 pub struct Overlay {
-    store: Store,
+    pub(super) store: Store,
 }
 
 impl Overlay {
@@ -35,7 +35,7 @@ impl Overlay {
         Self { store }
     }
 
-    fn folder(&self, key: &str) -> PathBuf {
+    pub(super) fn folder(&self, key: &str) -> PathBuf {
         self.store.folder("snapshots").join(key)
     }
 
@@ -177,7 +177,7 @@ impl Overlay {
     }
 
     /// The settled layers of a snapshot, bottom first.
-    fn layers(&self, key: &str) -> Result<Vec<LayerId>> {
+    pub(super) fn layers(&self, key: &str) -> Result<Vec<LayerId>> {
         check_key(key)?;
         let (known, layers) = self.store.db().read("look up a snapshot", |c| {
             let known = c

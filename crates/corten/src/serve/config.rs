@@ -100,6 +100,8 @@ struct File {
 struct FileImages {
     pinned: Vec<String>,
     pull_timeout: Option<String>,
+    /// Containers may go on from checkpoints that registries have.
+    restore_checkpoints: bool,
 }
 
 #[derive(Default, Deserialize)]
@@ -179,6 +181,7 @@ impl File {
                 driver: self.cgroup_driver,
                 default: self.default_runtime,
                 handlers: self.runtimes,
+                restore_images: self.images.restore_checkpoints,
             }
             .settings(),
         })

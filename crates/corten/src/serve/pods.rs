@@ -55,6 +55,7 @@ pub struct File {
     pub driver: Driver,
     pub default: FileHandler,
     pub handlers: BTreeMap<String, FileHandler>,
+    pub restore_images: bool,
 }
 
 impl File {
@@ -75,6 +76,7 @@ impl File {
         let shown = serde_json::json!({
             "handlers": handlers.keys().collect::<Vec<_>>(),
             "ownNetwork": self.cni.own_network,
+            "restoreCheckpoints": self.restore_images,
             "systemdCgroup": self.driver == Driver::Systemd,
         });
         Settings {
@@ -82,6 +84,7 @@ impl File {
             systemd_cgroup: self.driver == Driver::Systemd,
             handlers,
             own_network: self.cni.own_network,
+            restore_images: self.restore_images,
             shown,
         }
     }

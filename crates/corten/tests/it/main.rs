@@ -15,6 +15,7 @@
 //! | `serve_pods`, `serve_calls`, `serve_exec`, `serve_settings` | the runtime service, call by call (`pods`: kubelet's part) |
 //! | `serve_crash`, `serve_many` | kill -9 of each process, a reboot, 200 pods at once, a full disk, no registry |
 //! | `serve_races` | its calls beside each other, cut in their middle, and ends that nobody asked for |
+//! | `serve_checkpoint` | containers of pods into archives, and out of them |
 //! | `install` | links, units and kubelet's settings, and the files of others |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
 //! | `images` | names, lists, filters, formats, removal |
@@ -61,6 +62,7 @@ mod roundtrip;
 mod runtimes;
 mod serve;
 mod serve_calls;
+mod serve_checkpoint;
 mod serve_crash;
 mod serve_exec;
 mod serve_images;

@@ -72,7 +72,43 @@ impl Files {
         if n == 4 && Packing::of(&head) == Packing::Plain {
             return Ok(Self::Archive(Archive::index(file, label)?));
         }
-        Ok(Self::Archive(Archive::spool(file, label, scratch)?))
+        Ok(Self::Archive(Archive::spool(
+            file,
+            label,
+            scratch,
+            u64::MAX,
+        )?))
+    }
+
+    /// An archive in a file that is open, whose content, unpacked, is at most `max` bytes.
+    pub fn bounded(file: File, label: &str, scratch: &Path, max: u64) -> Result<Self, Error> {
+        let mut head = [0; 4];
+        let n = file.read_at(&mut head, 0);
+        let n = n.map_err(Error::io("read", label))?;
+        let archive = match Packing::of(&head[..n]) {
+            Packing::Plain => Archive::index(file, label.into())?,
+            _ => Archive::spool(file, label.into(), scratch, max)?,
+        };
+        Ok(Self::Archive(archive))
+    }
+
+    /// The files right below a folder, by their names in it. Of a folder of files none are told.
+    pub fn below(&self, folder: &str) -> Vec<(String, Section)> {
+        let Self::Archive(archive) = self else {
+            return Vec::new();
+        };
+        let prefix = format!("{folder}/");
+        let names = archive.members.iter().filter_map(|(name, place)| {
+            let own = name.strip_prefix(&prefix).filter(|n| !n.contains('/'))?;
+            match place {
+                Place::At { offset, size } => {
+                    let section = Section::new(archive.file.clone(), *offset, *size);
+                    Some((own.to_owned(), section))
+                }
+                Place::Link(_) => None,
+            }
+        });
+        names.collect()
     }
 
     /// An archive from a stream, which is written down to be read in any order.
@@ -81,6 +117,7 @@ impl Files {
             stream,
             label.into(),
             scratch,
+            u64::MAX,
         )?))
     }
 
@@ -141,10 +178,19 @@ fn in_folder(folder: &Path, name: &str) -> Result<Option<Section>, Error> {
 }
 
 impl Archive {
-    fn spool(stream: impl Read, label: String, scratch: &Path) -> Result<Self, Error> {
+    fn spool(stream: impl Read, label: String, scratch: &Path, max: u64) -> Result<Self, Error> {
         let mut file = scratch_file(scratch)?;
-        let mut unpacked = unpack(stream).map_err(Error::io("unpack", &label))?;
-        io::copy(&mut unpacked, &mut file).map_err(Error::io("unpack", &label))?;
+        let unpacked = unpack(stream).map_err(Error::io("unpack", &label))?;
+        let mut unpacked = unpacked.take(max.saturating_add(1));
+        let bytes = io::copy(&mut unpacked, &mut file).map_err(Error::io("unpack", &label))?;
+        if bytes > max {
+            let why = format!("it has more than {max} bytes");
+            return Err(ImageError::Archive {
+                archive: label,
+                why,
+            }
+            .into());
+        }
         Self::index(file, label)
     }
 

@@ -32,6 +32,16 @@ pub(crate) trait Contents {
     fn offset(&self) -> u64;
 }
 
+impl<R: std::io::BufRead> Contents for super::tar::Reader<R> {
+    fn chunk(&mut self) -> Result<Option<&[u8]>, LayerError> {
+        super::tar::Reader::chunk(self)
+    }
+
+    fn offset(&self) -> u64 {
+        super::tar::Reader::offset(self)
+    }
+}
+
 /// A tree being written.
 pub(crate) struct Tree {
     walk: Walk,
@@ -330,6 +340,21 @@ impl Tree {
         self.walk.forget(path);
         Ok(())
     }
+}
+
+/// Unpacks a whole tar, plain, into the empty folder `root`; `replaced` as for [`Tree::new`].
+pub(crate) fn apply_all<R: std::io::BufRead>(
+    tar: R,
+    root: OwnedFd,
+    replaced: &Path,
+    limits: &Limits,
+) -> Result<Done, LayerError> {
+    let mut tar = super::tar::Reader::new(tar, limits);
+    let mut tree = Tree::new(root, replaced, limits);
+    while let Some(entry) = tar.next()? {
+        tree.apply(super::entry::action(entry)?, &mut tar)?;
+    }
+    tree.finish()
 }
 
 pub(crate) fn attributes_of(e: &Entry) -> Attributes {
