@@ -138,6 +138,12 @@ impl PodEntry {
     }
 }
 
+/// Whether what was counted `at` is still good `now`, in nanoseconds. With a clock that was set back, or far ahead, it is not.
+fn is_fresh(at: i64, now: i64, good: Duration) -> bool {
+    let good = i64::try_from(good.as_nanos()).unwrap_or(i64::MAX);
+    (0..good).contains(&now.saturating_sub(at))
+}
+
 impl ContainerEntry {
     pub fn new(
         container: PodContainer,
@@ -160,8 +166,7 @@ impl ContainerEntry {
     /// What it has written, unless that was counted longer ago than this.
     pub fn layer(&self, good: Duration) -> Option<Layer> {
         let known = lock(&self.layer).clone()?;
-        let age = crate::stats::now().saturating_sub(known.at);
-        (0..good.as_nanos() as i64).contains(&age).then_some(known)
+        is_fresh(known.at, crate::stats::now(), good).then_some(known)
     }
 
     pub fn set_layer(&self, layer: Layer) {
@@ -321,5 +326,15 @@ mod tests {
         assert_eq!(found("ac"), Some("ac"));
         assert_eq!((found("ab"), found("a"), found("")), (None, None, None));
         assert_eq!((found("b"), found("c")), (Some("b"), None));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_makes_nothing_last() {
+        let (second, good) = (1_000_000_000, Duration::from_secs(10));
+        assert!(is_fresh(5 * second, 5 * second, good));
+        assert!(is_fresh(5 * second, 15 * second - 1, good));
+        for now in [15 * second, 5 * second - 1, i64::MIN, i64::MAX] {
+            assert!(!is_fresh(5 * second, now, good), "{now}");
+        }
     }
 }

@@ -12,7 +12,7 @@
 //! | `callers` | our CNI plugins under podman and containerd, beside the reference plugins |
 //! | `crash`, `crash_networks` | `kill -9` at random moments, then repair |
 //! | `serve`, `serve_images` | the daemon: its socket, settings, metrics, spans; images as kubelet handles them (`daemon`: the client) |
-//! | `serve_pods`, `serve_calls`, `serve_exec`, `serve_settings` | the runtime service, call by call (`pods`: kubelet's part) |
+//! | `serve_pods`, `serve_calls`, `serve_figures`, `serve_exec`, `serve_settings` | the runtime service, call by call (`pods`: kubelet's part) |
 //! | `serve_crash`, `serve_many` | kill -9 of each process, a reboot, 200 pods at once, a full disk, no registry |
 //! | `serve_races` | its calls beside each other, cut in their middle, and ends that nobody asked for |
 //! | `serve_checkpoint` | containers of pods into archives, and out of them |
@@ -65,6 +65,7 @@ mod serve_calls;
 mod serve_checkpoint;
 mod serve_crash;
 mod serve_exec;
+mod serve_figures;
 mod serve_images;
 mod serve_many;
 mod serve_pods;

@@ -72,7 +72,9 @@ async fn whole(node: &Node, when: &str) {
                     "{when}"
                 );
             }
-            ContainerState::ContainerExited => assert_eq!(status.exit_code, 137, "{when}"),
+            ContainerState::ContainerExited => {
+                assert_ne!(status.exit_code, 0, "{when}");
+            }
             _ => {}
         }
     }
@@ -101,6 +103,35 @@ async fn whole(node: &Node, when: &str) {
         let names: Vec<_> = entries.map(|e| e.file_name()).collect();
         assert!(names.is_empty(), "{when}: {} has {names:?}", path.display());
     }
+}
+
+#[test]
+fn a_supervisor_dies_at_any_moment() -> Result<()> {
+    let node = Node::start()?;
+    let mut moments = Moments::new();
+    block(async {
+        let mut client = node.client().await;
+        let since = Instant::now();
+        life(&mut client).await.expect("a life");
+        let usual = since.elapsed();
+        for round in 0..MOMENTS {
+            let moment = moments.within(usual);
+            let mut other = client.clone();
+            let life = tokio::spawn(async move { life(&mut other).await });
+            tokio::time::sleep(moment).await;
+            supervisors(&node.sandbox).into_iter().for_each(kill);
+            // It fails or not, but it ends.
+            let ended = tokio::time::timeout(SOON, life).await;
+            let _either = ended.expect("an end").expect("a task");
+            let when = format!("round {round}, {moment:?}");
+            for pod in client.pods().await {
+                unready(&mut client, &pod.id).await;
+            }
+            whole(&node, &when).await;
+        }
+    });
+    node.finish();
+    Ok(())
 }
 
 /// Waits until a pod's end has been noticed.
@@ -160,6 +191,34 @@ fn a_container_is_killed_from_outside() -> Result<()> {
         next.metadata.as_mut().expect("metadata").attempt = 1;
         let id = client.go(&pod, &next).await;
         assert_eq!(client.ended(&id).await.reason, "Completed");
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn the_daemon_and_supervisors_die_at_once() -> Result<()> {
+    let mut node = Node::start()?;
+    let (pod, [runs, ends]) = block(async {
+        let mut client = node.client().await;
+        let pod = client.run(&client.pod("p")).await.expect("a pod");
+        let runs = client
+            .go(&pod, &client.container("runs", "sleep 1000"))
+            .await;
+        let ends = client.go(&pod, &client.container("ends", "exit 5")).await;
+        client.ended(&ends).await;
+        (pod, [runs, ends])
+    });
+    node.daemon.child.kill().expect("kill");
+    supervisors(&node.sandbox).into_iter().for_each(kill);
+    node.again();
+    block(async {
+        let mut client = node.client().await;
+        unready(&mut client, &pod).await;
+        let ended = client.ended(&runs).await;
+        assert!([137, 255].contains(&ended.exit_code), "{ended:?}");
+        assert_eq!(client.ended(&ends).await.exit_code, 5);
+        whole(&node, "all are dead").await;
     });
     node.finish();
     Ok(())

@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Write;
 
 use corten_cri::proto::*;
-use corten_testkit::{Result, tool};
+use corten_testkit::{Result, tool, wait};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
 
 use super::daemon::block;
 use super::pods::{Client, Node};
-use super::sandbox;
+use super::{SOON, sandbox};
 
 type Answer<T> = std::result::Result<T, Status>;
 
@@ -132,6 +132,43 @@ fn no_room_is_left() -> Result<()> {
     assert!(node.daemon.stop().success());
     tool::call("umount", &[&place])?;
     node.sandbox.finish();
+    Ok(())
+}
+
+#[test]
+fn no_room_is_left_for_logs() -> Result<()> {
+    let node = Node::start()?;
+    let place = node.sandbox.files().join("logs");
+    fs::create_dir_all(&place).expect("a folder");
+    let text = place.display().to_string();
+    tool::call("mount", &["-t", "tmpfs", "-o", "size=1m", "full", &text])?;
+    block(async {
+        let mut client = node.client().await;
+        let pod = client.run(&client.pod("p")).await.expect("a pod");
+        let script = "yes | head -c 3000000; touch /all; while :; do echo more; sleep 0.1; done";
+        let id = client.go(&pod, &client.container("c", script)).await;
+        // Lines are lost; whoever writes them goes on.
+        client
+            .says(&id, "until test -e /all; do sleep 0.05; done")
+            .await;
+        let log = place.join("p/c.log");
+        fs::remove_file(&log).expect("a removal");
+        let request = ReopenContainerLogRequest {
+            container_id: id.clone(),
+        };
+        client
+            .runtime
+            .reopen_container_log(request)
+            .await
+            .expect("reopened");
+        let more = wait::until("a line", SOON, || {
+            client.log("p", "c").contains("more").then_some(())
+        });
+        more.expect("a line");
+        client.remove_all().await;
+    });
+    tool::call("umount", &["--lazy", &text])?;
+    node.finish();
     Ok(())
 }
 
