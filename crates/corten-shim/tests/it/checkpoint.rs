@@ -188,6 +188,35 @@ fn a_container_comes_back_from_its_checkpoint() {
     end(rig);
 }
 
+/// As a pod's container is, so that its files stand still beside its memory.
+#[test]
+fn a_paused_container_is_checkpointed_and_runs_on() {
+    if !need::file("/usr/sbin/criu") {
+        return;
+    }
+    let check = Command::new("criu").arg("check").output().unwrap();
+    let (mut rig, mut raw) = running(&RuncOptions::default());
+    eventually("output", || lines(&rig) > 3);
+    rig.client().pause().unwrap();
+    let done = checkpoint(&rig, &mut raw, CheckpointOptions::default());
+    // Whatever came of it, it still stands.
+    let state: StateResponse = raw.call(TASK, "State", &named(&rig)).unwrap();
+    assert_eq!(state.status, 4);
+    let before = lines(&rig);
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert_eq!(lines(&rig), before);
+    rig.client().resume().unwrap();
+    assert_untouched(&rig, &mut raw);
+    if !check.status.success() {
+        let error = done.unwrap_err();
+        assert_eq!(error.kind(), Kind::Conflict, "{error:?}");
+        return end(rig);
+    }
+    done.unwrap();
+    assert!(rig.path("images").join("inventory.img").exists());
+    end(rig);
+}
+
 #[test]
 fn a_restore_that_fails_is_an_exit() {
     let rig = Rig::new("true");

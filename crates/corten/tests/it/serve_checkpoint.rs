@@ -127,6 +127,39 @@ fn what_is_no_checkpoint_is_not_gone_on_from() -> Result<()> {
     Ok(())
 }
 
+/// Whoever made such an image decides as whom its processes run: it takes an administrator's word.
+#[test]
+fn checkpoints_from_registries_need_a_setting() -> Result<()> {
+    for (settings, code, why) in [
+        ("", Code::FailedPrecondition, "images.restore-checkpoints"),
+        (
+            "[images]\nrestore-checkpoints = true\n",
+            Code::InvalidArgument,
+            "no config.dump",
+        ),
+    ] {
+        let node = Node::with(settings, &[])?;
+        let empty = [0; 1024];
+        let label = "LABEL org.criu.checkpoint.container.name=web";
+        let args = ["import", "--change", label, "-", "web:checkpoint"];
+        let done = node.sandbox.corten_with(&args, &empty);
+        assert_eq!(done.code, 0, "{done:?}");
+        block(async {
+            let mut client = node.client().await;
+            let config = client.pod("web");
+            let pod = client.run(&config).await.expect("a pod");
+            let mut container = client.container("c", COUNT);
+            container.image = Some(spec("web:checkpoint"));
+            let error = client.create(&pod, &container).await.expect_err("no");
+            assert_eq!(error.code(), code, "{error}");
+            assert!(error.message().contains(why), "{error}");
+            assert!(client.containers().await.is_empty());
+        });
+        node.finish();
+    }
+    Ok(())
+}
+
 /// A node whose PATH has this one criu, or none.
 fn node_with(criu: Option<&str>) -> Result<Node> {
     let mut node = Node::start()?;

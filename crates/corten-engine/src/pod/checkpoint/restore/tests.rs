@@ -148,6 +148,31 @@ fn packed_archives_are_unpacked() {
 }
 
 #[test]
+fn an_image_holds_an_archive() {
+    let rig = Rig::new();
+    let id = rig.base();
+    let config = config(&id);
+    let files: &[(&str, &[u8])] = &[("config.dump", &config), ("checkpoint/inventory.img", b"i")];
+    let label = format!("LABEL {}=web", ANNOTATIONS[1]);
+    let options = ImportOptions {
+        platform: Platform::host(),
+        message: String::new(),
+        changes: vec![label.parse().unwrap()],
+        name: Some("docker.io/library/web:checkpoint".into()),
+    };
+    rig.engine.import(tar(files).as_slice(), &options).unwrap();
+    let image = rig.engine.image("web:checkpoint").unwrap();
+    assert!(rig.engine.holds_checkpoint(&image).unwrap());
+    let archived = rig.engine.open_checkpoint_image(&image).unwrap();
+    let base = rig.engine.checkpoint_base(&archived).unwrap();
+    assert_eq!(base.config.to_string(), id);
+    // Another image is none, whatever is asked of it.
+    assert!(!rig.engine.holds_checkpoint(&base).unwrap());
+    let error = rig.engine.open_checkpoint_image(&base).unwrap_err();
+    assert!(text(&error).contains("no config.dump"), "{}", text(&error));
+}
+
+#[test]
 fn what_is_no_checkpoint_is_named() {
     let rig = Rig::new();
     let good = config("");
