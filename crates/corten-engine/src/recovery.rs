@@ -304,7 +304,8 @@ impl Engine {
         self.prune_volumes()?;
         pruned.freed = self.store.collect()?;
         pruned.networks = self.prune_networks(|_| true)?;
-        if self.containers()?.is_empty() {
+        // Pods that say nothing of their group have theirs beside the containers'.
+        if self.containers()?.is_empty() && self.store.pods().list()?.is_empty() {
             self.remove_default_network()?;
             match Cgroup::open(&Layout::probe()?, &self.paths.cgroup_parent()) {
                 Ok(parent) => parent.delete()?,

@@ -26,6 +26,8 @@ use crate::stats::Layer;
 pub struct PodEntry {
     pub id: ContainerId,
     pub document: PodDocument,
+    /// Nanoseconds since 1970.
+    created_at: i64,
     /// Held by who runs, stops or removes it, or makes a container in it.
     pub busy: Busy<()>,
     state: Mutex<PodNow>,
@@ -43,6 +45,8 @@ pub struct PodNow {
 pub struct ContainerEntry {
     pub id: ContainerId,
     pub pod: ContainerId,
+    /// Nanoseconds since 1970.
+    created_at: i64,
     /// Held by who starts or removes it, or changes its limits.
     pub busy: Busy<()>,
     state: Mutex<ContainerNow>,
@@ -102,6 +106,7 @@ impl PodEntry {
         Arc::new(Self {
             id: pod.id.clone(),
             document,
+            created_at: pod.created_at,
             busy: Busy::new(()),
             state: Mutex::new(PodNow {
                 pod: Arc::new(pod),
@@ -153,6 +158,7 @@ impl ContainerEntry {
         Arc::new(Self {
             id: container.id.clone(),
             pod: container.pod.clone(),
+            created_at: container.created_at,
             busy: Busy::new(()),
             state: Mutex::new(ContainerNow {
                 container: Arc::new(container),
@@ -254,19 +260,24 @@ impl Book {
     /// Oldest first, as all lists here.
     pub fn pods(&self) -> Vec<Arc<PodEntry>> {
         let mut all: Vec<_> = lock(&self.tables).pods.values().cloned().collect();
-        all.sort_by_key(|p| lock(&p.state).pod.created_at);
+        all.sort_by_key(|p| p.created_at);
         all
     }
 
     pub fn containers(&self) -> Vec<Arc<ContainerEntry>> {
-        let mut all: Vec<_> = lock(&self.tables).containers.values().cloned().collect();
-        all.sort_by_key(|c| lock(&c.state).container.created_at);
-        all
+        self.some_containers(|_| true)
     }
 
     pub fn containers_of(&self, pod: &ContainerId) -> Vec<Arc<ContainerEntry>> {
-        let mut all = self.containers();
-        all.retain(|c| c.pod == *pod);
+        self.some_containers(|c| c.pod == *pod)
+    }
+
+    fn some_containers(&self, which: impl Fn(&ContainerEntry) -> bool) -> Vec<Arc<ContainerEntry>> {
+        let tables = lock(&self.tables);
+        let wanted = tables.containers.values().filter(|c| which(c));
+        let mut all: Vec<_> = wanted.cloned().collect();
+        drop(tables);
+        all.sort_by_key(|c| c.created_at);
         all
     }
 

@@ -15,6 +15,8 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use rustix::fs::OFlags;
+
 use crate::time::rfc3339;
 
 /// How large a log may become.
@@ -227,10 +229,11 @@ impl LogFile {
 
 fn append_to(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    // A FIFO that nobody reads would not open otherwise, nor would anything that waits for a line.
-    let nonblock = rustix::fs::OFlags::NONBLOCK.bits() as i32;
+    // A FIFO that nobody reads would not open otherwise, nor would anything that waits for a line. And a container that is shown the
+    // folder of its own logs must not choose the file: what it prints would go into any of root's.
+    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
     options.append(true).create(true).mode(0o640);
-    let file = options.custom_flags(nonblock).open(path)?;
+    let file = options.custom_flags(flags.bits() as i32).open(path)?;
     match file.metadata()?.mode() & 0o170_000 {
         0o100_000 => Ok(file),
         _ => Err(io::Error::new(

@@ -156,19 +156,31 @@ fn nothing_runs_in_a_pod_that_was_stopped_while_it_started() -> Result<()> {
     let node = Node::start()?;
     block(async {
         let (mut starter, mut stopper) = (node.client().await, node.client().await);
-        for wait in 0..12 {
+        // The first one says how long a start takes; the others are stopped at every part of it.
+        let mut whole = Duration::ZERO;
+        for part in 0..=16 {
             let mut config = starter.pod("web");
-            config.metadata.as_mut().expect("metadata").attempt = wait;
+            config.metadata.as_mut().expect("metadata").attempt = part;
             let pod = starter.run(&config).await.expect("a pod");
             let container = starter.container("c", "sleep 1000");
             let id = starter.create(&pod, &container).await.expect("a container");
-            let (_, stopped) = tokio::join!(starter.start(&id), async {
-                tokio::time::sleep(Duration::from_millis(4 * u64::from(wait))).await;
+            let since = Instant::now();
+            let delay = whole * part / 16;
+            let stop = async {
+                tokio::time::sleep(delay).await;
                 stopper.stop_pod(&pod).await
-            });
+            };
+            let stopped = match part {
+                0 => {
+                    starter.start(&id).await.expect("a start");
+                    whole = since.elapsed();
+                    stop.await
+                }
+                _ => tokio::join!(starter.start(&id), stop).1,
+            };
             stopped.expect("a stop");
             let status = starter.status(&id).await.expect("a status");
-            assert_ne!(status.state(), ContainerState::ContainerRunning, "{wait}");
+            assert_ne!(status.state(), ContainerState::ContainerRunning, "{part}");
             starter.remove_pod(&pod).await.expect("a removal");
         }
     });

@@ -181,6 +181,16 @@ fn what_is_no_file_is_refused() {
     assert_eq!(error.to_string(), "it is not a regular file");
 }
 
+#[test]
+fn a_link_in_the_logs_place_leads_to_no_file_of_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let (secret, path) = (dir.path().join("shadow"), dir.path().join("0.log"));
+    fs::write(&secret, "root").unwrap();
+    std::os::unix::fs::symlink(&secret, &path).unwrap();
+    assert!(Log::open(&path, Limits::default()).is_err());
+    assert_eq!(fs::read_to_string(&secret).unwrap(), "root");
+}
+
 /// As `corten logs -f` reads: everything, while files are rotated under its eyes.
 #[test]
 fn a_follower_gets_every_record_once() {
