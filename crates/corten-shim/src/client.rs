@@ -227,6 +227,16 @@ impl Client {
         }
     }
 
+    /// From now on no answer is waited for longer than this: a supervisor that hangs must not keep its caller for ever. What
+    /// polls ([`poll_wait`](Self::poll_wait)) is not concerned.
+    pub fn limit(&self, patience: std::time::Duration) -> Result<(), Error> {
+        let set = self.socket.set_read_timeout(Some(patience));
+        set.map_err(|source| Error::Broken {
+            method: "a call",
+            source,
+        })
+    }
+
     /// The shim's process id, if this client has started it and not yet reaped it.
     pub fn child(&self) -> Option<u32> {
         self.child

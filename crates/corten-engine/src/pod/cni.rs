@@ -109,27 +109,6 @@ impl Engine {
             _ => Err(first.into()),
         }
     }
-
-    /// Tells the network's plugins who is on it, so that they free what belongs to nobody: GC of CNI 1.1.
-    pub fn collect_pod_network(&self, cni: &Cni) -> Result<(), Error> {
-        let Ok(list) = cni.list() else {
-            return Ok(());
-        };
-        let (pods, _) = self.pods()?;
-        let on = |pod: &&Pod| {
-            let name = pod.record.network.as_ref().map(|n| &n["name"]);
-            pod.is_ready() && name.is_some_and(|n| n.as_str() == Some(&list.name))
-        };
-        let valid = pods
-            .iter()
-            .filter(on)
-            .map(|pod| corten_net::cni::ValidAttachment {
-                container_id: pod.id.to_string(),
-                ifname: INTERFACE.into(),
-            });
-        let valid: Vec<_> = valid.collect();
-        Ok(self.pod_caller(&cni.plugins).gc(&list, &valid)?)
-    }
 }
 
 fn attachment(id: &ContainerId, netns: &Path) -> Attachment {

@@ -41,6 +41,9 @@ pub use run::PodAsk;
 use crate::Engine;
 use crate::error::Error;
 
+/// How long a supervisor may take for one answer. A restored container is the slowest.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+
 /// A pod as it is on record.
 #[derive(Clone, Debug)]
 pub struct Pod {
@@ -82,7 +85,10 @@ impl Engine {
         about: &ContainerId,
     ) -> Result<Option<Client>, Error> {
         match client::connect(&self.paths.pod_bundle(pod), about) {
-            Ok(client) => Ok(Some(client)),
+            Ok(client) => {
+                client.limit(PATIENCE)?;
+                Ok(Some(client))
+            }
             Err(e) if matches!(e.kind(), Kind::NotFound | Kind::Unavailable) => Ok(None),
             Err(e) => Err(e.into()),
         }
