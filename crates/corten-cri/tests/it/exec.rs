@@ -259,7 +259,7 @@ async fn a_clients_streams_are_the_processs() {
 
     // A terminal, its size, and what a signal makes of the exit code.
     let script =
-        "while [ \"$(stty size)\" != '33 101' ]; do sleep 0.01; done; stty size; kill -9 $$";
+        "while [ \"$(stty size 2>&1)\" != '33 101' ]; do sleep 0.01; done; stty size; kill -9 $$";
     let mut client = spdy::connect(&url(server, "ot", &["sh", "-c", script]), V4).await;
     let (error, stdout) = (client.open("error").await, client.open("stdout").await);
     let resize = client.open("resize").await;
