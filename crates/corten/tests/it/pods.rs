@@ -46,7 +46,6 @@ impl Node {
         let (b, c) = (number / 256 % 256, number % 256);
         let first = json!({
             "type": "ptp",
-            "ipMasq": true,
             "ipam": {
                 "type": "host-local",
                 "dataDir": sandbox.run_folder().join("cni-ipam"),
