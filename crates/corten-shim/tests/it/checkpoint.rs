@@ -210,6 +210,7 @@ fn a_paused_container_is_checkpointed_and_runs_on() {
     if !check.status.success() {
         let error = done.unwrap_err();
         assert_eq!(error.kind(), Kind::Conflict, "{error:?}");
+        need::skip("criu does not work on this kernel: only its refusal was seen");
         return end(rig);
     }
     done.unwrap();

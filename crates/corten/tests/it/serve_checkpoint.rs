@@ -299,6 +299,7 @@ fn a_container_goes_on_in_another_pod() -> Result<()> {
             assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
             assert!(error.message().contains("criu"), "{error}");
             assert_eq!(names(&folder), [""; 0]);
+            need::skip("criu does not work on this kernel: only its refusal was seen");
             return;
         }
         done.expect("a checkpoint");
