@@ -116,8 +116,11 @@ fn an_exec_whose_output_is_not_read_has_an_end_before_its_container_goes() {
     rig.client()
         .exec("e", stdio, &process(&["sh", "-c", "echo x; exit 6"], false))
         .unwrap();
-    rig.client().start("e").unwrap();
+    let pid = rig.client().start("e").unwrap();
     let exec = wait(&rig, "e");
+    // Else it might end with its container.
+    let folder = format!("/proc/{pid}");
+    eventually("its own end", || !std::path::Path::new(&folder).exists());
     rig.client().kill("", 9, false).unwrap();
     assert_eq!(rig.client().wait("").unwrap().status, 137);
     rig.client().delete("").unwrap();

@@ -111,7 +111,7 @@ fn a_store_of_version_2_goes_on() {
     store.containers().insert(&row, &[]).unwrap();
     drop(store);
     let db = Connection::open(root.join("corten.db")).unwrap();
-    db.execute_batch("DROP TABLE network_member; DROP TABLE network; PRAGMA user_version = 2;")
+    db.execute_batch("DROP TABLE network_member; DROP TABLE network; DROP TABLE pod_container; DROP TABLE pod; PRAGMA user_version = 2;")
         .unwrap();
     drop(db);
 
