@@ -119,7 +119,7 @@ impl Foreign {
 
 impl Engine {
     /// Says what is wrong with a runtime's name, before anything is made.
-    pub(crate) fn check_runtime(&self, name: Option<&str>) -> Result<(), Error> {
+    pub fn check_runtime(&self, name: Option<&str>) -> Result<(), Error> {
         self.foreign_runtime(name).map(drop)
     }
 

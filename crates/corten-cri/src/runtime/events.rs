@@ -35,12 +35,12 @@ impl Shared {
         &self,
     ) -> impl Stream<Item = Result<ContainerEventResponse, Status>> + Send + use<> {
         let receiver = self.events.subscribe();
-        futures_stream(receiver)
+        passed_on(receiver)
     }
 }
 
 /// Whoever falls behind goes on with what is there: kubelet lists everything from time to time anyway.
-fn futures_stream(
+fn passed_on(
     receiver: tokio::sync::broadcast::Receiver<ContainerEventResponse>,
 ) -> impl Stream<Item = Result<ContainerEventResponse, Status>> + Send {
     let (sender, events) = tokio::sync::mpsc::channel(16);

@@ -76,6 +76,13 @@ pub enum Error {
 impl Runtime {
     /// Takes over what is there, and begins to watch it. Inside a tokio runtime.
     pub fn start(engine: Arc<Engine>, settings: Settings, host: Host) -> Result<Self, Error> {
+        for (handler, setting) in &settings.handlers {
+            // It may be installed later, and counts then; until then its pods are refused.
+            if let Err(error) = engine.check_runtime(setting.runtime.as_deref()) {
+                let error = crate::status::chain(&error);
+                tracing::warn!(handler, error, "a runtime handler that cannot be used");
+            }
+        }
         let recovered = engine.recover_pods(&settings.cni)?;
         let exits = engine.paths().pod_exits();
         // Before the records are read: what comes in between is told twice, not missed.
