@@ -145,23 +145,18 @@ impl Stage {
         let runtime = ["--runtime", "io.containerd.corten.v2"];
         let script = ["--", IMAGE, &self.id, "sh", "-c", SCRIPT];
         let words = [&["container", "create"], &runtime[..], &script].concat();
-        let refused = self.it.ctr(&words);
-        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-        if refused.status.success() {
-            return;
+        for _ in 0..8 {
+            let output = self.it.ctr(&words);
+            if output.status.success() {
+                return;
+            }
+            let told = String::from_utf8_lossy(&output.stderr);
+            let Some(folder) = stumbled(&told) else {
+                panic!("ctr {words:?}: {told}");
+            };
+            clear_the_way(Path::new(folder));
+            let _ = self.it.ctr(&["snapshot", "rm", &self.id]);
         }
-        // containerd 1.6 moves a snapshot's folder to its place before it commits the number: killed between the two, it
-        // gives the number out again and stumbles over the folder.
-        let stumbled = told.contains("failed to rename") && told.contains("file exists");
-        let place = told.split_whitespace().find_map(|word| {
-            let word = word.strip_suffix(':')?;
-            word.contains("/snapshots/").then_some(word)
-        });
-        let Some(place) = place.filter(|_| stumbled) else {
-            panic!("ctr {words:?}: {told}");
-        };
-        std::fs::remove_dir_all(place).expect(place);
-        let _ = self.it.ctr(&["snapshot", "rm", &self.id]);
         self.it.ok(&words);
     }
 
@@ -291,6 +286,34 @@ impl Stage {
         assert_eq!(self.delete(), 137);
         self.forget();
         traces::assert_none(&self.it, &self.id, story);
+    }
+}
+
+/// containerd 1.6 moves a snapshot's folder to its place before it commits the number: killed between the two, it gives
+/// the number out again and stumbles over the folder, which this names.
+fn stumbled(told: &str) -> Option<&str> {
+    if !told.contains("failed to rename") || !told.contains("file exists") {
+        return None;
+    }
+    told.split_whitespace().find_map(|word| {
+        let word = word.strip_suffix(':')?;
+        word.contains("/snapshots/").then_some(word)
+    })
+}
+
+/// Its collector may be at that folder already. It does not look again whether the number is in use, so it goes first.
+fn clear_the_way(folder: &Path) {
+    for _ in 0..50 {
+        if !folder.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            panic!("{}: {error}", folder.display())
+        }
+        _ => {}
     }
 }
 
