@@ -443,7 +443,7 @@ fn strike_at(stage: &mut Stage, victim: Victim, after: Duration, work: &mut std:
 }
 
 /// Whatever has become of it, it can be ended and forgotten.
-fn clear(stage: &mut Stage, story: &str) {
+fn clear(stage: &mut Stage, victim: Victim, story: &str) {
     // A shim that has just died may still be in the list.
     eventually("an end of the task", || {
         let Some(seen) = stage.look() else {
@@ -470,6 +470,13 @@ fn clear(stage: &mut Stage, story: &str) {
     let _ = std::fs::remove_dir_all(stage.it.bundle(&format!(".{}", stage.id)));
     let left = stage.it.ok(&["container", "ls", "-q"]);
     assert!(left.is_empty(), "{story}: {left}");
+    if victim == Victim::Shim {
+        // Killed between its answer to start and containerd's first call, or between Delete and Shutdown, it was nobody's:
+        // containerd never asks for its removal, and the next start of this name takes its place.
+        let bundle = stage.it.bundle(&stage.id);
+        eventually("an end of the bundle", || !bundle.exists());
+        traces::remove_dead_socket(&stage.it, &stage.id);
+    }
     stage.again(story);
 }
 
@@ -487,12 +494,7 @@ fn in_the_middle_of_a_run(victim: Victim, seed: u64) {
             .it
             .command(&[&flags[..], &[&stage.id, "sleep", "1000"]].concat());
         strike_at(&mut stage, victim, after, &mut work);
-        if matches!(victim, Victim::Shim) {
-            // Killed between its answer and containerd's first call, it was nobody's: containerd never asks for its removal,
-            // and the next start of this name takes its place.
-            traces::remove_dead_socket(&stage.it, &stage.id);
-        }
-        clear(&mut stage, &story);
+        clear(&mut stage, victim, &story);
     }
     traces::assert_no_state(&stage.it);
 }
@@ -524,7 +526,7 @@ fn in_the_middle_of_a_delete(victim: Victim, seed: u64) {
         stage.reach(State::Stopped);
         let mut work = stage.it.command(&["task", "rm", &stage.id]);
         strike_at(&mut stage, victim, after, &mut work);
-        clear(&mut stage, &story);
+        clear(&mut stage, victim, &story);
     }
     traces::assert_no_state(&stage.it);
 }
