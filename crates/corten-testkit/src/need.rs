@@ -105,6 +105,14 @@ pub fn systemd() -> bool {
     )
 }
 
+/// The machine is a guest of this kind, whose units, groups and files are the test's to change.
+pub fn guest(kind: &str) -> bool {
+    that(
+        std::env::var("CORTEN_GUEST").is_ok_and(|name| name == kind),
+        format_args!("it changes the machine: `cargo xtask test --guest={kind}` runs it"),
+    )
+}
+
 fn version(release: &str) -> (u32, u32) {
     let mut parts = release.split(|c: char| !c.is_ascii_digit());
     let mut next = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);

@@ -11,6 +11,7 @@ use crate::packages;
 /// systemd and what it is spoken to through, for root and for users; and what tests start.
 const CONTENT: &[&str] = &[
     "busybox-static",
+    "criu",
     "dbus",
     "dbus-user-session",
     "iproute2",

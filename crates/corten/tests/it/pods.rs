@@ -60,7 +60,7 @@ impl Node {
         let text = format!("{settings}\n[cni]\nconf-dir = {:?}\nbin-dirs = []\n", cni);
         fs::create_dir_all(sandbox.etc()).expect("a folder");
         fs::write(sandbox.etc().join("serve.toml"), text).expect("a file");
-        let image = sandbox.image(Image::Busybox)?;
+        let image = sandbox.loaded(Image::Busybox)?;
         let daemon = Daemon::start(&sandbox, &[]);
         Ok(Self {
             sandbox,
