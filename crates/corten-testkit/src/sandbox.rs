@@ -42,10 +42,15 @@ impl Sandbox {
     /// A sandbox for the `corten` at this path: `env!("CARGO_BIN_EXE_corten")`
     /// in tests of that crate, [`built`] elsewhere.
     pub fn new(binary: impl Into<PathBuf>) -> Result<Sandbox> {
+        Self::below(&std::env::temp_dir(), binary)
+    }
+
+    /// The same with its folder below this one.
+    pub fn below(parent: &Path, binary: impl Into<PathBuf>) -> Result<Sandbox> {
         let before = Snapshot::take();
         let folder = tempfile::Builder::new()
             .prefix("corten-test-")
-            .tempdir()
+            .tempdir_in(parent)
             .map_err(Error::system("cannot make a temporary folder"))?;
         for name in ["etc", "home", "files"] {
             let path = folder.path().join(name);
@@ -274,7 +279,7 @@ impl Sandbox {
     }
 
     /// The engine's own group in each hierarchy that has one.
-    fn cgroups(&self) -> Vec<PathBuf> {
+    pub fn cgroups(&self) -> Vec<PathBuf> {
         let root = Path::new("/sys/fs/cgroup");
         let name = self.cgroup();
         let name = name.trim_start_matches('/');

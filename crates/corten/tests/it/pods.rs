@@ -1,7 +1,7 @@
 //! Kubelet's part: pods and containers by a client of the runtime service, on a network of the test's own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use corten_cri::proto::runtime_service_client::RuntimeServiceClient;
@@ -34,6 +34,12 @@ impl Node {
     /// With more of serve.toml, and more plugins after the first.
     pub fn with(settings: &str, plugins: &[serde_json::Value]) -> Result<Self> {
         Self::within(sandbox()?, settings, plugins)
+    }
+
+    /// With its folders below this one.
+    pub fn below(parent: &Path) -> Result<Self> {
+        let sandbox = Sandbox::below(parent, super::sandbox()?.binary())?;
+        Self::within(sandbox, "", &[])
     }
 
     /// In a sandbox that the test has made ready.

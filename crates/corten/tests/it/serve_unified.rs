@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use corten_cri::proto::*;
-use corten_testkit::{Result, need, wait};
+use corten_testkit::{IdMaps, Result, need, wait};
 use tonic::Code;
 
 use super::SOON;
@@ -312,10 +312,15 @@ fn figures_are_those_of_the_files() -> Result<()> {
         let id = client.go(&pod, &config).await;
         client.logged("web", "c", "done");
         let at = group(&client, &id);
-        wait::until("its memory", SOON, || {
-            (field(&at, "memory.stat", "anon") > 4_000_000).then_some(())
-        })
-        .expect("memory");
+        // The shell that is a sleep by now, the one with the memory, and its own sleep.
+        let settled = wait::until("its processes", SOON, || {
+            let (anon, pids) = (
+                field(&at, "memory.stat", "anon"),
+                number(&at, "pids.current"),
+            );
+            (anon > 4_000_000 && pids == 3).then_some(())
+        });
+        assert!(settled.is_ok(), "{}", file(&at, "cgroup.procs"));
         let request = ContainerStatsRequest {
             container_id: id.clone(),
         };
@@ -597,7 +602,8 @@ fn pods_with_users_have_groups_of_their_own() -> Result<()> {
     if !need::pure_v2() {
         return Ok(());
     }
-    let node = Node::start()?;
+    let disk = IdMaps::find()?;
+    let node = Node::below(&disk.folder())?;
     block(async {
         let mut client = node.client().await;
         let mut config = client.pod("web");
