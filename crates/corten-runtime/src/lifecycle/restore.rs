@@ -22,6 +22,7 @@ use rustix::io::Errno;
 
 use super::checkpoint::explain;
 use super::create::{Undo, check_labels, record};
+use super::kept::Kept;
 use super::outside::{EXTERNAL, outside, plan_of};
 use super::restoring::{Scene, poststart};
 use crate::criu::images::{Folders, PARENTS_MAX, give_to};
@@ -134,6 +135,7 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         record: &mut record,
         child: &mut undo.child,
         console: None,
+        kept: Kept::read(&plan)?,
     };
     let done = criu
         .request(Kind::Restore, &options)

@@ -37,9 +37,9 @@ impl Node {
     }
 
     /// With its folders below this one.
-    pub fn below(parent: &Path) -> Result<Self> {
+    pub fn below(parent: &Path, settings: &str) -> Result<Self> {
         let sandbox = Sandbox::below(parent, super::sandbox()?.binary())?;
-        Self::within(sandbox, "", &[])
+        Self::within(sandbox, settings, &[])
     }
 
     /// In a sandbox that the test has made ready.

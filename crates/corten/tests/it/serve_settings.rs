@@ -197,7 +197,7 @@ fn processes_are_shared_as_asked() -> Result<()> {
 #[test]
 fn a_pod_has_users_of_its_own() -> Result<()> {
     let disk = IdMaps::find()?;
-    let node = Node::below(&disk.folder())?;
+    let node = Node::below(&disk.folder(), "")?;
     let data = node.sandbox.files().join("data");
     fs::create_dir_all(&data).expect("a folder");
     fs::write(data.join("old"), "").expect("a file");

@@ -603,7 +603,7 @@ fn pods_with_users_have_groups_of_their_own() -> Result<()> {
         return Ok(());
     }
     let disk = IdMaps::find()?;
-    let node = Node::below(&disk.folder())?;
+    let node = Node::below(&disk.folder(), "")?;
     block(async {
         let mut client = node.client().await;
         let mut config = client.pod("web");
