@@ -83,6 +83,13 @@ pub enum Error {
         group: String,
         source: Errno,
     },
+    #[error("cannot give {file} of {group} to user {uid}")]
+    Give {
+        file: String,
+        group: String,
+        uid: u32,
+        source: Errno,
+    },
     #[error("cannot wait for {group}")]
     Wait { group: String, source: Errno },
     #[error("{group} did not become {wanted} within {millis} ms ({pids} processes in it)")]
@@ -176,6 +183,7 @@ impl Error {
             | Self::Write { source, .. }
             | Self::Program { source, .. }
             | Self::Signal { source, .. }
+            | Self::Give { source, .. }
             | Self::Wait { source, .. }
             | Self::Bus { source, .. }
             | Self::Holder { source, .. }
@@ -194,6 +202,7 @@ impl Error {
             | Self::Write { source, .. }
             | Self::Program { source, .. }
             | Self::Signal { source, .. }
+            | Self::Give { source, .. }
             | Self::Wait { source, .. }
             | Self::Bus { source, .. }
             | Self::Holder { source, .. }

@@ -60,6 +60,12 @@ impl Paths {
         }
     }
 
+    /// Where systemd has services: the scope of the supervisors of pods, which are to outlive the service that starts them.
+    pub fn supervisors_scope(&self) -> String {
+        let parent = self.cgroup_parent();
+        format!("{}-supervisors.scope", parent.trim_start_matches('/'))
+    }
+
     pub fn cgroup(&self, id: &ContainerId) -> String {
         format!("{}/{id}", self.cgroup_parent())
     }

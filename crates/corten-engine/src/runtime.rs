@@ -107,8 +107,12 @@ pub(crate) struct Foreign {
 
 impl Foreign {
     /// As the supervisor is told.
-    pub fn order(&self, host_mounts: bool) -> ForeignShim {
-        ForeignShim::new(&self.shim, self.options.clone(), host_mounts)
+    pub fn order(&self, host_mounts: bool, systemd_cgroup: bool) -> ForeignShim {
+        let mut options = self.options.clone();
+        if let Some(Options::Runc(runc)) = &mut options {
+            runc.systemd_cgroup = systemd_cgroup;
+        }
+        ForeignShim::new(&self.shim, options, host_mounts)
     }
 
     /// Whether its containers are processes of this kernel, whose root is seen under `/proc`.

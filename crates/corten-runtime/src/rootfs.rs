@@ -99,22 +99,33 @@ fn mapped_overlay(
     ids: &crate::plan::idmap::Ids,
     attributes: u64,
 ) -> Result<OwnedFd, Error> {
+    let mapped::Overlay {
+        words,
+        layers,
+        trees,
+    } = mapped::overlay(words, ids)?;
     let mut held = Vec::new();
-    let words = mapped::overlay(words, ids, &mut held)?;
-    let words = overlay(&words, &mut held)?;
-    let borrowed = borrow(&words);
+    let given = overlay(&words, &mut held)?;
     let made = new_filesystem(
         mount.fstype.as_str(),
         Some("overlay"),
-        &borrowed,
+        &borrow(&given),
         attributes,
     );
-    made.map_err(|refused| match refused.errno {
+    made.or_else(|refused| {
         // Layers that are attached nowhere: an overlay takes them since Linux 6.15.
-        Errno::INVAL if refused.log.as_bytes().is_empty() => {
-            unsupported("an overlay of id-mapped layers, which this kernel refuses,".to_string())
+        if refused.errno != Errno::INVAL {
+            return Err(refuse(mount, refused));
         }
-        _ => refuse(mount, refused),
+        let others: Vec<_> = words.into_iter().filter(|(key, _)| key != APPEND).collect();
+        let made = corten_sys::overlay::of_layers(&layers, &trees, &others, attributes);
+        made.map_err(|errno| match errno {
+            // Before Linux 5.19 it takes none at all.
+            Errno::INVAL => unsupported(
+                "an overlay of id-mapped layers, which this kernel refuses,".to_string(),
+            ),
+            errno => failed("mount", &mount.fstype)(errno),
+        })
     })
 }
 
@@ -155,7 +166,7 @@ fn older_overlay(
         return Err(refuse(mount, refused));
     }
     let layers: Vec<String> = layers.into_iter().filter_map(|(_, path)| path).collect();
-    corten_sys::overlay::of_layers(&layers, &others, attributes)
+    corten_sys::overlay::of_layers(&layers, &[], &others, attributes)
         .map_err(failed("mount", &mount.fstype))
 }
 

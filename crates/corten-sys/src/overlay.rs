@@ -1,4 +1,5 @@
-//! Overlays of many layers on kernels before 6.7, which have no `lowerdir+`.
+//! Overlays of many layers on kernels before 6.7, which have no `lowerdir+`, and of layers that are attached nowhere before 6.15,
+//! which takes none.
 //!
 //! There all layers are one string, and fsconfig(2) takes 255 bytes of it; mount(2) takes a page, but
 //! attaches what it makes to a place that others see. So a thread with a mount namespace of its own does
@@ -9,9 +10,9 @@ use std::os::fd::OwnedFd;
 
 use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount as mount_by_name, mount_change};
 
-use crate::mount::{Attributes, Change, clone_tree};
+use crate::mount::{self, Attributes, Change, clone_tree};
 use crate::namespace::{Namespaces, unshare};
 use crate::socket::path_of;
 
@@ -20,10 +21,11 @@ const PLACE: &str = "/proc";
 /// What mount(2) reads of its options: a page, with the zero at its end.
 const PAGE: usize = 4096;
 
-/// Makes a detached overlay of `layers`, the uppermost first. `words` are its other options, without commas.
-/// `E2BIG`: some 200 layers are the most.
+/// Makes a detached overlay of `layers`, the uppermost first; `trees`, none or one for each, are detached mounts that are to be
+/// in their place. `words` are its other options, without commas. `E2BIG`: some 200 layers are the most.
 pub fn of_layers(
     layers: &[String],
+    trees: &[OwnedFd],
     words: &[(String, Option<String>)],
     attributes: u64,
 ) -> Result<OwnedFd, Errno> {
@@ -32,6 +34,9 @@ pub fn of_layers(
             unshare(Namespaces::MOUNT)?;
             let all = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
             mount_change("/", all)?;
+            for (layer, tree) in layers.iter().zip(trees) {
+                mount::attach(tree, CWD, layer.as_str())?;
+            }
             attach(layers, words)?;
             let attributes = Attributes {
                 set: attributes,
@@ -75,5 +80,5 @@ fn attach(layers: &[String], words: &[(String, Option<String>)]) -> Result<(), E
     }
     let options = CString::new(options).map_err(|_| Errno::INVAL)?;
     let flags = MountFlags::empty();
-    mount("overlay", PLACE, "overlay", flags, options.as_c_str())
+    mount_by_name("overlay", PLACE, "overlay", flags, options.as_c_str())
 }

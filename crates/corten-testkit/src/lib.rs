@@ -7,6 +7,7 @@
 //! if the host is not as it was.
 #![forbid(unsafe_code)]
 
+pub mod disk;
 pub mod error;
 pub mod fixture;
 pub mod host;
@@ -19,6 +20,7 @@ pub mod terminal;
 pub mod tool;
 pub mod wait;
 
+pub use disk::{Disk, IdMaps};
 pub use error::{Error, Result};
 pub use fixture::Image;
 pub use outcome::{Complaint, Outcome};

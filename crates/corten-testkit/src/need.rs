@@ -78,14 +78,20 @@ pub fn controller(name: &str) -> bool {
 
 /// The running kernel is at least this version.
 pub fn kernel(major: u32, minor: u32) -> bool {
-    let release = rustix::system::uname()
-        .release()
-        .to_string_lossy()
-        .into_owned();
     that(
-        version(&release) >= (major, minor),
-        format_args!("it takes Linux {major}.{minor}, and this is {release}"),
+        is_kernel(major, minor),
+        format_args!("it takes Linux {major}.{minor}, and this is {}", release()),
     )
+}
+
+/// The same as a question: nothing is told.
+pub(crate) fn is_kernel(major: u32, minor: u32) -> bool {
+    version(&release()) >= (major, minor)
+}
+
+fn release() -> String {
+    let name = rustix::system::uname();
+    name.release().to_string_lossy().into_owned()
 }
 
 /// A file, device or folder that not every kernel or machine has.
@@ -102,6 +108,26 @@ pub fn systemd() -> bool {
     that(
         Path::new("/run/systemd/system").exists(),
         "systemd is not what runs this machine",
+    )
+}
+
+/// The kernel translates addresses by nf_tables, as published ports and masquerading need it.
+pub fn nat() -> bool {
+    let rules = "add table inet corten_probe; \
+                 add chain inet corten_probe c { type nat hook postrouting priority 0; }; \
+                 add rule inet corten_probe c masquerade";
+    // Tried, and not kept.
+    that(
+        crate::tool::call("nft", &["--check", rules]).is_ok(),
+        "this kernel's nf_tables translate no addresses",
+    )
+}
+
+/// The machine is a guest of this kind, whose units, groups and files are the test's to change.
+pub fn guest(kind: &str) -> bool {
+    that(
+        std::env::var("CORTEN_GUEST").is_ok_and(|name| name == kind),
+        format_args!("it changes the machine: `cargo xtask test --guest={kind}` runs it"),
     )
 }
 

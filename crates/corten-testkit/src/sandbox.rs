@@ -42,10 +42,15 @@ impl Sandbox {
     /// A sandbox for the `corten` at this path: `env!("CARGO_BIN_EXE_corten")`
     /// in tests of that crate, [`built`] elsewhere.
     pub fn new(binary: impl Into<PathBuf>) -> Result<Sandbox> {
+        Self::below(&std::env::temp_dir(), binary)
+    }
+
+    /// The same with its folder below this one.
+    pub fn below(parent: &Path, binary: impl Into<PathBuf>) -> Result<Sandbox> {
         let before = Snapshot::take();
         let folder = tempfile::Builder::new()
             .prefix("corten-test-")
-            .tempdir()
+            .tempdir_in(parent)
             .map_err(Error::system("cannot make a temporary folder"))?;
         for name in ["etc", "home", "files"] {
             let path = folder.path().join(name);
@@ -180,6 +185,18 @@ impl Sandbox {
         Ok(reference)
     }
 
+    /// Puts an image into the sandbox from its layout on disk, where no registry is or none is worth its while; returns its name.
+    pub fn loaded(&self, image: Image) -> Result<String> {
+        let layout = image.layout()?;
+        let said = self.corten(&["load", "--input", &layout.folder.to_string_lossy()]);
+        let said = said.ok();
+        let found = said.strip_prefix("Loaded image ID: ");
+        let id = found.unwrap_or_else(|| panic!("{said}, which is no id"));
+        let name = format!("localhost/{}:loaded", image.name());
+        self.corten(&["tag", id, &name]).ok();
+        Ok(name)
+    }
+
     /// The ids of all containers, running or not.
     #[track_caller]
     pub fn containers(&self) -> Vec<String> {
@@ -262,12 +279,14 @@ impl Sandbox {
     }
 
     /// The engine's own group in each hierarchy that has one.
-    fn cgroups(&self) -> Vec<PathBuf> {
-        let hierarchies = fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten();
-        let own = hierarchies.map(|entry| entry.path().join(self.cgroup().trim_start_matches('/')));
+    pub fn cgroups(&self) -> Vec<PathBuf> {
+        let root = Path::new("/sys/fs/cgroup");
+        let name = self.cgroup();
+        let name = name.trim_start_matches('/');
+        // Version 2 alone is mounted right there; hierarchies of version 1 are below it.
+        let below = fs::read_dir(root).into_iter().flatten().flatten();
+        let roots = below.map(|entry| entry.path()).chain([root.to_owned()]);
+        let own = roots.map(|root| root.join(name));
         own.filter(|path| path.exists()).collect()
     }
 

@@ -11,11 +11,15 @@ use crate::packages;
 /// systemd and what it is spoken to through, for root and for users; and what tests start.
 const CONTENT: &[&str] = &[
     "busybox-static",
+    "criu",
     "dbus",
     "dbus-user-session",
+    "e2fsprogs",
     "iproute2",
+    "iptables",
     "kmod",
     "libpam-systemd",
+    "procps",
     "systemd",
     "systemd-sysv",
     "uidmap",

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -17,6 +17,8 @@ use crate::failure::{Context, Result, failure};
 
 /// A test that takes longer is mentioned.
 const SLOW: Duration = Duration::from_secs(10);
+/// End to end: these compare the machine before and after, so nothing else may run meanwhile.
+const ALONE: &str = "corten::";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 struct Test<'a> {
@@ -40,10 +42,11 @@ pub fn main(job: &Path) -> Result<()> {
     let tests = select(&job)?;
     let queue = Mutex::new(VecDeque::from(tests));
     let outcome = Mutex::new(Outcome::default());
+    let machine = RwLock::new(());
     std::thread::scope(|scope| {
         for worker in 0..job.threads.max(1) {
-            let (job, queue, outcome) = (&job, &queue, &outcome);
-            scope.spawn(move || work(worker, job, queue, outcome));
+            let (job, queue, outcome, machine) = (&job, &queue, &outcome, &machine);
+            scope.spawn(move || work(worker, job, queue, outcome, machine));
         }
     });
     let outcome = outcome
@@ -92,12 +95,22 @@ fn wanted(name: &str, filters: &[String]) -> bool {
     filters.is_empty() || filters.iter().any(|part| name.contains(part))
 }
 
-fn work(worker: usize, job: &Job, queue: &Mutex<VecDeque<Test<'_>>>, outcome: &Mutex<Outcome>) {
+fn work(
+    worker: usize,
+    job: &Job,
+    queue: &Mutex<VecDeque<Test<'_>>>,
+    outcome: &Mutex<Outcome>,
+    machine: &RwLock<()>,
+) {
     loop {
         let Some(test) = queue.lock().ok().and_then(|mut queue| queue.pop_front()) else {
             return;
         };
         let label = format!("{} {}", test.binary.name, test.name);
+        let alone = test.binary.name.starts_with(ALONE);
+        // Nothing is in it that a panic could have spoilt.
+        let _whole = alone.then(|| machine.write().unwrap_or_else(PoisonError::into_inner));
+        let _part = (!alone).then(|| machine.read().unwrap_or_else(PoisonError::into_inner));
         let since = Instant::now();
         let end = run(worker, job, &test).unwrap_or_else(|error| End::Failed(error.to_string()));
         let took = since.elapsed();

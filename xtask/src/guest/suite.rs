@@ -10,6 +10,10 @@ use crate::failure::{Context, Result, failure};
 
 /// Whose tests need a kernel of another sort, and which of them ([`Binary::only`]).
 const PACKAGES: &[(&str, &str)] = &[
+    (
+        "corten",
+        "serve_pods:: serve_calls:: serve_figures:: serve_settings:: serve_exec:: serve_races:: serve_crash:: serve_checkpoint:: serve_unified:: systemd_",
+    ),
     ("corten-cgroup", ""),
     ("corten-net", "kinds::"),
     ("corten-runtime", ""),

@@ -9,12 +9,15 @@
 //!                       stop ──── StopUnit, JobRemoved, ResetFailedUnit
 //! ```
 //!
+//! `gather` is for processes that are no containers, and must not end with the service that starts them.
+//!
 //! The client is our own: libsystemd or a D-Bus crate would cost every container that does not ask for
 //! systemd. Nothing here is tried unless the caller asks.
 
 mod address;
 mod annotation;
 mod client;
+mod gather;
 mod holder;
 mod message;
 mod name;
@@ -32,8 +35,9 @@ use message::Message;
 use property::Setting;
 use value::Value;
 
+pub use gather::service_of;
 pub use holder::Holder;
-pub use name::Scope;
+pub use name::{Scope, slice_path};
 pub use property::Property;
 
 /// There exactly while systemd is the init of this host (sd_booted(3)).

@@ -49,7 +49,7 @@ impl Scope {
             slice: slice.into(),
             unit,
         };
-        scope.folders().map_err(|_| {
+        slice_path(&scope.slice).map_err(|_| {
             bad("a slice's name is made of names with one dash between, and ends in .slice")
         })?;
         Ok(scope)
@@ -61,39 +61,38 @@ impl Scope {
         Ok(format!(
             "{}{}/{}",
             root.trim_end_matches('/'),
-            self.folders()?,
+            slice_path(&self.slice)?,
             self.unit
         ))
     }
+}
 
-    /// `a-b.slice` is in `a.slice`: `/a.slice/a-b.slice`. `-.slice` is the root.
-    fn folders(&self) -> Result<String, Error> {
-        let bad = |reason| Error::Path {
-            path: self.slice.clone(),
-            reason,
-        };
-        let stem = self
-            .slice
-            .strip_suffix(".slice")
-            .ok_or_else(|| bad("a slice's name ends in .slice"))?;
-        if stem == "-" {
-            return Ok(String::new());
-        }
-        let plain = |c: char| c.is_ascii_alphanumeric() || "_.\\@".contains(c);
-        let mut path = String::new();
-        let mut name = String::new();
-        for part in stem.split('-') {
-            if part.is_empty() || !part.chars().all(plain) || self.slice.len() > 255 {
-                return Err(bad("it is no slice's name"));
-            }
-            if !name.is_empty() {
-                name.push('-');
-            }
-            name.push_str(part);
-            path.push_str(&format!("/{name}.slice"));
-        }
-        Ok(path)
+/// The group of a slice: `a-b.slice` is in `a.slice`, so `/a.slice/a-b.slice`. `-.slice` is the root, `""`.
+pub fn slice_path(slice: &str) -> Result<String, Error> {
+    let bad = |reason| Error::Path {
+        path: slice.into(),
+        reason,
+    };
+    let stem = slice
+        .strip_suffix(".slice")
+        .ok_or_else(|| bad("a slice's name ends in .slice"))?;
+    if stem == "-" {
+        return Ok(String::new());
     }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_.\\@".contains(c);
+    let mut path = String::new();
+    let mut name = String::new();
+    for part in stem.split('-') {
+        if part.is_empty() || !part.chars().all(plain) || slice.len() > 255 {
+            return Err(bad("it is no slice's name"));
+        }
+        if !name.is_empty() {
+            name.push('-');
+        }
+        name.push_str(part);
+        path.push_str(&format!("/{name}.slice"));
+    }
+    Ok(path)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use corten_cgroup::{Cgroup, Error, Layout};
 use corten_spec::Kind;
-use corten_testkit::need;
+use corten_testkit::{Disk, need};
 use rustix::event::{PollFd, Timespec, poll};
 
 use super::Scratch;
@@ -222,15 +222,12 @@ fn a_processor_and_a_memory_node_are_chosen() {
 }
 
 /// The numbers of the disk that the guest's maker gave for this.
-fn disk() -> Option<(String, u64, u64)> {
-    let Some(disk) = std::env::var("CORTEN_TEST_DISK").ok() else {
-        need::skip("CORTEN_TEST_DISK names no disk to write to");
-        return None;
-    };
-    if !need::file(&disk) {
+fn disk() -> Option<(Disk, u64, u64)> {
+    let disk = Disk::take().unwrap()?;
+    if !need::file(disk.device()) {
         return None;
     }
-    let device = fs::metadata(&disk).unwrap().rdev();
+    let device = fs::metadata(disk.device()).unwrap().rdev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
     Some((disk, major.into(), minor.into()))
 }
@@ -259,7 +256,10 @@ fn writing_to_a_disk_takes_as_long_as_its_limit_says() {
     let line = format!("{major}:{minor} rbps=max wbps=1048576 riops=1048576 wiops=max");
     assert_eq!(read(&s, "io.max"), line);
     let begun = Instant::now();
-    let command = format!("dd if=/dev/zero of={disk} bs=256k count=8 oflag=direct 2>/dev/null");
+    let command = format!(
+        "dd if=/dev/zero of={} bs=256k count=8 oflag=direct 2>/dev/null",
+        disk.device().display()
+    );
     let mut child = s.spawn_ready(&command);
     assert!(child.wait().unwrap().success());
     // 2 MiB at 1 MiB a second; the first slice is free.

@@ -156,6 +156,10 @@ impl Shared {
         };
         // One that was found dead and could not be cleared up is not ready, whatever its row says.
         let ready = pod.is_ready() && self.engine.pod_lives(&pod);
+        if ready {
+            // One whose server was killed before it came to that.
+            self.leave_service(&pod);
+        }
         let entry = PodEntry::new(pod, document, ready);
         self.book.add_pod(entry.clone());
         if ready {

@@ -98,7 +98,21 @@ impl Shared {
                 .map_err(failed)?;
         }
         let pod = self.engine.run_pod(&ask, &self.settings.cni);
-        Ok(PodEntry::new(pod.map_err(failed)?, document, true))
+        let pod = pod.map_err(failed)?;
+        self.leave_service(&pod);
+        Ok(PodEntry::new(pod, document, true))
+    }
+
+    /// Where it cannot be done the pod is as good; who kills our unit kills it too.
+    pub(super) fn leave_service(&self, pod: &Pod) {
+        if let Err(error) = self.engine.leave_service(pod) {
+            let error = crate::status::chain(&error);
+            tracing::warn!(
+                error,
+                pod = pod.id.as_str(),
+                "a supervisor stays in this service"
+            );
+        }
     }
 
     /// One that is not there is stopped.

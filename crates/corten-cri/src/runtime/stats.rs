@@ -14,6 +14,7 @@ use crate::proto::{
     ContainerAttributes, ContainerStats, ContainerStatsFilter, PodSandboxAttributes,
     PodSandboxMetrics, PodSandboxStats, PodSandboxStatsFilter,
 };
+use crate::spec;
 use crate::stats::metrics::{self, Figures, Subject};
 use crate::stats::{FileSystem, Layer, Processes, Sample, devices, network, usage};
 
@@ -165,7 +166,7 @@ impl Shared {
     /// The group that kubelet has made for the pod, where it is a pod's alone.
     fn whole(&self, pod: &PodEntry) -> Option<Sample> {
         let linux = pod.document.config.linux.as_ref()?;
-        let parent = linux.cgroup_parent.as_str();
+        let parent = spec::cgroup::parent(&linux.cgroup_parent, self.settings.systemd_cgroup)?;
         let uid = pod
             .document
             .config
@@ -173,10 +174,10 @@ impl Shared {
             .as_ref()
             .map(|m| m.uid.replace('-', "_"))?;
         let own = !uid.is_empty() && parent.replace('-', "_").contains(&uid);
-        if !own || self.settings.systemd_cgroup {
+        if !own {
             return None;
         }
-        let group = Cgroup::open(&Layout::probe().ok()?, parent).ok()?;
+        let group = Cgroup::open(&Layout::probe().ok()?, &parent).ok()?;
         Sample::read(&group).ok()
     }
 

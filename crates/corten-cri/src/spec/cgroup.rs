@@ -2,6 +2,8 @@
 
 use std::path::{Component, Path};
 
+use corten_cgroup::systemd::slice_path;
+
 use super::error::{Refused, invalid};
 
 const FIELD: &str = "linux.cgroup_parent";
@@ -40,6 +42,15 @@ pub fn path(parent: &str, id: &str, systemd: bool) -> Result<String, Refused> {
     }
 }
 
+/// The group of the parent itself, as a path below each hierarchy's root. `None`: it is no parent of this driver's.
+pub fn parent(parent: &str, systemd: bool) -> Option<String> {
+    if !systemd {
+        return Some(parent.into()).filter(|p: &String| !p.is_empty());
+    }
+    let slice = Path::new(parent).file_name()?.to_str()?;
+    slice_path(slice).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,6 +72,17 @@ mod tests {
         );
         assert_eq!(systemd("a.slice"), "a.slice:corten:id");
         assert_eq!(systemd(""), "system.slice:corten:id");
+    }
+
+    #[test]
+    fn the_parents_own_group() {
+        assert_eq!(parent("/kubepods/pod1", false).unwrap(), "/kubepods/pod1");
+        assert_eq!(parent("", false), None);
+        let whole = "/kubepods.slice/kubepods-pod1.slice";
+        for given in [whole, "kubepods-pod1.slice"] {
+            assert_eq!(parent(given, true).unwrap(), whole);
+        }
+        assert_eq!(parent("/kubepods", true), None);
     }
 
     #[test]

@@ -273,8 +273,9 @@ fn linux_section(
     pid: Pid,
     facts: &Facts<'_>,
 ) -> Result<(), Refused> {
-    // A privileged one may look at the host's groups, and finds itself by their paths.
-    let own_cgroup = !context.privileged;
+    // A privileged one may look at the host's groups, and finds itself by their paths. With users of its own it is nobody there, and has
+    // its own group to itself instead.
+    let own_cgroup = !context.privileged || of.user.is_some();
     let namespaces = namespaces::oci(of, pid, own_cgroup, &facts.pod.namespaces)?;
     linux.insert("namespaces".into(), json!(namespaces));
     linux.insert("cgroupsPath".into(), json!(facts.cgroup));

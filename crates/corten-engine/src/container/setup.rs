@@ -429,7 +429,7 @@ impl Engine {
                 log_max_files: options.log.max_files,
                 restart: self.restart_terms(container)?,
                 health: self.health_request(container, &found.image)?,
-                foreign: found.foreign.as_ref().map(|f| f.order(shares)),
+                foreign: found.foreign.as_ref().map(|f| f.order(shares, false)),
                 ..CreateOptions::default()
             },
         })

@@ -4,6 +4,7 @@ use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 
+use corten_cgroup::systemd::{self, Manager, Scope};
 use corten_shim::client::{self, SpawnRequest};
 use corten_spec::{ContainerId, Kind};
 use serde_json::Value;
@@ -71,6 +72,23 @@ impl Engine {
                 },
             }),
         }
+    }
+
+    /// Moves the pod's supervisor out of the service that has started it, if systemd runs this host and has it among one's
+    /// processes: `systemctl kill` would end it with the service. It and others are in a scope of theirs then.
+    pub fn leave_service(&self, pod: &Pod) -> Result<(), Error> {
+        let Some(run) = &pod.record.run else {
+            return Ok(());
+        };
+        if run.shim == 0 || systemd::service_of(run.shim)?.is_none() {
+            return Ok(());
+        }
+        let scope = Scope {
+            slice: "system.slice".into(),
+            unit: self.paths.supervisors_scope(),
+        };
+        let mut manager = Manager::connect(false)?;
+        Ok(manager.gather(&scope, "Supervisors of Corten's pods", run.shim)?)
     }
 
     fn insert_pod(&self, pod: &Pod, cni: &Cni) -> Result<(), Error> {

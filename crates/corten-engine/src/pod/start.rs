@@ -147,6 +147,7 @@ impl Engine {
         let config = bundle.join("config.json");
         fs::write(&config, spec.to_string()).map_err(Error::io("write", &config))?;
         let shares = foreign.is_some() && shares_mounts(&spec);
+        let systemd_cgroup = in_scope(&spec);
         let mut root = runtime_mount(&mount);
         if let Some(maps) = &pod.record.maps {
             root.options.push(format!("uidmap={}", maps.uid));
@@ -168,7 +169,8 @@ impl Engine {
                 attach: true,
                 open_stdin: settings.stdin,
                 stdin_once: settings.stdin_once,
-                foreign: foreign.as_ref().map(|f| f.order(shares)),
+                foreign: foreign.as_ref().map(|f| f.order(shares, systemd_cgroup)),
+                systemd_cgroup,
                 ..CreateOptions::default()
             },
         })
@@ -280,6 +282,12 @@ fn share_processes(spec: &mut Value, target: &OwnedFd) {
             namespace["path"] = path.clone().into();
         }
     }
+}
+
+/// Whether the control group is a scope of systemd's, `SLICE:PREFIX:NAME`.
+fn in_scope(spec: &Value) -> bool {
+    let path = spec["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+    !path.starts_with('/') && path.split(':').count() == 3
 }
 
 /// Whether mounts of the container are to be seen on the host.

@@ -101,6 +101,8 @@ pub(crate) struct Options {
     /// (kind, path).
     pub join: Vec<(&'static str, Vec<u8>)>,
     pub freezer: Vec<u8>,
+    /// Where control groups are mounted, by the names that criu has for them.
+    pub yard: Vec<u8>,
     pub lsm_profile: Option<String>,
     pub lsm_mount_context: Option<String>,
 }
@@ -170,6 +172,7 @@ impl Options {
             .flag(48, self.lazy_pages)
             // A terminal whose other end was the engine's: the master comes to us, with a notification.
             .flag(50, true);
+        some(w, 60, &self.yard);
         let texts = [
             (51, &self.config_file),
             (53, &self.lsm_profile),

@@ -24,5 +24,6 @@ pub(crate) mod log;
 pub(crate) mod message;
 mod talk;
 mod wire;
+pub(crate) mod yard;
 
 pub(crate) use talk::{Criu, Heard, Job, find};

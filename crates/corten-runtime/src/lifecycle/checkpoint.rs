@@ -14,9 +14,10 @@ use std::path::{Path, PathBuf};
 use corten_cgroup::Layout;
 use rustix::io::Errno;
 
-use super::outside::{mounts, namespaces, plan_of};
+use super::outside::{home_of, mounts, namespaces, plan_of};
 use crate::criu::images::Folders;
 use crate::criu::message::{Kind, Options, Response};
+use crate::criu::yard::Yard;
 use crate::criu::{Criu, Job, descriptors, find, log};
 use crate::error::{Error, failed, invalid};
 use crate::request::Checkpoint;
@@ -39,7 +40,12 @@ pub fn checkpoint(checkpoint: Checkpoint<'_>) -> Result<(), Error> {
     options.pid = Some(init.pid);
     options.root = found.record.rootfs.as_os_str().as_bytes().to_vec();
     options.freezer = freezer(&found.record.cgroup)?;
-    let plan = plan_of(&spec, &found.record.bundle, checkpoint.id.as_str())?;
+    let yard = Yard::lay(&found.folder.path)?;
+    if let Some(yard) = &yard {
+        options.yard = yard.path().as_os_str().as_bytes().to_vec();
+    }
+    let (bundle, id) = (&found.record.bundle, checkpoint.id.as_str());
+    let plan = plan_of(&spec, bundle, id, home_of(&spec))?;
     options.external = namespaces(&plan, init.pid)?;
     if kind == Kind::Dump {
         let names = descriptors::of(init.pid)?;

@@ -14,6 +14,7 @@ mod checkpoint;
 mod create;
 mod delete;
 mod exec;
+mod kept;
 mod maker;
 pub(crate) mod members;
 mod outside;

@@ -22,8 +22,13 @@ use crate::plan::mounts::Source;
 use crate::plan::{self, Facts, Plan};
 use crate::state::refused;
 
-/// The spec's plan, which says what comes from outside.
-pub(super) fn plan_of(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, Error> {
+/// The spec's plan, which says what comes from outside. `home`: the systemd whose its group is.
+pub(super) fn plan_of(
+    spec: &Spec,
+    bundle: &Path,
+    id: &str,
+    home: Option<Home<'_>>,
+) -> Result<Plan, Error> {
     let process = spec.process().as_ref();
     plan::plan(
         spec,
@@ -34,21 +39,22 @@ pub(super) fn plan_of(spec: &Spec, bundle: &Path, id: &str) -> Result<Plan, Erro
             terminal: process.is_some_and(|p| p.terminal().unwrap_or(false)),
             capabilities: u64::MAX,
             detached_root: spec.root().is_none(),
-            systemd: scope_of(spec).then_some(Home {
-                root: "",
-                user: false,
-            }),
+            systemd: home,
             around: Default::default(),
         },
     )
 }
 
-/// Is the group named in systemd's form? Where it is does not matter here.
-fn scope_of(spec: &Spec) -> bool {
+/// Of a container that is there, for a plan that does not say where its group is.
+pub(super) fn home_of(spec: &Spec) -> Option<Home<'static>> {
     let linux = spec.linux().as_ref();
     let path = linux.and_then(|l| l.cgroups_path().as_ref());
     let text = path.and_then(|p| p.to_str()).unwrap_or_default();
-    !text.starts_with('/') && text.split(':').count() == 3
+    let scope = !text.starts_with('/') && text.split(':').count() == 3;
+    scope.then_some(Home {
+        root: "",
+        user: false,
+    })
 }
 
 /// Namespaces that criu can leave to others, with their names in its words.

@@ -22,14 +22,16 @@ use rustix::io::Errno;
 
 use super::checkpoint::explain;
 use super::create::{Undo, check_labels, record};
+use super::kept::Kept;
 use super::outside::{EXTERNAL, outside, plan_of};
 use super::restoring::{Scene, poststart};
 use crate::criu::images::{Folders, PARENTS_MAX, give_to};
 use crate::criu::message::{Kind, Options};
-use crate::criu::{Job, descriptors, find};
+use crate::criu::{Job, descriptors, find, yard};
 use crate::error::{Error, failed, failed_io, unsupported};
+use crate::parent::driver::Driver;
 use crate::parent::stage::Stage;
-use crate::parent::{launch, prepare};
+use crate::parent::{group, launch, prepare};
 use crate::plan::Plan;
 use crate::request::{Execed, Restore, Stdio};
 use crate::state::{Folder, Found, Record, Status, refused};
@@ -66,17 +68,16 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
     let create = restore.create;
     let images = restore.images;
     let names = descriptors::read(&images.path)?;
-    let mut plan = plan_of(create.spec, create.bundle, create.id.as_str())?;
+    let mut driver = Driver::choose(create.options.systemd_cgroup)?;
+    let id = create.id.as_str();
+    let mut plan = plan_of(create.spec, create.bundle, id, driver.home())?;
     check_labels(&plan.process, plan.mount_label.as_ref())?;
-    if create.options.systemd_cgroup || plan.unit.is_some() {
-        return Err(unsupported("restore into a scope of systemd"));
-    }
     if plan.resctrl.is_some() {
         return Err(unsupported("restore with linux.intelRdt"));
     }
     let mut record = record(create.spec, &plan, create.id, create.bundle);
     let folder = Folder::new(create.state_root, create.id);
-    house(&folder, &record, create.spec, &plan, undo)?;
+    house(&folder, &record, create.spec, &plan, &mut driver, undo)?;
     if let Some(ids) = &plan.namespaces.user {
         let (uid, gid) = (ids.uid.host(0), ids.gid.host(0));
         give_to(
@@ -92,6 +93,7 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
     let stage = Stage {
         root: prepare::root(&plan, create.rootfs)?,
         dev: prepare::dev(&plan)?,
+        groups: yard::hierarchy()?,
         folder: &folder.path,
         plan: &plan,
         no_pivot: create.options.no_pivot,
@@ -121,6 +123,7 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         root: stage.root_at().into_os_string().into_encoded_bytes(),
         mounts: outside(&plan, &stage.dev_at())?,
         cgroup_roots: cgroup_roots(criu.pid)?,
+        yard: stage.yard_at().into_os_string().into_encoded_bytes(),
         evasive_devices: true,
         sibling: true,
         ..folders.options(images, create.spec, LOG)
@@ -132,6 +135,7 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         record: &mut record,
         child: &mut undo.child,
         console: None,
+        kept: Kept::read(&plan)?,
     };
     let done = criu
         .request(Kind::Restore, &options)
@@ -140,6 +144,9 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
     let ended = criu.end();
     let child = done.map_err(|error| explain(error, "restore", &folders.log(LOG)))?;
     ended?;
+    if let Some(cgroup) = &undo.cgroup {
+        driver.settle(cgroup)?;
+    }
     stage.strike()?;
     poststart(create.spec, &record, child.pid)?;
     Ok(Execed {
@@ -156,18 +163,20 @@ fn house(
     record: &Record,
     spec: &Spec,
     plan: &Plan,
+    driver: &mut Driver,
     undo: &mut Undo,
 ) -> Result<(), Error> {
     folder.make()?;
     undo.folder = Some(folder.clone());
     folder.write(record, true)?;
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
-    let cgroup =
-        Cgroup::create(&layout, &plan.cgroup_path).map_err(refused("make the control group"))?;
-    undo.cgroup
-        .insert(cgroup)
-        .apply(&plan.resources)
-        .map_err(refused("apply the resources"))?;
+    let cgroup = driver.make(&layout, plan)?;
+    undo.unit.clone_from(&record.unit);
+    let cgroup = undo.cgroup.insert(cgroup);
+    group::give(plan, cgroup)?;
+    cgroup
+        .apply_devices(&plan.resources)
+        .map_err(refused("apply the rules for devices"))?;
     folder.write_config(spec)
 }
 

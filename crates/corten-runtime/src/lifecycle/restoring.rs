@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::checkpoint::refusal;
+use super::kept::Kept;
 use super::maker::hook_lists;
 use crate::criu::message::Kind;
 use crate::criu::{Criu, Heard};
@@ -26,6 +27,8 @@ pub(super) struct Scene<'a> {
     pub record: &'a mut Record,
     pub child: &'a mut Option<OwnedFd>,
     pub console: Option<OwnedFd>,
+    /// Of namespaces that others are in too.
+    pub kept: Kept,
 }
 
 impl Scene<'_> {
@@ -103,6 +106,7 @@ impl Scene<'_> {
     /// All processes are there, and stand still until criu lets them go.
     fn restored(&mut self, pid: u32) -> Result<(), Error> {
         self.hold(pid)?;
+        self.kept.put_back()?;
         if let Some(spec) = with_time(self.spec, pid)? {
             self.folder.write_config(&spec)?;
         }

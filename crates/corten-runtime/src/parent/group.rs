@@ -8,11 +8,14 @@
 use std::path::{Path, PathBuf};
 
 use corten_cgroup::{Cgroup, Entry, Layout, is_refusal, own_group, plan as limits};
+use corten_sys::mount::Attributes;
+use corten_sys::namespace::Namespaces;
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use super::driver::Driver;
 use crate::error::{Error, invalid};
 use crate::plan::Plan;
+use crate::plan::mounts::{Plan as Mount, Source};
 use crate::state::refused;
 
 /// What the container sees of control groups.
@@ -66,6 +69,7 @@ pub(crate) fn make(
     let layout = Layout::probe().map_err(refused("find the control groups"))?;
     // The rules for devices come while init is at work.
     let cgroup = undo.insert(driver.make(&layout, plan)?);
+    give(plan, cgroup)?;
     Ok(Made {
         entry: cgroup.entry().map_err(refused("enter the control group"))?,
         view: View {
@@ -73,6 +77,29 @@ pub(crate) fn make(
             foreign: Vec::new(),
         },
     })
+}
+
+/// Gives the group to the container's user, if it has a cgroup namespace of its own and may write to what it sees there
+/// (config-linux.md, "Cgroup ownership"): a systemd or a container engine in it can make groups then.
+pub(crate) fn give(plan: &Plan, cgroup: &Cgroup) -> Result<(), Error> {
+    let writes = |mount: &Mount| match mount.source {
+        Source::Cgroup { attributes, .. } => {
+            let at = mount.target.as_bytes() == b"sys/fs/cgroup";
+            at && attributes & Attributes::READ_ONLY == 0
+        }
+        _ => false,
+    };
+    if !plan.namespaces.new.contains(Namespaces::CGROUP) || !plan.mounts.iter().any(writes) {
+        return Ok(());
+    }
+    let (ids, uid) = (&plan.namespaces.user, plan.process.uid);
+    match ids.as_ref().map_or(Some(uid), |ids| ids.uid.host(uid)) {
+        // Nobody on the host, or who has it already.
+        None | Some(0) => Ok(()),
+        Some(uid) => cgroup
+            .delegate(uid)
+            .map_err(refused("give the control group to the container")),
+    }
 }
 
 /// Makes the group as somebody without rights. The plan then has no path if there is no group.

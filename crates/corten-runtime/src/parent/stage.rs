@@ -15,6 +15,7 @@ use rustix::fs::{CWD, Mode, OFlags, openat};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::mounts;
+use crate::criu::yard::UNIFIED;
 use crate::criu::{Criu, Job};
 use crate::error::{Error, failed};
 use crate::init::mounts::find_target;
@@ -29,6 +30,8 @@ pub(crate) struct Stage<'a> {
     pub root: OwnedFd,
     /// A `/dev` that criu could not make, detached.
     pub dev: Option<OwnedFd>,
+    /// Where version 2 of control groups is mounted, if criu is to take it from us: see [`crate::criu::yard`].
+    pub groups: Option<PathBuf>,
     /// The container's own, on the host: it gets an empty folder for each of them.
     pub folder: &'a Path,
     /// criu always changes the root by `pivot_root`, which an initramfs cannot; below a copy of itself it can.
@@ -47,15 +50,30 @@ impl Stage<'_> {
         self.folder.join("dev")
     }
 
+    /// Empty where there is none.
+    pub fn yard_at(&self) -> PathBuf {
+        match self.groups {
+            Some(_) => self.folder.join("yard"),
+            None => PathBuf::new(),
+        }
+    }
+
     fn places(&self) -> impl Iterator<Item = PathBuf> {
         let dev = self.dev.as_ref().map(|_| self.dev_at());
         std::iter::once(self.root_at()).chain(dev)
     }
 
+    /// The yard and what is in it.
+    fn yard(&self) -> impl DoubleEndedIterator<Item = PathBuf> {
+        let yard = self.groups.as_ref().map(|_| self.yard_at());
+        let inside = yard.as_ref().map(|yard| yard.join(UNIFIED));
+        yard.into_iter().chain(inside)
+    }
+
     /// Removes the folders on which nothing was ever mounted as the host sees it.
     pub fn strike(&self) -> Result<(), Error> {
-        self.places()
-            .try_for_each(|place| rustix::fs::rmdir(&place).map_err(failed("remove", &place)))
+        let mut places = self.places().chain(self.yard().rev());
+        places.try_for_each(|place| rustix::fs::rmdir(&place).map_err(failed("remove", &place)))
     }
 
     /// Sets the stage and starts criu on it. All in a thread: of a process's threads each may have mounts of its own,
@@ -76,7 +94,7 @@ impl Stage<'_> {
             let mode = Mode::from_raw_mode(0o711);
             rustix::fs::chmod(self.folder, mode).map_err(failed("open the folder", self.folder))?;
         }
-        for place in self.places() {
+        for place in self.places().chain(self.yard()) {
             let mode = Mode::from_raw_mode(0o755);
             rustix::fs::mkdir(&place, mode).map_err(failed("make the folder", &place))?;
         }
@@ -115,6 +133,12 @@ impl Stage<'_> {
             .zip(self.places())
         {
             attach(tree, CWD, &*place).map_err(failed("mount", &place))?;
+        }
+        if let (Some(groups), Some(place)) = (&self.groups, self.yard().next_back()) {
+            // A mount, not a link: processes that criu moves to their groups may be behind another root by then.
+            let tree = clone_tree(CWD, &**groups, false, &Change::default())
+                .map_err(failed("bind", groups))?;
+            attach(&tree, CWD, &*place).map_err(failed("mount", &place))?;
         }
         self.mount_points()
     }

@@ -2,7 +2,8 @@
 //! with a user namespace.
 //!
 //! Each value is a list of `INSIDE:OUTSIDE:COUNT`, with commas between. An overlay cannot map ids itself, so each of its
-//! lower layers is mapped; its upper folder has its owner already. No mount point is needed for that.
+//! lower layers is mapped; its upper folder has its owner already. No mount point is needed for that, or, before Linux 6.15, none
+//! that others see.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -53,10 +54,23 @@ fn parse(name: &str, text: &str) -> Result<Map, Error> {
     Map::new(name, &Some(ranges))
 }
 
-/// Puts mapped copies in the place of an overlay's lower layers. They are named by descriptors, which `held` keeps.
-pub(super) fn overlay(words: Words, ids: &Ids, held: &mut Vec<OwnedFd>) -> Result<Words, Error> {
+/// An overlay whose lower layers are mapped copies.
+pub(super) struct Overlay {
+    /// They are named by their descriptors.
+    pub words: Words,
+    /// Where the layers are, as they were given, and the copy of each.
+    pub layers: Vec<String>,
+    pub trees: Vec<OwnedFd>,
+}
+
+/// Puts mapped copies in the place of an overlay's lower layers.
+pub(super) fn overlay(words: Words, ids: &Ids) -> Result<Overlay, Error> {
     let mut users = Users::default();
-    let mut mapped = Vec::new();
+    let mut mapped = Overlay {
+        words: Vec::new(),
+        layers: Vec::new(),
+        trees: Vec::new(),
+    };
     for (key, value) in words {
         let lower = match (key.as_str(), &value) {
             ("lowerdir", Some(list)) => layers(list),
@@ -66,17 +80,19 @@ pub(super) fn overlay(words: Words, ids: &Ids, held: &mut Vec<OwnedFd>) -> Resul
                 return Err(invalid("rootfs", "has both datadir+ and uidmap"));
             }
             _ => {
-                mapped.push((key, value));
+                mapped.words.push((key, value));
                 continue;
             }
         };
         for layer in lower {
-            let layer = Path::new(&layer);
-            let tree = clone_tree(CWD, layer, false, &Change::default())
-                .map_err(failed("open the layer", layer))?;
-            map(&tree, ids, layer, &mut users)?;
-            mapped.push((APPEND.into(), Some(corten_sys::socket::path_of(&tree))));
-            held.push(tree);
+            let path = Path::new(&layer);
+            let tree = clone_tree(CWD, path, false, &Change::default())
+                .map_err(failed("open the layer", path))?;
+            map(&tree, ids, path, &mut users)?;
+            let name = corten_sys::socket::path_of(&tree);
+            mapped.words.push((APPEND.into(), Some(name)));
+            mapped.trees.push(tree);
+            mapped.layers.push(layer);
         }
     }
     Ok(mapped)

@@ -135,12 +135,11 @@ fn ok(output: &Output) {
     assert!(output.status.success(), "{}", text(&output.stderr));
 }
 
-/// The host's mounts, without the options of their file systems: criu mounts cgroup2 for itself, and in the host's
-/// cgroup namespace that sets the options of the one there is (it loses `nsdelegate`).
+/// The host's mounts, with the options of their file systems: were criu to mount cgroup2 for itself, the one there is would lose
+/// `nsdelegate`.
 fn host_mounts() -> Vec<String> {
     let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let mount = |line: &str| line.split(" - ").next().unwrap_or_default().to_owned();
-    text.lines().map(mount).collect()
+    text.lines().map(str::to_owned).collect()
 }
 
 #[test]
@@ -176,6 +175,8 @@ fn criu_memory_mounts_and_limits_come_back() {
     let now = host_mounts();
     let ours = |line: &&String| line.contains(rig.bundle.dir.path().to_str().unwrap());
     assert_eq!(now.iter().find(ours), mounts.iter().find(ours));
+    let groups = |line: &&String| line.contains(" /sys/fs/cgroup ");
+    assert_eq!(now.iter().find(groups), mounts.iter().find(groups));
     // It is a container like any other, and can be written down again.
     ok(&rig.checkpoint(&["--leave-running"]));
     assert_eq!(rig.bundle.status(), "running");

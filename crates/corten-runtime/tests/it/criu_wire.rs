@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::harness::{Bundle, ours, runtime, text};
 
 /// Names of messages and fields in criu's rpc.proto, by path of numbers.
-const NAMES: [(&str, &str); 46] = [
+const NAMES: [(&str, &str); 47] = [
     ("1", "type"),
     ("2.1", "images_dir_fd"),
     ("2.2", "pid"),
@@ -53,6 +53,7 @@ const NAMES: [(&str, &str); 46] = [
     ("2.50", "orphan_pts_master"),
     ("2.51", "config_file"),
     ("2.53", "lsm_profile"),
+    ("2.60", "cgroup_yard"),
     ("2.61", "pre_dump_mode"),
     ("2.63", "lsm_mount_context"),
     ("3", "notify_success"),
@@ -186,6 +187,7 @@ impl Rig {
             "work_dir_fd",
             "pid",
             "freeze_cgroup",
+            "cgroup_yard",
             "root",
         ];
         let listed = |name: &str| {
@@ -233,6 +235,11 @@ const DUMP: [(&str, &str); 8] = [
     ("orphan_pts_master", "1"),
 ];
 
+/// Whether criu is told where control groups are, so that it mounts none: where there is version 2 alone.
+fn yards() -> bool {
+    std::path::Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
 #[test]
 fn a_plain_dump() {
     if !ours() {
@@ -252,6 +259,7 @@ fn a_plain_dump() {
         "{freezer}"
     );
     assert!(std::path::Path::new(&freezer).is_dir());
+    assert_eq!(rig.all("cgroup_yard").len(), usize::from(yards()));
     // The null device of the host, three times one and the same.
     let names = fs::read_to_string(rig.images.join("descriptors.json")).unwrap();
     let names: Vec<String> = serde_json::from_str(&names).unwrap();
@@ -408,6 +416,7 @@ fn mounts_and_namespaces_from_outside_are_named() {
             .contains(&shared.to_str().unwrap().into())
     );
     assert!(rig.bundle.root().join("real/data").is_dir());
+    assert_eq!(rig.all("cgroup_yard").len(), usize::from(yards()));
     assert_eq!(rig.all("join_ns.ns"), ["uts"]);
     assert_eq!(rig.all("join_ns.ns_file"), ["/proc/self/ns/uts"]);
     assert!(rig.all("inherit_fd.key").contains(&"extRootNetNS".into()));

@@ -47,6 +47,7 @@ pub fn decode(any: Option<&Any>, namespace: &str) -> Result<Options, Status> {
         })?;
         return Ok(Options {
             state_root: path(&corten.state_root),
+            systemd_cgroup: corten.systemd_cgroup,
             corten,
             ..Options::default()
         });

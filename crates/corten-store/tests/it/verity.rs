@@ -8,30 +8,33 @@ use std::process::Command;
 use corten_store::snapshot::conformance::archive::Archive;
 use corten_store::snapshot::conformance::layer;
 use corten_store::{Error, LayerChoice, Options, Packing, Snapshotter as _, Store};
-use corten_testkit::need;
+use corten_testkit::{Disk, need};
 use rustix::mount::{MountFlags, UnmountFlags};
 use tempfile::TempDir;
 
 use crate::fixture::run;
 
 /// A file system with fs-verity, mounted; `None`, with the reason told, where that cannot be.
-struct Disk {
+struct Mounted {
     folder: TempDir,
+    _disk: Disk,
 }
 
-impl Disk {
+impl Mounted {
     fn new() -> Option<Self> {
-        let Ok(device) = std::env::var("CORTEN_TEST_DISK") else {
-            need::skip("CORTEN_TEST_DISK names no disk to write to");
-            return None;
-        };
+        let disk = Disk::take().unwrap()?;
+        let device = disk.device().to_owned();
         run(Command::new("mkfs.ext4")
             .args(["-q", "-F", "-b", "4096", "-O", "verity"])
             .arg(&device));
         let folder = tempfile::tempdir().unwrap();
         let flags = MountFlags::empty();
-        match rustix::mount::mount(device.as_str(), folder.path(), "ext4", flags, None) {
-            Ok(()) => Self { folder }.tried(),
+        match rustix::mount::mount(&*device, folder.path(), "ext4", flags, None) {
+            Ok(()) => Self {
+                folder,
+                _disk: disk,
+            }
+            .tried(),
             Err(e) => {
                 need::skip(format!("this kernel mounts no ext4 with verity: {e}"));
                 None
@@ -53,7 +56,7 @@ impl Disk {
     }
 }
 
-impl Drop for Disk {
+impl Drop for Mounted {
     fn drop(&mut self) {
         rustix::mount::unmount(self.folder.path(), UnmountFlags::DETACH).unwrap();
     }
@@ -61,7 +64,7 @@ impl Drop for Disk {
 
 #[test]
 fn verity_seals_what_is_flushed() {
-    let Some(disk) = Disk::new() else { return };
+    let Some(disk) = Mounted::new() else { return };
     let options = Options {
         layers: LayerChoice::Erofs(Packing::Tar),
         ..Options::default()

@@ -15,6 +15,8 @@
 //! | `serve_pods`, `serve_calls`, `serve_figures`, `serve_exec`, `serve_settings` | the runtime service, call by call (`pods`: kubelet's part) |
 //! | `serve_crash`, `serve_many` | kill -9 of each process, a reboot, 200 pods at once, a full disk, no registry |
 //! | `serve_races` | its calls beside each other, cut in their middle, and ends that nobody asked for |
+//! | `serve_unified` | the same on version 2 of control groups: limits, figures and ends against the files |
+//! | `systemd_pods` | the systemd driver and the daemon's units, where systemd is process 1 |
 //! | `serve_checkpoint` | containers of pods into archives, and out of them |
 //! | `install` | links, units and kubelet's settings, and the files of others |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
@@ -71,7 +73,9 @@ mod serve_many;
 mod serve_pods;
 mod serve_races;
 mod serve_settings;
+mod serve_unified;
 mod server;
+mod systemd_pods;
 mod transfer;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Kubelet's part: pods and containers by a client of the runtime service, on a network of the test's own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use corten_cri::proto::runtime_service_client::RuntimeServiceClient;
@@ -36,6 +36,12 @@ impl Node {
         Self::within(sandbox()?, settings, plugins)
     }
 
+    /// With its folders below this one.
+    pub fn below(parent: &Path, settings: &str) -> Result<Self> {
+        let sandbox = Sandbox::below(parent, super::sandbox()?.binary())?;
+        Self::within(sandbox, settings, &[])
+    }
+
     /// In a sandbox that the test has made ready.
     pub fn within(sandbox: Sandbox, settings: &str, plugins: &[serde_json::Value]) -> Result<Self> {
         let [family, table] = TABLE;
@@ -60,7 +66,7 @@ impl Node {
         let text = format!("{settings}\n[cni]\nconf-dir = {:?}\nbin-dirs = []\n", cni);
         fs::create_dir_all(sandbox.etc()).expect("a folder");
         fs::write(sandbox.etc().join("serve.toml"), text).expect("a file");
-        let image = sandbox.image(Image::Busybox)?;
+        let image = sandbox.loaded(Image::Busybox)?;
         let daemon = Daemon::start(&sandbox, &[]);
         Ok(Self {
             sandbox,

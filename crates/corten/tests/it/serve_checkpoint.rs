@@ -278,79 +278,84 @@ fn a_container_goes_on_in_another_pod() -> Result<()> {
         return Ok(());
     }
     let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let [one, two] = ["one", "two"].map(|name| client.pod(name));
+        goes_on(&node, &mut client, &one, &two).await;
+    });
+    node.finish();
+    Ok(())
+}
+
+/// A container of the first pod is written down, and goes on in the second, whose id and the container's are returned. `None`: criu
+/// does not work here, and has been seen to say so.
+pub async fn goes_on(
+    node: &Node,
+    client: &mut Client,
+    one: &PodSandboxConfig,
+    two: &PodSandboxConfig,
+) -> Option<(String, String)> {
     let folder = node.sandbox.files().join("checkpoints");
     fs::create_dir_all(&folder).expect("a folder");
     let place = folder.join("c.tar");
     let check = Command::new("criu").arg("check").output().expect("criu");
-    block(async {
-        let mut client = node.client().await;
-        let config = client.pod("one");
-        let pod = client.run(&config).await.expect("a pod");
-        let container = client.container("c", COUNT);
-        let id = client.go(&pod, &container).await;
-        assert_counts(&mut client, "one", "c").await;
-        let done = checkpoint(&mut client, &id, &place, 60).await;
-        // In any case it runs on, and criu's images are gone.
-        assert_counts(&mut client, "one", "c").await;
-        let own = own_folder(&node, &pod, &id);
-        assert_eq!(names(&own), ["config.json"]);
-        if !check.status.success() {
-            let error = done.expect_err("criu refuses this kernel");
-            assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
-            assert!(error.message().contains("criu"), "{error}");
-            assert_eq!(names(&folder), [""; 0]);
-            need::skip("criu does not work on this kernel: only its refusal was seen");
-            return;
-        }
-        done.expect("a checkpoint");
-        assert_eq!(names(&folder), ["c.tar"]);
-        let mode = place.metadata().expect("an archive").permissions().mode();
-        assert_eq!(mode & 0o7777, 0o600);
-        let listed = Command::new("tar")
-            .arg("tf")
-            .arg(&place)
-            .output()
-            .expect("tar");
-        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-        for member in [
-            "config.dump",
-            "spec.dump",
-            "status.dump",
-            "rootfs-diff.tar",
-            "checkpoint/inventory.img",
-            "container.log",
-        ] {
-            assert!(listed.lines().any(|l| l == member), "{member}: {listed}");
-        }
-        let last = client.log("one", "c").lines().count();
-        client.remove(&id).await.expect("a removal");
+    let pod = client.run(one).await.expect("a pod");
+    let container = client.container("c", COUNT);
+    let id = client.go(&pod, &container).await;
+    assert_counts(client, "one", "c").await;
+    let done = checkpoint(client, &id, &place, 60).await;
+    // In any case it runs on, and criu's images are gone.
+    assert_counts(client, "one", "c").await;
+    assert_eq!(names(&own_folder(node, &pod, &id)), ["config.json"]);
+    if !check.status.success() {
+        let error = done.expect_err("criu refuses this kernel");
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+        assert!(error.message().contains("criu"), "{error}");
+        assert_eq!(names(&folder), [""; 0]);
+        need::skip("criu does not work on this kernel: only its refusal was seen");
+        return None;
+    }
+    done.expect("a checkpoint");
+    assert_eq!(names(&folder), ["c.tar"]);
+    assert_whole(&place);
+    let last = client.log("one", "c").lines().count();
+    client.remove(&id).await.expect("a removal");
 
-        let config = client.pod("two");
-        let pod = client.run(&config).await.expect("a pod");
-        let mut container = client.container("c", "exit 3");
-        container.image = Some(spec(&place.display().to_string()));
-        let id = client.go(&pod, &container).await;
-        assert_counts(&mut client, "two", "c").await;
-        let first = client.log("two", "c");
-        let first: usize = first
-            .lines()
-            .next()
-            .and_then(|l| l.parse().ok())
-            .expect("a number");
-        assert!(first > 3 && first < last + 100, "{first} after {last}");
-        let exec = ExecSyncRequest {
-            container_id: id.clone(),
-            cmd: ["cat", "/root-file"].map(String::from).to_vec(),
-            timeout: 10,
-        };
-        let read = client
-            .runtime
-            .exec_sync(exec)
-            .await
-            .expect("a file")
-            .into_inner();
-        assert_eq!(read.stdout, b"mine\n");
-    });
-    node.finish();
-    Ok(())
+    let pod = client.run(two).await.expect("a pod");
+    let mut container = client.container("c", "exit 3");
+    container.image = Some(spec(&place.display().to_string()));
+    let id = client.go(&pod, &container).await;
+    assert_counts(client, "two", "c").await;
+    let first = client.log("two", "c");
+    let first = first.lines().next().and_then(|l| l.parse().ok());
+    let first: usize = first.expect("a number");
+    assert!(first > 3 && first < last + 100, "{first} after {last}");
+    assert_eq!(client.says(&id, "cat /root-file").await, "mine");
+    // It is where any other container of the new pod is.
+    let beside = client.container("beside", "sleep 1000");
+    let beside = client.go(&pod, &beside).await;
+    let look = "hostname; for n in ipc net uts; do readlink /proc/1/ns/$n; done";
+    let seen = client.says(&id, look).await;
+    assert_eq!(seen, client.says(&beside, look).await);
+    assert!(seen.starts_with("two\n"), "{seen}");
+    Some((pod, id))
+}
+
+/// An archive as others know it, for root alone.
+fn assert_whole(place: &Path) {
+    let mode = place.metadata().expect("an archive").permissions().mode();
+    assert_eq!(mode & 0o7777, 0o600);
+    let listed = Command::new("tar").arg("tf").arg(place).output();
+    let listed = listed.expect("tar");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    for member in [
+        "config.dump",
+        "spec.dump",
+        "status.dump",
+        "rootfs-diff.tar",
+        "checkpoint/inventory.img",
+        "container.log",
+    ] {
+        assert!(listed.lines().any(|l| l == member), "{member}: {listed}");
+    }
 }

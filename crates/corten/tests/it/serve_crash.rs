@@ -245,9 +245,7 @@ fn power_fails(node: &mut Node) {
         tool::call("umount", &["--lazy", point]).expect("umount");
     }
     fs::remove_dir_all(&run).expect("a removal");
-    for hierarchy in fs::read_dir("/sys/fs/cgroup").expect("a folder").flatten() {
-        let own = node.sandbox.cgroup();
-        let group = hierarchy.path().join(own.trim_start_matches('/'));
+    for group in node.sandbox.cgroups() {
         for container in fs::read_dir(&group).into_iter().flatten().flatten() {
             if container.path().is_dir() {
                 fs::remove_dir(container.path()).expect("an empty group");
