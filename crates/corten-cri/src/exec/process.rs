@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
-use corten_shim::attach::{self, Hello};
+use corten_shim::attach::{self, Hello, Size};
 use corten_shim::client::{Client, Exit, Waiting};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -25,8 +25,13 @@ pub struct Announced {
 }
 
 impl Announced {
-    /// Attaches and then starts it, so that nothing of its output is missed. What does not start is forgotten.
-    pub(super) async fn start(self, hello: Hello) -> Result<(Process, Frames), Error> {
+    /// Attaches and then starts it, so that nothing of its output is missed, and its terminal has its size from the first moment. What does not
+    /// start is forgotten.
+    pub(super) async fn start(
+        self,
+        hello: Hello,
+        size: Option<Size>,
+    ) -> Result<(Process, Frames), Error> {
         let work = move || {
             let Self {
                 mut shim,
@@ -36,7 +41,12 @@ impl Announced {
             } = self;
             let attached = attach::connect(&bundle, &hello);
             let attached = attached.map_err(|source| Error::Attach { bundle, source });
-            let started = attached.and_then(|attached| match shim.start(&exec_id) {
+            let sized = attached.and_then(|mut attached| {
+                let sent = size.map_or(Ok(()), |size| attached.resize(size));
+                sent.map_err(|source| Error::Streams { source })?;
+                Ok(attached)
+            });
+            let started = sized.and_then(|attached| match shim.start(&exec_id) {
                 Ok(_) => Ok(attached),
                 Err(source) => Err(Error::Start { source }),
             });
