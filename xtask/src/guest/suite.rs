@@ -12,7 +12,7 @@ use crate::failure::{Context, Result, failure};
 const PACKAGES: &[(&str, &str)] = &[
     (
         "corten",
-        "serve_pods:: serve_calls:: serve_figures:: serve_settings:: serve_exec:: serve_races:: serve_crash:: serve_checkpoint:: serve_unified:: systemd_",
+        "serve_pods:: serve_calls:: serve_figures:: serve_settings:: serve_exec:: serve_races:: serve_crash:: serve_checkpoint:: serve_unified:: serve_clock:: systemd_",
     ),
     ("corten-cgroup", ""),
     ("corten-net", "kinds::"),
