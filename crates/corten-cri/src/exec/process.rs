@@ -41,14 +41,11 @@ impl Announced {
             } = self;
             let attached = attach::connect(&bundle, &hello);
             let attached = attached.map_err(|source| Error::Attach { bundle, source });
-            let sized = attached.and_then(|mut attached| {
-                let sent = size.map_or(Ok(()), |size| attached.resize(size));
-                sent.map_err(|source| Error::Streams { source })?;
+            let started = attached.and_then(|attached| {
+                let sized = size.map_or(Ok(()), |s| shim.resize(&exec_id, s.rows, s.cols));
+                let started = sized.and_then(|()| shim.start(&exec_id));
+                started.map_err(|source| Error::Start { source })?;
                 Ok(attached)
-            });
-            let started = sized.and_then(|attached| match shim.start(&exec_id) {
-                Ok(_) => Ok(attached),
-                Err(source) => Err(Error::Start { source }),
             });
             match started {
                 Ok(attached) => Ok((shim, exec_id, attached)),
