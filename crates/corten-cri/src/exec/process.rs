@@ -1,17 +1,16 @@
 //! A process on a shim's list: started, waited for, killed, forgotten. The shim's client blocks, and so works on threads that may.
 
-use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
 use corten_shim::attach::{self, Hello, Size};
 use corten_shim::client::{Client, Exit, Waiting};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_blocking;
 
 use super::error::Error;
 use super::pump::Frames;
+use crate::readable::readable;
 
 /// A process that was announced to a shim, with streams over `attach.sock`, and was not started.
 #[derive(Debug)]
@@ -77,12 +76,6 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(|_| Error::Unfinished)
 }
 
-/// The constructor that took this one's place is unsafe, for descriptors that somebody else may close. An owned one is none.
-#[expect(deprecated)]
-fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(socket, Interest::READABLE)
-}
-
 /// A process that was started.
 pub(super) struct Process {
     /// Away only while a thread has it.
@@ -96,7 +89,7 @@ pub(super) struct Process {
 impl Process {
     fn new(shim: Client, exec_id: String) -> Result<Self, Error> {
         let copy = shim.as_fd().try_clone_to_owned();
-        let ready = copy.and_then(watch);
+        let ready = copy.and_then(readable);
         let ready = ready.map_err(|source| Error::Streams { source })?;
         Ok(Self {
             shim: Some(shim),
