@@ -12,7 +12,7 @@ use super::console::{self, Outcome};
 use super::initramfs::Archive;
 use super::job::{Binary, Job, Root};
 use super::kernel::{self, Kernel};
-use super::{folder, image, own_binary, workspace};
+use super::{folder, image, own_binary, suite, workspace};
 use crate::failure::{Context, Result};
 use crate::packages;
 
@@ -29,7 +29,10 @@ const DISK: u64 = 64 << 20;
 pub fn run(binaries: &[Binary], filters: &[String]) -> Result<Outcome> {
     packages::install(PACKAGES).context("an emulated guest cannot be had")?;
     let kernel = kernel::fetch()?;
-    boot("qemu", &kernel, binaries, filters, None)
+    match filters.is_empty() {
+        true => boot("qemu", &kernel, &suite::emulated(binaries), filters, None),
+        false => boot("qemu", &kernel, binaries, filters, None),
+    }
 }
 
 /// The tests of the systemd driver, where systemd runs the machine.
@@ -138,7 +141,7 @@ fn machine(kernel: &Kernel, archive: &Path, disk: &Path) -> Command {
         false => "quiet loglevel=1 systemd.show_status=0",
     };
     let line = format!(
-        "console=ttyS0 panic=-1 mitigations=off random.trust_cpu=on hugepages=8 \
+        "console=ttyS0 panic=-1 mitigations=off random.trust_cpu=on hugepages=8 psi=1 \
          systemd.unified_cgroup_hierarchy=1 {words} -- guest-init /job.json"
     );
     let mut command = Command::new("qemu-system-x86_64");

@@ -27,7 +27,7 @@ const XSTATE: &str = include_str!("xstate.c");
 const XSTATE_ROOM: u32 = 2696;
 const GUESTS: usize = 2;
 const FOR_ONE: Duration = Duration::from_secs(120);
-const FOR_ALL: Duration = Duration::from_secs(600);
+const FOR_ALL: Duration = Duration::from_secs(1200);
 /// The disk for tests of I/O limits.
 const DISK: u64 = 64 << 20;
 

@@ -106,7 +106,7 @@ impl Shared {
     /// Where it cannot be done the pod is as good; who kills our unit kills it too.
     pub(super) fn leave_service(&self, pod: &Pod) {
         if let Err(error) = self.engine.leave_service(pod) {
-            let error = crate::status::chain(&error);
+            let error = corten_spec::chain(&error);
             tracing::warn!(
                 error,
                 pod = pod.id.as_str(),

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use corten_runtime::rootfs::{Mount, assemble, stack};
-use corten_testkit::need;
+use corten_testkit::{IdMaps, need};
 
 fn folder(at: &Path, files: &[&str]) -> String {
     for file in files {
@@ -39,10 +39,11 @@ const MAPS: [&str; 2] = ["uidmap=0:100000:65536", "gidmap=0:200000:65536"];
 
 #[test]
 fn an_overlay_with_maps_shows_other_owners() {
-    if !need::kernel(6, 15) {
+    if !need::kernel(5, 19) {
         return;
     }
-    let dir = tempfile::tempdir().unwrap();
+    let disk = IdMaps::find().unwrap();
+    let dir = tempfile::tempdir_in(disk.folder()).unwrap();
     let lower = [
         folder(&dir.path().join("a"), &["one", "both"]),
         folder(&dir.path().join("b"), &["two", "both"]),

@@ -236,3 +236,60 @@ fn a_container_without_a_cgroup_namespace_is_shown_its_own_group() {
     let expected = format!("0::/corten-it/{}\n/sys/fs/cgroup/cgroup.procs\n", bundle.id);
     assert_eq!(stdout(&bundle), expected);
 }
+
+/// config-linux.md, "Cgroup ownership": a group that the container has to itself and may write to is its user's.
+#[test]
+fn a_group_is_given_to_who_may_write_to_it() {
+    use std::os::unix::fs::MetadataExt as _;
+    if !need::pure_v2() {
+        return;
+    }
+    for (access, own, owner) in [("rw", true, 231_072), ("ro", true, 0), ("rw", false, 0)] {
+        let mut bundle = Bundle::script("sleep 100");
+        let ids = json!([{"containerID": 0, "hostID": 231_072, "size": 65_536}]);
+        bundle
+            .set("/linux/uidMappings", ids.clone())
+            .set("/linux/gidMappings", ids);
+        bundle.namespaces(|all| {
+            all.push(json!({"type": "user"}));
+            if !own {
+                all.retain(|one| one["type"] != "cgroup");
+            }
+        });
+        let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+        mounts.retain(|m| m["destination"] != "/sys/fs/cgroup");
+        mounts.push(json!({
+            "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", access],
+        }));
+        bundle.give(231_072);
+        bundle.up();
+        let of = |file: &str| {
+            let path = format!("{}/{file}", folder(&bundle));
+            fs::metadata(&path).unwrap().uid()
+        };
+        let case = format!("{access} {own}");
+        for file in [
+            "",
+            "cgroup.procs",
+            "cgroup.threads",
+            "cgroup.subtree_control",
+        ] {
+            assert_eq!(of(file), owner, "{case} {file}");
+        }
+        // What is a limit stays the host's.
+        for file in ["cgroup.freeze", "cgroup.max.depth", "pids.max"] {
+            assert_eq!(of(file), 0, "{case} {file}");
+        }
+        let made = bundle.oci(["exec", &bundle.id, "mkdir", "/sys/fs/cgroup/below"]);
+        assert_eq!(
+            made.status.success(),
+            owner != 0,
+            "{case} {}",
+            text(&made.stderr)
+        );
+        let at = folder(&bundle);
+        bundle.ok(["delete", "--force", &bundle.id]);
+        assert!(!fs::exists(&at).unwrap());
+    }
+}

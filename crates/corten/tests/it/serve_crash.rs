@@ -226,7 +226,7 @@ fn a_supervisor_dies_at_any_moment() -> Result<()> {
 }
 
 /// Waits until a pod's end has been noticed.
-async fn unready(client: &mut Client, pod: &str) {
+pub async fn unready(client: &mut Client, pod: &str) {
     let since = Instant::now();
     while client.pod_status(pod).await.expect("a status").state() == PodSandboxState::SandboxReady {
         assert!(since.elapsed() < SOON, "the pod is ready for ever");

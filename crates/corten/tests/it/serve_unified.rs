@@ -105,6 +105,11 @@ fn unified(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
     owned.collect()
 }
 
+/// Not every guest can choose processors, which is nothing to leave the rest out for.
+fn cpusets() -> bool {
+    file(Path::new(ROOT), "cgroup.controllers").contains("cpuset")
+}
+
 #[test]
 fn limits_are_what_the_files_say() -> Result<()> {
     if !need::pure_v2() {
@@ -123,6 +128,7 @@ fn limits_are_what_the_files_say() -> Result<()> {
             cpu_shares: 1024,
             cpu_quota: 40_000,
             cpu_period: 100_000,
+            cpuset_cpus: if cpusets() { "0".into() } else { String::new() },
             memory_limit_in_bytes: 64 << 20,
             unified: unified(&[
                 ("memory.high", "50331648"),
@@ -147,6 +153,9 @@ fn limits_are_what_the_files_say() -> Result<()> {
             ("pids.max", "77"),
         ] {
             assert_eq!(file(&at, name), value, "{name}");
+        }
+        if cpusets() {
+            assert_eq!(file(&at, "cpuset.cpus"), "0");
         }
         // Nothing was said of swap, so there is none, where the kernel counts it.
         let swap = at.join("memory.swap.max").exists();

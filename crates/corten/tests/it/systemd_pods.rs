@@ -12,6 +12,7 @@ use super::SOON;
 use super::daemon::{block, signal};
 use super::pods::{Client, Node, options, security};
 use super::serve_checkpoint::goes_on;
+use super::serve_crash::unready;
 
 const ROOT: &str = "/sys/fs/cgroup";
 const DRIVER: &str = "cgroup-driver = \"systemd\"\n";
@@ -286,6 +287,32 @@ fn pods_with_a_first_process_and_users_of_their_own() -> Result<()> {
         let error = error.expect_err("no slice");
         assert!(error.message().contains("linux.cgroup_parent"), "{error}");
         client.remove_all().await;
+        assert_gone(&node, "kubepods.slice").await;
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
+fn a_supervisor_dies_and_no_scope_is_left() -> Result<()> {
+    if !here() {
+        return Ok(());
+    }
+    let node = Node::with(DRIVER, &[])?;
+    block(async {
+        let mut client = node.client().await;
+        let (path, folder) = slice("d");
+        let pod = client.run(&pod_in(&client, "web", &path, "d")).await;
+        let pod = pod.expect("a pod");
+        let id = client.go(&pod, &client.container("c", "sleep 1000")).await;
+        let scope = format!("corten-{id}.scope");
+        assert!(is_active(&scope));
+        let shim = supervisor(&node, &pod).to_string();
+        tool::call("kill", &["-KILL", &shim]).expect("kill");
+        client.ended(&id).await;
+        unready(&mut client, &pod).await;
+        client.remove_all().await;
+        assert!(!folder.join(&scope).exists());
         assert_gone(&node, "kubepods.slice").await;
     });
     node.finish();
