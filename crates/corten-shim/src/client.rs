@@ -20,7 +20,7 @@ use crate::Error;
 use crate::listen;
 use crate::proto::corten::{
     CheckRequest, ForwardRequest, HoldPodRequest, InheritRequest, InheritResponse,
-    ReopenLogRequest, SetRestartRequest, WatchRequest,
+    ReopenLogRequest, SetRestartRequest, SmallFile, WatchRequest,
 };
 pub use crate::proto::corten::{
     CheckResponse, CreateOptions, ForeignShim, Health, HoldPodResponse, LoopbackForward, Restart,
@@ -305,10 +305,19 @@ impl Client {
     }
 
     /// Makes the namespaces of a pod, whose id this client has, by the `config.json` of the shim's bundle.
-    pub fn hold_pod(&mut self, shm_size: u64) -> Result<HoldPodResponse, Error> {
+    pub fn hold_pod(
+        &mut self,
+        shm_size: u64,
+        files: &[(&str, String)],
+    ) -> Result<HoldPodResponse, Error> {
+        let files = files.iter().map(|(name, text)| SmallFile {
+            name: (*name).into(),
+            text: text.clone(),
+        });
         let message = HoldPodRequest {
             id: self.id.clone(),
             shm_size,
+            files: files.collect(),
         };
         let stream = self.send_to(OWN_SERVICE, "HoldPod", &message)?;
         let bytes = self.finish("HoldPod", stream)?;

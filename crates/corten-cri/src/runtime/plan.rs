@@ -91,7 +91,8 @@ pub fn container(
         draft.group().map_err(failed)?,
     );
     let now = pod.now().pod;
-    let folder = shared.engine.paths().pod(&now.id);
+    let etc = now.record.run.as_ref().and_then(|run| run.etc.clone());
+    let folder = etc.unwrap_or_else(|| shared.engine.paths().pod(&now.id));
     let hostname = super::sandbox::hostname(sandbox);
     let level = level(shared, now.id.as_str());
     let target = target(shared, &now, config)?;

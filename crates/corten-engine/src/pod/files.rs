@@ -1,10 +1,9 @@
-//! The files of /etc that a pod's containers share, and its folders.
+//! The files of /etc that a pod's containers share.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::error::Error;
-use crate::network::Files;
 
 /// A resolver's configuration, in resolv.conf(5)'s terms.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,26 +13,22 @@ pub struct Dns {
     pub options: Vec<String>,
 }
 
-/// Where a pod's files of /etc are, in its folder.
-pub(super) fn of(folder: &Path) -> Files {
-    Files::of(folder)
-}
-
-/// Writes them: the name, the host's own hosts file, and the resolver's configuration: the host's, where the pod says nothing.
-pub(super) fn write(folder: &Path, hostname: &str, dns: Option<&Dns>) -> Result<(), Error> {
-    let files = of(folder);
+/// The name, the host's own hosts file, and the resolver's configuration: the host's, where the pod says nothing.
+///
+/// Containers may write to them, as under docker and containerd; the pod's supervisor keeps them where that fills nothing of the host's.
+pub(super) fn texts(
+    hostname: &str,
+    dns: Option<&Dns>,
+) -> Result<[(&'static str, String); 3], Error> {
     let resolver = match dns {
         Some(dns) => text(dns),
         None => of_host("/etc/resolv.conf")?,
     };
-    for (path, text) in [
-        (&files.hostname, format!("{hostname}\n")),
-        (&files.hosts, of_host("/etc/hosts")?),
-        (&files.resolv_conf, resolver),
-    ] {
-        fs::write(path, text).map_err(Error::io("write", path))?;
-    }
-    Ok(())
+    Ok([
+        ("hostname", format!("{hostname}\n")),
+        ("hosts", of_host("/etc/hosts")?),
+        ("resolv.conf", resolver),
+    ])
 }
 
 /// A host without one has pods with an empty one.

@@ -55,6 +55,9 @@ pub struct Run {
     pub namespaces: BTreeMap<String, PathBuf>,
     /// What its containers find at `/dev/shm`.
     pub shm: Option<PathBuf>,
+    /// The folder of what its containers find in `/etc`. `None`: in its own folder, where an earlier version has put them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etc: Option<PathBuf>,
     pub addresses: Vec<IpAddr>,
     /// The answer of its network's plugins.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -119,7 +119,6 @@ impl Engine {
                 .create(path)
                 .map_err(Error::io("make folder", path))?;
         }
-        files::write(&folder, &ask.hostname, ask.dns.as_ref())?;
         let config = bundle.join("config.json");
         fs::write(&config, ask.holder.to_string()).map_err(Error::io("write", &config))?;
         let log = fs::File::create(folder.join("shim.log"));
@@ -133,13 +132,17 @@ impl Engine {
             inherit: Vec::new(),
             log: Some(log.into()),
         })?;
-        let held = shim.hold_pod(ask.shm_size)?;
+        let files = files::texts(&ask.hostname, ask.dns.as_ref())?;
+        let held = shim.hold_pod(ask.shm_size, &files)?;
         let namespaces = held.namespaces.into_iter();
         let mut run = Run {
             shim: shim.child().unwrap_or_default(),
             pid: held.pid,
             namespaces: namespaces.map(|(kind, path)| (kind, path.into())).collect(),
             shm: Some(held.shm).filter(|s| !s.is_empty()).map(PathBuf::from),
+            etc: Some(held.files)
+                .filter(|f| !f.is_empty())
+                .map(PathBuf::from),
             ..Run::default()
         };
         if let (Some(ask), Some(netns)) = (&ask.network, run.namespaces.get("network")) {

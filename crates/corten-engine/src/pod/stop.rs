@@ -79,8 +79,10 @@ impl Engine {
             _ => {}
         }
         let bundle = self.paths.pod_bundle(&pod.id);
-        // Of a supervisor that was killed, on kernels where the pod's shared memory has a place.
-        let _absent = rustix::mount::unmount(bundle.join("shm"), UnmountFlags::DETACH);
+        // Of a supervisor that was killed, on kernels where the pod's memory has a place.
+        for memory in ["shm", "etc"] {
+            let _absent = rustix::mount::unmount(bundle.join(memory), UnmountFlags::DETACH);
+        }
         remove_tree(&bundle)
     }
 

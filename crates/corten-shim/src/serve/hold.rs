@@ -16,15 +16,13 @@ use std::time::SystemTime;
 
 use corten_spec::oci::runtime::{LinuxNamespaceType, Spec};
 use corten_spec::{ContainerId, Kind};
-use corten_sys::mount::{self, Attributes, Change, Propagation};
 use corten_sys::namespace::{Namespaces, enter, loopback_up, set_hostname, unshare};
 use prost::Message;
-use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
 
 use super::Shim;
 use super::sandbox::{Sandbox, State, remove};
 use super::service::Answer;
+use super::store::Store;
 use crate::pod;
 use crate::proto::corten::{HoldPodRequest, HoldPodResponse};
 use crate::ttrpc::status::Status;
@@ -35,37 +33,13 @@ pub struct Pins {
     /// Of the process that holds it; 0: there is none.
     pid: u32,
     namespaces: Vec<(&'static str, OwnedFd)>,
-    shm: Option<Shm>,
+    /// Memory that the pod's containers share.
+    shm: Option<Store>,
+    /// What they share of `/etc`.
+    files: Option<Store>,
 }
 
-/// Memory that the pod's containers share.
-#[derive(Debug)]
-enum Shm {
-    /// Attached nowhere.
-    Loose(OwnedFd),
-    /// Before Linux 6.15, which cannot bind what is attached nowhere: in the bundle.
-    Attached(PathBuf),
-}
-
-impl Shm {
-    fn path(&self) -> String {
-        match self {
-            Self::Loose(fd) => path(fd),
-            Self::Attached(at) => at.display().to_string(),
-        }
-    }
-}
-
-impl Drop for Shm {
-    fn drop(&mut self) {
-        if let Self::Attached(at) = self {
-            // Containers keep what they have bound. If it fails, whoever clears the bundle comes by it.
-            let _gone = rustix::mount::unmount(&*at, UnmountFlags::DETACH);
-        }
-    }
-}
-
-fn path(fd: &OwnedFd) -> String {
+pub(super) fn path(fd: &OwnedFd) -> String {
     format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd())
 }
 
@@ -105,10 +79,14 @@ impl Shim {
         })?;
         let shm = match request.shm_size {
             0 => None,
-            size => Some(shared_memory(size, pod::root_of(&spec), &bundle)?),
+            size => Some(Store::shared_memory(size, pod::root_of(&spec), &bundle)?),
+        };
+        let files = match request.files.is_empty() {
+            true => None,
+            false => Some(Store::of_files(&request.files, &bundle)?),
         };
         self.sandbox = Some(Sandbox::new(id, bundle, spec));
-        match self.hold(shm) {
+        match self.hold(shm, files) {
             Ok(answer) => Ok(answer.encode_to_vec()),
             Err(status) => {
                 // Whatever was made of it went with the failure.
@@ -118,7 +96,11 @@ impl Shim {
         }
     }
 
-    fn hold(&mut self, shm: Option<Shm>) -> Result<HoldPodResponse, Status> {
+    fn hold(
+        &mut self,
+        shm: Option<Store>,
+        files: Option<Store>,
+    ) -> Result<HoldPodResponse, Status> {
         let Some(sandbox) = &mut self.sandbox else {
             return Err(Status::of(Kind::NotFound, "no sandbox"));
         };
@@ -138,7 +120,7 @@ impl Shim {
                 }
             }
         };
-        let pins = Pins { shm, ..pins };
+        let pins = Pins { shm, files, ..pins };
         let answer = pins.answer();
         if let Some(sandbox) = &mut self.sandbox {
             sandbox.pins = pins;
@@ -177,7 +159,7 @@ impl Shim {
         let pins = Pins {
             pid: if stays { holder.pid } else { 0 },
             namespaces: opened(&sandbox.spec, &format!("/proc/{}/ns", holder.pid))?,
-            shm: None,
+            ..Pins::default()
         };
         if !settings.is_empty() {
             apart(|| {
@@ -202,7 +184,7 @@ impl Shim {
 
 impl Pins {
     fn any(&self) -> bool {
-        self.pid != 0 || self.shm.is_some() || !self.namespaces.is_empty()
+        self.pid != 0 || self.shm.is_some() || self.files.is_some() || !self.namespaces.is_empty()
     }
 
     fn answer(&self) -> HoldPodResponse {
@@ -212,7 +194,8 @@ impl Pins {
             namespaces: namespaces
                 .map(|(kind, fd)| (kind.to_string(), path(fd)))
                 .collect(),
-            shm: self.shm.as_ref().map(Shm::path).unwrap_or_default(),
+            shm: self.shm.as_ref().map(Store::path).unwrap_or_default(),
+            files: self.files.as_ref().map(Store::path).unwrap_or_default(),
         }
     }
 }
@@ -287,40 +270,7 @@ fn failed(step: &str, error: std::io::Error) -> Status {
     Status::of(Kind::Internal, format!("cannot {step} of the pod: {error}"))
 }
 
-/// The name of [`Shm::Attached`] in the bundle.
-const SHM: &str = "shm";
-
-/// With the last container that has bound it, and us, it ends.
-fn shared_memory(size: u64, owner: (u32, u32), bundle: &Path) -> Result<Shm, Status> {
-    let (size, uid, gid) = (size.to_string(), owner.0.to_string(), owner.1.to_string());
-    let options = [
-        ("mode", Some("1777")),
-        ("size", Some(size.as_str())),
-        ("uid", Some(uid.as_str())),
-        ("gid", Some(gid.as_str())),
-    ];
-    let attributes = Attributes::NO_SUID | Attributes::NO_DEV | Attributes::NO_EXEC;
-    let failed = |errno: Errno| {
-        let text = format!("cannot make the shared memory of the pod: {errno}");
-        Status::of(Kind::Internal, text)
-    };
-    let made = mount::new_filesystem("tmpfs", Some("shm"), &options, attributes);
-    let made = made.map_err(|e| failed(e.errno))?;
-    if mount::clone_tree(&made, c"", false, &Change::default()).is_ok() {
-        return Ok(Shm::Loose(made));
-    }
-    let at = bundle.join(SHM);
-    std::fs::create_dir_all(&at).map_err(|e| internal("make folder", &at, &e))?;
-    let change = Change {
-        propagation: Some(Propagation::Private),
-        ..Change::default()
-    };
-    mount::change(&made, &change).map_err(failed)?;
-    mount::attach(&made, rustix::fs::CWD, at.as_path()).map_err(failed)?;
-    Ok(Shm::Attached(at))
-}
-
-fn internal(step: &str, path: &Path, error: &std::io::Error) -> Status {
+pub(super) fn internal(step: &str, path: &Path, error: &std::io::Error) -> Status {
     Status::of(
         Kind::Internal,
         format!("cannot {step} {}: {error}", path.display()),

@@ -35,6 +35,7 @@ mod restart;
 mod sandbox;
 mod service;
 mod settle;
+mod store;
 mod task;
 mod tree;
 mod watch;

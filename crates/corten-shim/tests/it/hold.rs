@@ -22,6 +22,13 @@ fn pod(kinds: &[&str], more: Value) -> Rig {
     })
 }
 
+fn files() -> [(&'static str, String); 2] {
+    [
+        ("hostname", "held\n".into()),
+        ("hosts", "127.0.0.1 localhost\n".into()),
+    ]
+}
+
 /// Runs a script in a container that joins the pod, until it has ended: its status and its log.
 fn run(rig: &Rig, held: &HoldPodResponse, name: &str, script: &str, more: Value) -> (u32, String) {
     let bundle = rig.path(name);
@@ -39,6 +46,12 @@ fn run(rig: &Rig, held: &HoldPodResponse, name: &str, script: &str, more: Value)
         let bind = json!(["rbind", "nosuid", "nodev", "noexec"]);
         mounts.push(
             json!({"destination": "/dev/shm", "type": "bind", "source": held.shm, "options": bind}),
+        );
+    }
+    if !held.files.is_empty() {
+        let hosts = format!("{}/hosts", held.files);
+        mounts.push(
+            json!({"destination": "/etc/hosts", "type": "bind", "source": hosts, "options": ["rbind", "rprivate", "rw"]}),
         );
     }
     for (key, value) in more.as_object().unwrap() {
@@ -74,7 +87,7 @@ fn a_pod_without_a_process() {
         &["network", "ipc", "uts"],
         json!({"sysctl": {"net.ipv4.ip_unprivileged_port_start": "7", "kernel.shm_rmid_forced": "1"}}),
     );
-    let held = rig.client().hold_pod(1 << 20).unwrap();
+    let held = rig.client().hold_pod(1 << 20, &files()).unwrap();
     assert_eq!(held.pid, 0);
     let kinds: Vec<&str> = held.namespaces.keys().map(String::as_str).collect();
     assert_eq!(kinds, ["ipc", "network", "uts"]);
@@ -93,10 +106,43 @@ fn a_pod_without_a_process() {
     );
     assert!(log.contains("size=1024k"), "{log}");
     // Asked again: the same.
-    assert_eq!(rig.client().hold_pod(1 << 20).unwrap(), held);
+    assert_eq!(rig.client().hold_pod(1 << 20, &files()).unwrap(), held);
     let client = rig.client.take().unwrap();
     client.end_pod().unwrap();
     assert!(fs::read_link(&held.namespaces["network"]).is_err());
+}
+
+/// A container fills what it may write to of `/etc`: its pod has no more of it, and the host's disk has lost nothing.
+#[test]
+fn files_of_etc_are_shared_and_bounded() {
+    let mut rig = pod(&["network", "ipc", "uts"], json!({}));
+    let held = rig.client().hold_pod(0, &files()).unwrap();
+    let script = "cat /etc/hosts; echo 10.0.0.1 more >> /etc/hosts; stat -c %a /etc/hosts";
+    let (status, log) = run(&rig, &held, "a", script, json!({}));
+    assert_eq!((status, log.as_str()), (0, "127.0.0.1 localhost\n644"));
+    let script = "tail -n 1 /etc/hosts; dd if=/dev/zero of=/etc/hosts bs=64k count=64 2>/dev/null; \
+                  echo $?; stat -c %s /etc/hosts; echo 127.0.0.1 again > /etc/hosts";
+    let (status, log) = run(&rig, &held, "b", script, json!({}));
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(
+        (status, lines[0], lines[1]),
+        (0, "10.0.0.1 more", "1"),
+        "{log}"
+    );
+    let size: u64 = lines[2].parse().unwrap();
+    assert!(size <= 2 << 20, "{log}");
+    let (_, log) = run(&rig, &held, "c", "cat /etc/hosts", json!({}));
+    assert_eq!(log, "127.0.0.1 again");
+}
+
+#[test]
+fn a_file_of_a_pod_has_a_name_of_one_part() {
+    for name in ["../x", "a/b", "", "..", "/x"] {
+        let mut rig = pod(&["ipc"], json!({}));
+        let error = rig.client().hold_pod(0, &[(name, String::new())]);
+        assert_eq!(error.unwrap_err().kind(), Kind::Invalid, "{name}");
+        assert!(rig.client().hold_pod(0, &files()).is_ok());
+    }
 }
 
 #[test]
@@ -106,7 +152,7 @@ fn a_pod_with_users_of_its_own() {
         &["network", "ipc", "uts", "user"],
         json!({"uidMappings": ids, "gidMappings": ids, "sysctl": {"net.ipv4.ip_unprivileged_port_start": "9"}}),
     );
-    let held = rig.client().hold_pod(1 << 20).unwrap();
+    let held = rig.client().hold_pod(1 << 20, &[]).unwrap();
     assert_eq!(held.pid, 0);
     let script = "cat /proc/self/uid_map /proc/sys/net/ipv4/ip_unprivileged_port_start; hostname; echo x > /dev/shm/f && stat -c %u /dev/shm/f";
     let maps = json!({"uidMappings": ids, "gidMappings": ids});
@@ -131,7 +177,7 @@ fn a_pod_with_users_of_its_own() {
 #[test]
 fn a_pod_that_shares_process_ids() {
     let mut rig = pod(&["network", "ipc", "uts", "pid"], json!({}));
-    let held = rig.client().hold_pod(0).unwrap();
+    let held = rig.client().hold_pod(0, &[]).unwrap();
     assert_ne!(held.pid, 0);
     assert_eq!(held.shm, "");
     assert!(held.namespaces.contains_key("pid"));
@@ -154,13 +200,13 @@ fn what_is_the_hosts_is_refused() {
         ),
     ] {
         let mut rig = pod(&["network", "ipc", "uts"], more);
-        let error = rig.client().hold_pod(0).unwrap_err();
+        let error = rig.client().hold_pod(0, &[]).unwrap_err();
         assert_eq!(error.kind(), Kind::Invalid, "{error}");
         assert!(error.to_string().contains(word), "{error}");
         // It may be asked for something better.
         let config = json!({"linux": {"namespaces": [{"type": "ipc"}]}});
         fs::write(rig.path("config.json"), config.to_string()).unwrap();
-        let held = rig.client().hold_pod(0).unwrap();
+        let held = rig.client().hold_pod(0, &[]).unwrap();
         assert_eq!(held.namespaces.len(), 1);
         rig.client.take().unwrap().end_pod().unwrap();
     }
