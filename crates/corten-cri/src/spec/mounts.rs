@@ -188,7 +188,8 @@ impl Plan {
             self.relabel.push(source.clone());
         }
         let mut bind = bind(&mount.container_path, &source, &["rbind", word, access]);
-        if !mount.uid_mappings.is_empty() {
+        // An image's files are the pod's users' already: it is mounted for them.
+        if !mount.uid_mappings.is_empty() && mount.image.is_none() {
             bind["uidMappings"] = namespaces::mappings(&mount.uid_mappings);
             bind["gidMappings"] = namespaces::mappings(&mount.gid_mappings);
         }

@@ -24,6 +24,7 @@ mod tag;
 pub(crate) mod tar;
 pub(crate) mod tree;
 mod usage;
+mod volume;
 mod whole;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,6 @@ pub use error::Error as ImageError;
 pub use filter::Filters;
 pub use inspect::HistoryStep;
 pub use listing::Listed;
-pub(crate) use mount::volume_of;
 pub use pull::{Progress, PullOptions, PullPolicy};
 pub use remove::Removed;
 pub use usage::{Gauge, Occupied};

@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use corten_spec::{ContainerId, Digest, Kind, Reference};
+use corten_spec::{Kind, Reference};
 use corten_store::{ImageRecord, LayerId, MountedImage, Snapshotter as _};
 use corten_sys::mount::{self, Attributes, Change, Propagation};
 use rustix::fs::CWD;
@@ -18,28 +18,38 @@ use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 
 use super::export::read_only;
+use super::volume::is_volume;
+use crate::Engine;
 use crate::error::Error;
-use crate::pod::PodContainer;
-use crate::{Engine, Paths};
+use crate::pod::Maps;
 
 impl Engine {
     /// Mounts an image where nobody writes to it, and returns the folder. One that is mounted stays where it is.
     pub fn mount_image(&self, image: &ImageRecord) -> Result<PathBuf, Error> {
         let layers: Vec<LayerId> = image.layers.iter().map(|l| l.layer.clone()).collect();
-        self.mount_row(self.mounted_row(image), &layers)
+        self.mount_row(self.mounted_row(image), &layers, None)
     }
 
-    fn mount_row(&self, row: MountedImage, layers: &[LayerId]) -> Result<PathBuf, Error> {
+    /// `maps`: who its files belong to instead.
+    pub(super) fn mount_row(
+        &self,
+        row: MountedImage,
+        layers: &[LayerId],
+        maps: Option<&Maps>,
+    ) -> Result<PathBuf, Error> {
         let _lock = self.lock_images()?;
         self.store.add_mounted(&row)?;
         if is_mounted(&row)? {
             return Ok(row.path);
         }
         let snapshotter = self.store.snapshotter();
-        let recipe = match snapshotter.mounts(&row.key) {
+        let mut recipe = match snapshotter.mounts(&row.key) {
             Err(e) if e.kind() == Kind::NotFound => snapshotter.prepare(&row.key, layers)?,
             other => other?,
         };
+        if let Some(maps) = maps {
+            recipe.options.extend(maps.words());
+        }
         let view = read_only(&recipe)?;
         let quiet = Attributes::READ_ONLY | Attributes::NO_SUID | Attributes::NO_DEV;
         let change = Change {
@@ -57,61 +67,6 @@ impl Engine {
         Ok(row.path)
     }
 
-    /// Mounts an image for containers of pods, apart from the mounts that people ask for.
-    pub(crate) fn mount_volume(&self, image: &ImageRecord) -> Result<PathBuf, Error> {
-        let layers: Vec<LayerId> = image.layers.iter().map(|l| l.layer.clone()).collect();
-        self.mount_row(volume_row(&self.paths, image), &layers)
-    }
-
-    /// Brings back the volumes that a reboot has taken.
-    pub(crate) fn ensure_volumes(&self, container: &PodContainer) -> Result<(), Error> {
-        for manifest in &container.record.volumes {
-            let key = volume_key(manifest);
-            let rows = self.store.mounted()?;
-            let row = rows.into_iter().find(|m| m.key == key);
-            let row = row.ok_or_else(|| Error::ImageMissing {
-                name: manifest.to_string(),
-            })?;
-            // Its snapshot is there, and says of which layers it is.
-            self.mount_row(row, &[])?;
-        }
-        Ok(())
-    }
-
-    /// Lets go of the images that a removed container had mounted, unless another has them.
-    pub(crate) fn release_volumes(&self, container: &PodContainer) -> Result<(), Error> {
-        if container.record.volumes.is_empty() {
-            return Ok(());
-        }
-        for manifest in &container.record.volumes {
-            self.release_volume(manifest, Some(&container.id))?;
-        }
-        Ok(())
-    }
-
-    /// Unless a container other than this one has it.
-    pub(crate) fn release_volume(
-        &self,
-        manifest: &Digest,
-        but: Option<&ContainerId>,
-    ) -> Result<(), Error> {
-        // Whoever is to have it is on record before it asks for the lock.
-        let lock = self.lock_images()?;
-        let found = self.pods()?;
-        let containers = found.containers;
-        // What a row that cannot be read has is not known.
-        if !found.unread.is_empty() {
-            return Ok(());
-        }
-        let has = |c: &PodContainer| Some(&c.id) != but && c.record.volumes.contains(manifest);
-        let key = volume_key(manifest);
-        let rows = self.store.mounted()?;
-        match rows.into_iter().find(|m| m.key == key) {
-            Some(row) if !containers.iter().any(has) => self.forget_locked(&row, &lock),
-            _ => Ok(()),
-        }
-    }
-
     /// Takes the folder of an image away, found by any of its names, or by the one that it was mounted under: the image itself may be
     /// gone. Whoever has a file of it open keeps that. `None`: it is not mounted.
     pub fn unmount_image(&self, name: &str) -> Result<Option<MountedImage>, Error> {
@@ -126,7 +81,7 @@ impl Engine {
         let named = |m: &MountedImage| match &key {
             Some(key) => m.key == *key,
             // Those of pods are not people's to take away.
-            None => m.reference == whole && volume_of(m).is_none(),
+            None => m.reference == whole && !is_volume(m),
         };
         let Some(row) = rows.into_iter().find(named) else {
             return Ok(None);
@@ -170,7 +125,7 @@ impl Engine {
         self.forget_locked(row, &lock)
     }
 
-    fn forget_locked(&self, row: &MountedImage, _lock: &fs::File) -> Result<(), Error> {
+    pub(super) fn forget_locked(&self, row: &MountedImage, _lock: &fs::File) -> Result<(), Error> {
         let flags = UnmountFlags::DETACH | UnmountFlags::NOFOLLOW;
         if is_mounted(row)? {
             match rustix::mount::unmount(&row.path, flags) {
@@ -192,7 +147,7 @@ impl Engine {
     }
 
     /// One process at a time mounts or unmounts images: two would attach one of them twice. The lock is the folder's, and ends with the process.
-    fn lock_images(&self) -> Result<fs::File, Error> {
+    pub(super) fn lock_images(&self) -> Result<fs::File, Error> {
         let folder = self.paths.run().join("images");
         fs::create_dir_all(&folder).map_err(Error::io("make folder", &folder))?;
         let file = fs::File::open(&folder).map_err(Error::io("open folder", &folder))?;
@@ -208,28 +163,6 @@ impl Engine {
             reference: image.reference.clone(),
             key,
         }
-    }
-}
-
-const VOLUME: &str = "volume-";
-
-fn volume_key(manifest: &Digest) -> String {
-    format!("{VOLUME}{}", manifest.hex())
-}
-
-/// The manifest of an image that is mounted for pods.
-pub(crate) fn volume_of(row: &MountedImage) -> Option<Digest> {
-    let hex = row.key.strip_prefix(VOLUME)?;
-    let algorithm = if hex.len() == 128 { "sha512" } else { "sha256" };
-    format!("{algorithm}:{hex}").parse().ok()
-}
-
-fn volume_row(paths: &Paths, image: &ImageRecord) -> MountedImage {
-    let key = volume_key(&image.manifest);
-    MountedImage {
-        path: paths.run().join("images").join(&key),
-        reference: image.reference.clone(),
-        key,
     }
 }
 

@@ -208,7 +208,7 @@ impl Draft<'_> {
             volumes.push(image.manifest.clone());
             self.engine.save_pod_container(&self.container)?;
         }
-        let folder = self.engine.mount_volume(image)?;
+        let folder = self.engine.mount_volume(self.pod, image)?;
         inside(&folder, sub_path)
     }
 

@@ -34,7 +34,7 @@ pub use checkpoint::{Archived, CheckpointAsk, CheckpointError, GivenUp};
 pub use cni::{Cni, NetworkAsk};
 pub use draft::{ContainerAsk, Draft, Settings};
 pub use files::Dns;
-pub use record::{ContainerRecord, Record, Run, Started};
+pub use record::{ContainerRecord, Maps, Record, Run, Started};
 pub use recover::Recovered;
 pub use run::PodAsk;
 

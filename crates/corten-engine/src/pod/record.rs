@@ -44,6 +44,16 @@ pub struct Maps {
     pub root: (u32, u32),
 }
 
+impl Maps {
+    /// For a root, or an image, whose files are to be these users'.
+    pub(crate) fn words(&self) -> [String; 2] {
+        [
+            format!("uidmap={}", self.uid),
+            format!("gidmap={}", self.gid),
+        ]
+    }
+}
+
 /// What a pod got when it was run.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Run {

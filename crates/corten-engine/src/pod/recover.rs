@@ -153,16 +153,6 @@ impl Engine {
         }
     }
 
-    /// Images that a container had mounted which was removed by half.
-    fn sweep_volumes(&self) -> Result<(), Error> {
-        for row in self.store.mounted()? {
-            if let Some(manifest) = crate::image::volume_of(&row) {
-                self.release_volume(&manifest, None)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Whether a pod's supervisor answers for it.
     pub fn pod_lives(&self, pod: &Pod) -> bool {
         let shim = self.pod_supervisor(&pod.id, &pod.id).ok().flatten();

@@ -133,7 +133,7 @@ impl Engine {
     ) -> Result<CreateRequest, Error> {
         let foreign = self.foreign_runtime(pod.record.runtime.as_deref())?;
         let mount = self.ensure_pod_snapshot(pod, container)?;
-        self.ensure_volumes(container)?;
+        self.ensure_volumes(pod, container)?;
         let bundle = self.paths.pod_container_bundle(&pod.id, &container.id);
         DirBuilder::new()
             .recursive(true)
@@ -150,8 +150,7 @@ impl Engine {
         let systemd_cgroup = in_scope(&spec);
         let mut root = runtime_mount(&mount);
         if let Some(maps) = &pod.record.maps {
-            root.options.push(format!("uidmap={}", maps.uid));
-            root.options.push(format!("gidmap={}", maps.gid));
+            root.options.extend(maps.words());
         }
         let settings = &container.record.settings;
         let mut stdio = Stdio::attach(settings.tty);

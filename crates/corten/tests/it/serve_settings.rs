@@ -226,9 +226,19 @@ fn a_pod_has_users_of_its_own() -> Result<()> {
             container_path: "/data".into(),
             host_path: data.display().to_string(),
             uid_mappings: mapping.clone(),
-            gid_mappings: mapping,
+            gid_mappings: mapping.clone(),
             ..Default::default()
         }];
+        // As kubelet has it: with the pod's ids, as any volume.
+        config.mounts.push(Mount {
+            container_path: "/image".into(),
+            image: Some(spec(&client.image)),
+            image_sub_path: "bin".into(),
+            readonly: true,
+            uid_mappings: mapping.clone(),
+            gid_mappings: mapping,
+            ..Default::default()
+        });
         let id = client.go(&pod, &config).await;
         let map = client.says(&id, "cat /proc/self/uid_map").await;
         assert_eq!(
@@ -236,13 +246,29 @@ fn a_pod_has_users_of_its_own() -> Result<()> {
             ["0", "1000000", "65536"]
         );
         // Root's inside are the image's files, new ones, and those of a volume.
-        let script =
-            "touch /new /data/new; stat -c %u:%g /bin/sh /new /data/old /data/new /etc/hosts";
+        let script = "touch /new /data/new; stat -c %u:%g /bin/sh /new /data/old /data/new /etc/hosts /image /image/sh";
         let owners = client.says(&id, script).await;
         assert!(owners.lines().all(|l| l == "0:0"), "{owners}");
         let pid = client.info(&id).await["pid"].as_u64().expect("a number");
         let outside = fs::metadata(format!("/proc/{pid}")).expect("a process");
         assert_eq!(outside.uid(), 1_000_000);
+        // The image's mount is the pod's alone, and goes with the last container that has it.
+        let images = node.sandbox.run_folder().join("images");
+        let shown = || fs::read_dir(&images).expect("a folder").count();
+        assert_eq!(shown(), 1);
+        let other = client.run(&client.pod("q")).await.expect("a pod");
+        let mut plain = client.container("d", "sleep 1000");
+        plain.mounts.push(Mount {
+            container_path: "/image".into(),
+            image: Some(spec(&client.image)),
+            readonly: true,
+            ..Default::default()
+        });
+        let plain = client.go(&other, &plain).await;
+        assert_eq!(client.says(&plain, "stat -c %u /image/bin/sh").await, "0");
+        assert_eq!(shown(), 2);
+        client.remove_all().await;
+        assert_eq!(shown(), 0);
     });
     let new = fs::metadata(data.join("new")).expect("a file");
     assert_eq!((new.uid(), new.gid()), (0, 0));
