@@ -13,6 +13,7 @@ pub mod exec;
 pub mod fuzz;
 pub mod image;
 pub mod proto;
+mod readable;
 pub mod runtime;
 pub mod server;
 pub mod spec;

@@ -28,6 +28,8 @@ use crate::error::Error;
 /// Our own.
 pub const OWN: &str = "corten";
 const OWN_TYPE: &str = "io.containerd.corten.v2";
+/// Of every version.
+const RUNC_TYPES: &str = "io.containerd.runc.";
 const RUNC_TYPE: &str = "io.containerd.runc.v2";
 /// Shims by the short names under which docker's and Kubernetes' users know them.
 const SHORT: [(&str, &str); 3] = [
@@ -84,6 +86,10 @@ pub enum RuntimeError {
         source: Box<toml::de::Error>,
     },
     #[error(
+        "runtime {name:?} cannot run pods: {program:?} makes a sandbox of its own, and joins no pod's namespaces"
+    )]
+    Sandbox { name: String, program: PathBuf },
+    #[error(
         "user {user:?}: the root of a container of runtime {runtime:?} is not visible, so a user must be a number"
     )]
     User { user: String, runtime: String },
@@ -94,6 +100,7 @@ impl RuntimeError {
         match self {
             Self::Unknown { .. } | Self::Program { .. } => Kind::NotFound,
             Self::Options { .. } | Self::User { .. } => Kind::Invalid,
+            Self::Sandbox { .. } => Kind::Unsupported,
         }
     }
 }
@@ -103,6 +110,9 @@ impl RuntimeError {
 pub(crate) struct Foreign {
     pub shim: PathBuf,
     options: Option<Options>,
+    /// Whether its containers join namespaces that are there, as runc's do. gVisor's and Kata's have a kernel of their own, one for all
+    /// containers of a pod, which they would have to be told to make first.
+    joins: bool,
 }
 
 impl Foreign {
@@ -125,6 +135,20 @@ impl Engine {
     /// Says what is wrong with a runtime's name, before anything is made.
     pub fn check_runtime(&self, name: Option<&str>) -> Result<(), Error> {
         self.foreign_runtime(name).map(drop)
+    }
+
+    /// As [`Engine::check_runtime`], for one that is to run pods.
+    pub fn check_pod_runtime(&self, name: Option<&str>) -> Result<(), Error> {
+        match self.foreign_runtime(name)? {
+            Some(Foreign {
+                shim, joins: false, ..
+            }) => Err(RuntimeError::Sandbox {
+                name: name.unwrap_or(OWN).into(),
+                program: shim,
+            }
+            .into()),
+            _ => Ok(()),
+        }
     }
 
     /// The shim that a name leads to; `None` is our own.
@@ -176,9 +200,10 @@ impl Look<'_> {
         let path = Path::new(name);
         let file = path.file_name().unwrap_or_default().to_string_lossy();
         if path.is_absolute() && file.starts_with("containerd-shim-") {
-            let kind = match file.starts_with("containerd-shim-runc-") {
-                true => RUNC_TYPE,
-                false => "",
+            let kind = match &*file {
+                runc if runc.starts_with("containerd-shim-runc-") => RUNC_TYPE,
+                own if own.starts_with("containerd-shim-corten-") => OWN_TYPE,
+                _ => "",
             };
             return self
                 .of_type(name, kind, Some(path), &toml::Table::new())
@@ -233,11 +258,17 @@ impl Look<'_> {
                 name: name.into(),
                 source: Box::new(source),
             })?;
-        Ok(Foreign { shim, options })
+        let joining = [RUNC_TYPES, OWN_TYPE];
+        let joins = joining.iter().any(|known| kind.starts_with(known));
+        Ok(Foreign {
+            shim,
+            options,
+            joins,
+        })
     }
 
     fn options(&self, kind: &str, table: &toml::Table) -> Result<Option<Options>, toml::de::Error> {
-        if kind.starts_with("io.containerd.runc.") {
+        if kind.starts_with(RUNC_TYPES) {
             let setting: RuncSetting = table.clone().try_into()?;
             let root = match setting.root.is_empty() {
                 true => self.root.display().to_string(),
@@ -339,6 +370,7 @@ mod tests {
             Foreign {
                 shim,
                 options: Some(Options::Runc(o)),
+                joins: true,
             } if shim.ends_with("containerd-shim-runc-v2") => (o.binary_name, o.root),
             other => panic!("{other:?}"),
         };
@@ -353,7 +385,16 @@ mod tests {
         assert_eq!(runc(shim.to_str().unwrap()), (String::new(), root()));
         let gvisor = look.up("gvisor").unwrap().unwrap();
         assert!(gvisor.shim.ends_with("containerd-shim-runsc-v1"));
-        assert!(!gvisor.shows_root());
+        assert!(!gvisor.shows_root() && !gvisor.joins);
+        for (name, joins) in [("own", true), ("strange", false)] {
+            let path = dir.path().join(match name {
+                "own" => "containerd-shim-corten-v2",
+                _ => "containerd-shim-strange-v2",
+            });
+            std::fs::copy(dir.path().join("crun"), &path).unwrap();
+            let found = look.up(path.to_str().unwrap()).unwrap().unwrap();
+            assert_eq!(found.joins, joins, "{name}");
+        }
         assert!(matches!(
             gvisor.options,
             Some(Options::Other { config_path, config_body, .. })

@@ -550,7 +550,7 @@ mod tests {
         let with = |change: &dyn Fn(&mut Definition)| {
             let mut d = net();
             change(&mut d);
-            crate::error::chain(&d.check().unwrap_err())
+            corten_spec::chain(&d.check().unwrap_err())
         };
         type Change<'a> = &'a dyn Fn(&mut Definition);
         let cases: [(Change<'_>, &str); 13] = [

@@ -161,23 +161,11 @@ pub enum Error {
 }
 
 fn undo_text(undo: &[Error]) -> String {
-    let all: Vec<String> = undo.iter().map(chain).collect();
+    let all: Vec<String> = undo.iter().map(Error::chain).collect();
     if all.is_empty() {
         return String::new();
     }
     format!("; undoing it failed too ({})", all.join("; "))
-}
-
-/// The error and its sources on one line.
-pub(crate) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut next = std::error::Error::source(error);
-    while let Some(e) = next {
-        text.push_str(": ");
-        text.push_str(&e.to_string());
-        next = e.source();
-    }
-    text
 }
 
 /// What a failed call about a file is made of: `.map_err(file_error("write", &path))`.
@@ -196,7 +184,7 @@ pub(crate) fn file_error(
 impl Error {
     /// The error and its sources on one line.
     pub fn chain(&self) -> String {
-        chain(self)
+        corten_spec::chain(self)
     }
 
     pub fn kind(&self) -> Kind {
@@ -268,7 +256,7 @@ impl Error {
             | Error::NoWayOut { .. }
             | Error::Unserved { .. } => code::INTERNAL,
         };
-        let text = chain(self);
+        let text = corten_spec::chain(self);
         let msg = self.to_string();
         let details = text[msg.len()..].trim_start_matches(": ").to_owned();
         ErrorObject {
@@ -284,7 +272,7 @@ impl Error {
         if all.len() < 2 {
             return all.pop().map_or(Ok(()), Err);
         }
-        let texts = all.iter().map(chain).collect();
+        let texts = all.iter().map(Error::chain).collect();
         Err(Error::Several {
             first: Box::new(all.swap_remove(0)),
             all: texts,

@@ -209,7 +209,7 @@ impl Parts {
 }
 
 /// Every subnet that an `ipam` object names.
-fn subnets(ipam: &Value) -> Vec<Cidr> {
+pub(crate) fn subnets(ipam: &Value) -> Vec<Cidr> {
     let sets = ipam.get("ranges").and_then(Value::as_array);
     let ranges = sets
         .into_iter()

@@ -181,6 +181,24 @@ pub fn free(list: &NetworkConfigList, container_id: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Takes out of nf_tables what serves no link of this host any more: of a bridge that somebody has deleted, and of links that were one
+/// container's each. What a running container uses is not touched, whoever attached it.
+pub fn gather(list: &NetworkConfigList) -> Result<(), Error> {
+    for plugin in &list.plugins {
+        let parts = Parts::of(list, plugin);
+        match (&parts.bridge, parts.link_kind) {
+            (Some(bridge), _) if Links::open()?.by_name(bridge)?.is_none() => {
+                let mut firewall = Firewall::open(&parts.table)?;
+                firewall.dismiss_link(bridge)?;
+                firewall.gather(&parts.subnets)?;
+            }
+            (None, Some("veth")) => Firewall::open(&parts.table)?.gather(&parts.subnets)?,
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn free_links(parts: &Parts, network: &str, container_id: &str) -> Result<(), Error> {
     let mut links = Links::open()?;
     for link in candidates(&mut links, parts)? {
@@ -193,6 +211,9 @@ fn free_links(parts: &Parts, network: &str, container_id: &str) -> Result<(), Er
                 Firewall::open(&parts.table)?.dismiss_link(&link.name)?;
             }
         }
+    }
+    if parts.link_kind == Some("veth") {
+        Firewall::open(&parts.table)?.gather(&parts.subnets)?;
     }
     Ok(())
 }

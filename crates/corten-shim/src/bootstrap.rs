@@ -207,10 +207,7 @@ fn enter(group: &str) -> Result<(), Error> {
         return Ok(());
     }
     let bad = |e: corten_cgroup::Error| {
-        usage(format!(
-            "ShimCgroup {group:?}: {}",
-            crate::ttrpc::status::chain(&e)
-        ))
+        usage(format!("ShimCgroup {group:?}: {}", corten_spec::chain(&e)))
     };
     let layout = Layout::probe().map_err(bad)?;
     let entry = Cgroup::open(&layout, group)

@@ -74,11 +74,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             Err(_) => ExitCode::FAILURE,
         },
         Err(error) => {
-            eprintln!(
-                "{}: {}",
-                crate::client::NAME,
-                crate::ttrpc::status::chain(&error)
-            );
+            eprintln!("{}: {}", crate::client::NAME, corten_spec::chain(&error));
             ExitCode::FAILURE
         }
     }

@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod chain;
 pub mod cidr;
 pub mod cni;
 pub mod digest;
@@ -17,6 +18,7 @@ pub mod media;
 pub mod platform;
 pub mod reference;
 
+pub use chain::chain;
 pub use cidr::{Cidr, CidrError};
 pub use digest::{Digest, DigestError};
 pub use id::{ContainerId, IdError, Name};

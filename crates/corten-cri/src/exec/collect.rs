@@ -61,7 +61,7 @@ async fn session(
         stdout: true,
         stderr: true,
     };
-    let (mut process, mut frames) = announced.start(hello).await?;
+    let (mut process, mut frames) = announced.start(hello, None).await?;
     let late = async {
         match limit {
             Some(limit) => sleep(limit).await,

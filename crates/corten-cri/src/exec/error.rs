@@ -33,12 +33,6 @@ pub enum Error {
 impl From<Error> for Failure {
     /// With all of its causes.
     fn from(error: Error) -> Self {
-        let mut words = error.to_string();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(error) = cause {
-            words = format!("{words}: {error}");
-            cause = error.source();
-        }
-        Self::new(words)
+        Self::new(corten_spec::chain(&error))
     }
 }

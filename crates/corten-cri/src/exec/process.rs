@@ -1,17 +1,16 @@
 //! A process on a shim's list: started, waited for, killed, forgotten. The shim's client blocks, and so works on threads that may.
 
-use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 
-use corten_shim::attach::{self, Hello};
+use corten_shim::attach::{self, Hello, Size};
 use corten_shim::client::{Client, Exit, Waiting};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::task::spawn_blocking;
 
 use super::error::Error;
 use super::pump::Frames;
+use crate::readable::readable;
 
 /// A process that was announced to a shim, with streams over `attach.sock`, and was not started.
 #[derive(Debug)]
@@ -25,8 +24,13 @@ pub struct Announced {
 }
 
 impl Announced {
-    /// Attaches and then starts it, so that nothing of its output is missed. What does not start is forgotten.
-    pub(super) async fn start(self, hello: Hello) -> Result<(Process, Frames), Error> {
+    /// Attaches and then starts it, so that nothing of its output is missed, and its terminal has its size from the first moment. What does not
+    /// start is forgotten.
+    pub(super) async fn start(
+        self,
+        hello: Hello,
+        size: Option<Size>,
+    ) -> Result<(Process, Frames), Error> {
         let work = move || {
             let Self {
                 mut shim,
@@ -36,9 +40,11 @@ impl Announced {
             } = self;
             let attached = attach::connect(&bundle, &hello);
             let attached = attached.map_err(|source| Error::Attach { bundle, source });
-            let started = attached.and_then(|attached| match shim.start(&exec_id) {
-                Ok(_) => Ok(attached),
-                Err(source) => Err(Error::Start { source }),
+            let started = attached.and_then(|attached| {
+                let sized = size.map_or(Ok(()), |s| shim.resize(&exec_id, s.rows, s.cols));
+                let started = sized.and_then(|()| shim.start(&exec_id));
+                started.map_err(|source| Error::Start { source })?;
+                Ok(attached)
             });
             match started {
                 Ok(attached) => Ok((shim, exec_id, attached)),
@@ -70,12 +76,6 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(|_| Error::Unfinished)
 }
 
-/// The constructor that took this one's place is unsafe, for descriptors that somebody else may close. An owned one is none.
-#[expect(deprecated)]
-fn watch(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(socket, Interest::READABLE)
-}
-
 /// A process that was started.
 pub(super) struct Process {
     /// Away only while a thread has it.
@@ -89,7 +89,7 @@ pub(super) struct Process {
 impl Process {
     fn new(shim: Client, exec_id: String) -> Result<Self, Error> {
         let copy = shim.as_fd().try_clone_to_owned();
-        let ready = copy.and_then(watch);
+        let ready = copy.and_then(readable);
         let ready = ready.map_err(|source| Error::Streams { source })?;
         Ok(Self {
             shim: Some(shim),

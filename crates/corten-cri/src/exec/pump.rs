@@ -130,7 +130,8 @@ async fn next(stdin: &mut Option<Input>) -> Option<Bytes> {
     stdin.as_mut()?.next().await
 }
 
-async fn size(resize: &mut Option<Resizes>) -> Option<attach::Size> {
+/// The next size that the client's terminal has, in the shim's words.
+pub(super) async fn size(resize: &mut Option<Resizes>) -> Option<attach::Size> {
     let size = resize.as_mut()?.next().await?;
     Some(attach::Size {
         rows: size.height,

@@ -2,16 +2,21 @@
 
 use std::path::Path;
 use std::pin::pin;
+use std::time::Duration;
 
-use corten_shim::attach::Hello;
+use corten_shim::attach::{Hello, Size};
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::error::Error;
 use super::process::{self, Announced};
-use super::pump::pump;
-use crate::stream::Streams;
+use super::pump::{self, pump};
+use crate::stream::{Resizes, Streams};
 
 const SIGHUP: u32 = 1;
+/// How long a new terminal's size is waited for. Clients send it at once, but behind the request; a program that asks before it has come, and
+/// asks once, would draw for no columns. A client that has none to send waits this long for its process.
+const FIRST_SIZE: Duration = Duration::from_millis(50);
 
 /// Runs an announced process, and returns its exit code, or 128 + the signal that ended it.
 ///
@@ -27,12 +32,16 @@ pub async fn run(announced: Announced, streams: Streams) -> Result<i32, Error> {
 
 async fn session(
     announced: Announced,
-    streams: Streams,
+    mut streams: Streams,
     mut gone: oneshot::Receiver<()>,
 ) -> Result<i32, Error> {
     let hello = hello(announced.exec_id.clone(), &streams);
     let tty = announced.tty;
-    let (mut process, frames) = announced.start(hello).await?;
+    let size = match tty {
+        true => first_size(&mut streams.resize).await,
+        false => None,
+    };
+    let (mut process, frames) = announced.start(hello, size).await?;
     let mut pumping = pin!(pump(frames, streams));
     let (mut pumped, mut left) = (None, false);
     let exit = loop {
@@ -65,6 +74,11 @@ pub async fn attach(bundle: &Path, streams: Streams) -> Result<(), Error> {
     let frames = process::attach(bundle.to_owned(), hello).await?;
     let pumped = pump(frames, streams).await;
     pumped.map_err(|source| Error::Streams { source })
+}
+
+async fn first_size(resize: &mut Option<Resizes>) -> Option<Size> {
+    let size = timeout(FIRST_SIZE, pump::size(resize)).await;
+    size.ok().flatten()
 }
 
 fn hello(exec_id: String, streams: &Streams) -> Hello {

@@ -29,7 +29,7 @@ impl Users {
                 config.user
             }
             Err(error) => {
-                tracing::warn!(image = %whole.id, error = crate::status::chain(&error), "its config cannot be read");
+                tracing::warn!(image = %whole.id, error = corten_spec::chain(&error), "its config cannot be read");
                 String::new()
             }
         }

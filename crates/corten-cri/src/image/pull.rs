@@ -18,7 +18,10 @@ impl Images {
     /// Pulls, and tells the image's id.
     pub(super) async fn pull(&self, name: &str, auth: Option<&AuthConfig>) -> Outcome {
         let reference: Reference = name.parse().map_err(|e| {
-            Status::invalid_argument(format!("{name:?} names no image: {}", status::chain(&e)))
+            Status::invalid_argument(format!(
+                "{name:?} names no image: {}",
+                corten_spec::chain(&e)
+            ))
         })?;
         let credentials = auth::credentials(auth, &reference)?;
         let key = Key {
@@ -97,7 +100,7 @@ fn carry_out(engine: &Engine, options: PullOptions, work: Work, pulled: &Arc<Pul
     // Nobody waits for the disk.
     if whole && let Err(error) = engine.flush() {
         tracing::warn!(
-            error = status::chain(&error),
+            error = corten_spec::chain(&error),
             "what was pulled may not survive a power cut"
         );
     }

@@ -12,12 +12,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use corten_engine::container::record::ExitRecord;
-use corten_engine::pod::{Pod, PodContainer};
+use corten_engine::pod::{ContainerRecord, Pod, PodContainer};
 use corten_spec::ContainerId;
 use tokio::sync::Mutex as Busy;
 use tonic::Status;
 
 use super::document::{ContainerDocument, PodDocument};
+use super::unread::Unread;
 use crate::proto::{ContainerState, PodSandboxState};
 use crate::stats::Layer;
 
@@ -94,6 +95,7 @@ impl Drop for Name {
 struct Tables {
     pods: BTreeMap<ContainerId, Arc<PodEntry>>,
     containers: BTreeMap<ContainerId, Arc<ContainerEntry>>,
+    unread: BTreeMap<ContainerId, Arc<Unread>>,
 }
 
 /// Nobody panics while holding one of these; if somebody did, what is inside is still whole.
@@ -218,6 +220,16 @@ impl ContainerNow {
 }
 
 impl Exit {
+    /// Of a container whose start has failed.
+    pub fn of_failure(record: &ContainerRecord) -> Option<Self> {
+        let failure = record.failure.as_ref()?;
+        Some(Self {
+            status: failure.exit_code as i32,
+            at: record.started.map_or(0, |s| s.at),
+            oom: false,
+        })
+    }
+
     pub fn of(record: &ExitRecord) -> Self {
         let at = record.exited_at.parse::<jiff::Timestamp>();
         let at = at.map_or(0, |at| at.as_nanosecond());
@@ -247,6 +259,35 @@ impl Book {
         lock(&self.tables)
             .containers
             .insert(entry.id.clone(), entry);
+    }
+
+    /// Names it in the log, too.
+    pub fn add_unread(&self, row: Unread) {
+        row.warn();
+        lock(&self.tables)
+            .unread
+            .insert(row.id.clone(), Arc::new(row));
+    }
+
+    /// Oldest first.
+    pub fn unread(&self) -> Vec<Arc<Unread>> {
+        let mut all: Vec<_> = lock(&self.tables).unread.values().cloned().collect();
+        all.sort_by_key(|row| row.created_at);
+        all
+    }
+
+    /// `pod`: of a pod itself, or of a container.
+    pub fn find_unread(&self, id: &str, pod: bool) -> Option<Arc<Unread>> {
+        let found = find(&lock(&self.tables).unread, id);
+        found.filter(|row| row.pod.is_none() == pod)
+    }
+
+    /// Refuses what would change something that nobody here understands.
+    pub fn readable(&self, id: &str, pod: bool) -> Result<(), Status> {
+        match self.find_unread(id, pod) {
+            Some(row) => Err(row.refused()),
+            None => Ok(()),
+        }
     }
 
     pub fn remove_pod(&self, id: &ContainerId) {
@@ -291,11 +332,13 @@ impl Book {
     }
 
     pub fn pod(&self, id: &str) -> Result<Arc<PodEntry>, Status> {
+        self.readable(id, true)?;
         self.find_pod(id)
             .ok_or_else(|| Status::not_found(format!("no pod sandbox {id:?}")))
     }
 
     pub fn container(&self, id: &str) -> Result<Arc<ContainerEntry>, Status> {
+        self.readable(id, false)?;
         self.find_container(id)
             .ok_or_else(|| Status::not_found(format!("no container {id:?}")))
     }

@@ -85,6 +85,9 @@ impl Shared {
         let log = state::log_path(&pod.document.config.log_directory, &config.log_path);
         let kept = Kept {
             log: (!log.is_empty()).then(|| log.into()),
+            log_root: Some(pod.document.config.log_directory.clone())
+                .filter(|folder| !folder.is_empty())
+                .map(Into::into),
             tty: config.tty,
             stdin: config.stdin,
             stdin_once: config.stdin_once,
@@ -124,7 +127,13 @@ impl Shared {
                 Ok((container, started.map_err(|e| crate::status::of(&e))))
             })
             .await?;
+            let failed = Exit::of_failure(&container.record);
             entry.set(container);
+            // There may be no process whose end could be told: this is it, and it is told once.
+            if failed.is_some_and(|exit| entry.set_exit(exit)) {
+                let id = entry.id.as_str();
+                shared.tell(ContainerEventType::ContainerStoppedEvent, id, &pod);
+            }
             started?;
             // It may have ended before we knew that it began.
             shared.tell(
@@ -141,6 +150,7 @@ impl Shared {
 
     /// One that is not there is stopped. `timeout` in seconds.
     pub(super) async fn stop(self: &Arc<Self>, id: &str, timeout: i64) -> Result<(), Status> {
+        self.book.readable(id, false)?;
         let Some(entry) = self.book.find_container(id) else {
             return Ok(());
         };
@@ -153,6 +163,7 @@ impl Shared {
 
     /// One that is not there is removed; one that runs is killed.
     pub(super) async fn remove(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        self.book.readable(id, false)?;
         let Some(entry) = self.book.find_container(id) else {
             return Ok(());
         };
@@ -206,7 +217,9 @@ impl Shared {
                 && filter::labels(&now.document.config.labels, &wanted.label_selector)
         };
         let all = self.book.containers().into_iter().filter(fits);
-        all.map(|c| c.listed()).collect()
+        let unread = self.book.unread();
+        let unread = unread.iter().filter_map(|row| row.container(&wanted));
+        all.map(|c| c.listed()).chain(unread).collect()
     }
 
     /// A container's exit may be on record: what follows from it. Whoever calls may be too early, or not the first.

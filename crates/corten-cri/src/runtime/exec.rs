@@ -36,7 +36,7 @@ impl Shared {
                 exec::Error::Late { .. } => Code::DeadlineExceeded,
                 _ => Code::Unknown,
             };
-            Status::new(code, crate::status::chain(&error))
+            Status::new(code, corten_spec::chain(&error))
         })?;
         Ok(ExecSyncResponse {
             stdout: done.stdout,
@@ -161,7 +161,7 @@ fn refused(error: stream::Error) -> Status {
         ErrorKind::Exhausted => Code::ResourceExhausted,
         ErrorKind::Internal => Code::Internal,
     };
-    Status::new(code, crate::status::chain(&error))
+    Status::new(code, corten_spec::chain(&error))
 }
 
 /// What the streaming server's clients reach.

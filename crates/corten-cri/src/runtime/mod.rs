@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod filter;
 mod limits;
+mod own_network;
 mod plan;
 mod sandbox;
 mod service;
@@ -24,6 +25,7 @@ mod settings;
 mod state;
 mod stats;
 mod status;
+mod unread;
 mod watch;
 
 use std::sync::{Arc, OnceLock};
@@ -37,6 +39,7 @@ use crate::stats::Rates;
 use crate::stream;
 use book::{Book, ContainerEntry, Exit, PodEntry};
 use document::{ContainerDocument, PodDocument};
+use unread::Unread;
 
 pub use settings::{Handler, Settings};
 
@@ -78,8 +81,8 @@ impl Runtime {
     pub fn start(engine: Arc<Engine>, settings: Settings, host: Host) -> Result<Self, Error> {
         for (handler, setting) in &settings.handlers {
             // It may be installed later, and counts then; until then its pods are refused.
-            if let Err(error) = engine.check_runtime(setting.runtime.as_deref()) {
-                let error = crate::status::chain(&error);
+            if let Err(error) = engine.check_pod_runtime(setting.runtime.as_deref()) {
+                let error = corten_spec::chain(&error);
                 tracing::warn!(handler, error, "a runtime handler that cannot be used");
             }
         }
@@ -102,6 +105,9 @@ impl Runtime {
             rates: Rates::default(),
             streams: OnceLock::new(),
         });
+        for row in recovered.unread {
+            shared.book.add_unread(row.into());
+        }
         for pod in recovered.pods {
             shared.take_over_pod(pod);
         }
@@ -150,8 +156,13 @@ impl Shared {
         let document = match PodDocument::parse(&pod.record.document) {
             Ok(document) => document,
             Err(error) => {
-                tracing::error!(pod = pod.id.as_str(), error = %crate::status::chain(&error), "left alone");
-                return;
+                return self.book.add_unread(Unread {
+                    why: corten_spec::chain(&error),
+                    id: pod.id,
+                    pod: None,
+                    name: pod.name,
+                    created_at: pod.created_at,
+                });
             }
         };
         // One that was found dead and could not be cleared up is not ready, whatever its row says.
@@ -171,14 +182,19 @@ impl Shared {
         let document = match ContainerDocument::parse(&container.record.document) {
             Ok(document) => document,
             Err(error) => {
-                tracing::error!(container = container.id.as_str(), error = %crate::status::chain(&error), "left alone");
-                return;
+                return self.book.add_unread(Unread {
+                    why: corten_spec::chain(&error),
+                    id: container.id,
+                    pod: Some(container.pod),
+                    name: container.name,
+                    created_at: container.created_at,
+                });
             }
         };
         let exit = match self.engine.pod_exit(&container) {
             Ok(record) => record.as_ref().map(Exit::of),
             Err(error) => {
-                tracing::error!(container = container.id.as_str(), error = %crate::status::chain(&error), "exit unknown");
+                tracing::error!(container = container.id.as_str(), error = %corten_spec::chain(&error), "exit unknown");
                 None
             }
         };

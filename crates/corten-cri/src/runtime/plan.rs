@@ -30,7 +30,7 @@ pub struct Made {
 }
 
 pub fn refused(refused: spec::Refused) -> Status {
-    crate::status::of_kind(refused.kind(), crate::status::chain(&refused))
+    crate::status::of_kind(refused.kind(), corten_spec::chain(&refused))
 }
 
 /// What holds a pod: its namespaces.
@@ -145,7 +145,7 @@ fn devices(config: &ContainerConfig) -> Registry {
         false => {
             let registry = Registry::read(&FOLDERS);
             for (path, fault) in registry.faults() {
-                let error = crate::status::chain(fault);
+                let error = corten_spec::chain(fault);
                 tracing::warn!(path = %path.display(), error, "devices that cannot be used");
             }
             registry

@@ -106,7 +106,7 @@ impl Shared {
     /// Where it cannot be done the pod is as good; who kills our unit kills it too.
     pub(super) fn leave_service(&self, pod: &Pod) {
         if let Err(error) = self.engine.leave_service(pod) {
-            let error = crate::status::chain(&error);
+            let error = corten_spec::chain(&error);
             tracing::warn!(
                 error,
                 pod = pod.id.as_str(),
@@ -117,6 +117,7 @@ impl Shared {
 
     /// One that is not there is stopped.
     pub(super) async fn stop_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        self.book.readable(id, true)?;
         let Some(pod) = self.book.find_pod(id) else {
             return Ok(());
         };
@@ -163,9 +164,15 @@ impl Shared {
 
     /// One that is not there is removed.
     pub(super) async fn remove_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Status> {
+        self.book.readable(id, true)?;
         let Some(pod) = self.book.find_pod(id) else {
             return Ok(());
         };
+        let unread = self.book.unread();
+        let within = unread.iter().find(|row| row.pod.as_ref() == Some(&pod.id));
+        if let Some(row) = within {
+            return Err(row.refused());
+        }
         let shared = self.clone();
         let task = tokio::spawn(async move {
             let _busy = pod.busy.lock().await;
@@ -200,7 +207,9 @@ impl Shared {
                 && filter::labels(&pod.document.config.labels, &wanted.label_selector)
         };
         let all = self.book.pods().into_iter().filter(fits);
-        all.map(|pod| pod.listed()).collect()
+        let unread = self.book.unread();
+        let unread = unread.iter().filter_map(|row| row.pod(&wanted));
+        all.map(|pod| pod.listed()).chain(unread).collect()
     }
 
     /// A pod's supervisor has ended, and with it the pod, unless we have ended it ourselves.

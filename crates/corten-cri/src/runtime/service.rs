@@ -74,6 +74,13 @@ impl RuntimeService for Runtime {
             pod_sandbox_id,
             verbose,
         } = request.into_inner();
+        if let Some(row) = self.shared.book.find_unread(&pod_sandbox_id, true) {
+            return answer(PodSandboxStatusResponse {
+                status: Some(row.pod_status()),
+                timestamp: super::events::now(),
+                ..PodSandboxStatusResponse::default()
+            });
+        }
         let pod = self.shared.book.pod(&pod_sandbox_id)?;
         let info = match verbose {
             true => {
@@ -179,6 +186,12 @@ impl RuntimeService for Runtime {
             container_id,
             verbose,
         } = request.into_inner();
+        if let Some(row) = self.shared.book.find_unread(&container_id, false) {
+            return answer(ContainerStatusResponse {
+                status: Some(row.container_status()),
+                ..ContainerStatusResponse::default()
+            });
+        }
         let entry = self.shared.book.container(&container_id)?;
         let info = match verbose {
             true => {

@@ -78,6 +78,10 @@ impl Shared {
 
     /// Of one that does not run there is what it has written, and nothing more.
     fn stats_of(&self, entry: &ContainerEntry) -> ContainerStats {
+        self.stats_with(entry, self.sample(entry).as_ref())
+    }
+
+    fn stats_with(&self, entry: &ContainerEntry, sample: Option<&Sample>) -> ContainerStats {
         let now = entry.now();
         let config = &now.document.config;
         let attributes = ContainerAttributes {
@@ -86,16 +90,8 @@ impl Shared {
             labels: config.labels.clone(),
             annotations: config.annotations.clone(),
         };
-        let sample = self.sample(entry);
-        let rate = sample
-            .as_ref()
-            .and_then(|s| self.rate(entry.id.as_str(), s));
-        usage::container(
-            attributes,
-            sample.as_ref(),
-            rate,
-            self.layer(entry).as_ref(),
-        )
+        let rate = sample.and_then(|s| self.rate(entry.id.as_str(), s));
+        usage::container(attributes, sample, rate, self.layer(entry).as_ref())
     }
 
     fn rate(&self, id: &str, sample: &Sample) -> Option<u64> {
@@ -137,12 +133,15 @@ impl Shared {
         let config = &pod.document.config;
         let containers = self.book.containers_of(&pod.id);
         let running: Vec<_> = containers.iter().filter(|c| c.now().is_running()).collect();
-        let samples: Vec<Sample> = running.iter().filter_map(|c| self.sample(c)).collect();
-        let mut sample = self.whole(pod).unwrap_or_else(|| Sample::sum(&samples));
+        // Each group is read once: it is what this call costs.
+        let samples: Vec<_> = running.iter().map(|c| self.sample(c)).collect();
+        let whole = self.whole(pod);
+        let mut sample = whole.unwrap_or_else(|| Sample::sum(samples.iter().flatten()));
         if sample.at == 0 {
             sample.at = crate::stats::now();
         }
-        let processes = samples.iter().filter_map(|s| s.stats.pids.as_ref());
+        let processes = samples.iter().flatten();
+        let processes = processes.filter_map(|s| s.stats.pids.as_ref());
         let processes = processes.map(|p| p.current).sum();
         let attributes = PodSandboxAttributes {
             id: pod.id.to_string(),
@@ -152,7 +151,8 @@ impl Shared {
         };
         let interfaces = self.interfaces(pod);
         let rate = self.rate(pod.id.as_str(), &sample);
-        let stats = running.iter().map(|c| self.stats_of(c)).collect();
+        let of = running.iter().zip(&samples);
+        let stats = of.map(|(c, s)| self.stats_with(c, s.as_ref())).collect();
         usage::pod(
             attributes,
             &sample,

@@ -1,15 +1,12 @@
 //! What the runtime is, and whether it can work: Version, Status, RuntimeConfig, UpdateRuntimeConfig.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::path::Path;
 
-use corten_engine::Error;
 use corten_spec::Cidr;
 use serde_json::json;
 use tonic::Status;
 
-use super::Shared;
+use super::{Shared, own_network};
 use crate::blocking;
 use crate::proto::{
     CgroupDriver, LinuxRuntimeConfiguration, RuntimeCondition, RuntimeConfig,
@@ -20,8 +17,6 @@ use crate::proto::{
 /// What kubelet asks for, and all that it takes.
 const KUBELET_VERSION: &str = "0.1.0";
 const API_VERSION: &str = "v1";
-/// The file that [`super::Settings::own_network`] leads to.
-const OWN_FILE: &str = "10-corten.conflist";
 
 pub fn version() -> VersionResponse {
     VersionResponse {
@@ -39,7 +34,7 @@ impl Shared {
             Ok(match cni.check(&engine) {
                 Ok(_) => condition("NetworkReady", true, "", ""),
                 Err(error) => {
-                    let text = crate::status::chain(&error);
+                    let text = corten_spec::chain(&error);
                     condition("NetworkReady", false, "NetworkPluginNotReady", &text)
                 }
             })
@@ -99,7 +94,8 @@ impl Shared {
         }
     }
 
-    /// Kubelet says which addresses pods have. Where the node has no network and is to have ours, it gets it now.
+    /// Kubelet says which addresses pods have. Where the node has no network and is to have ours, it gets it now, and
+    /// another one if they change.
     pub(super) async fn update_runtime_config(
         &self,
         config: Option<RuntimeConfig>,
@@ -114,53 +110,9 @@ impl Shared {
                 "runtime_config.network_config.pod_cidr: {cidrs:?}: {e}"
             ))
         })?;
-        let folder = self.settings.cni.configurations.clone();
-        let cni = self.settings.cni.clone();
-        blocking::run(move || match cni.list() {
-            // Somebody's, or ours of an earlier call.
-            Ok(list) if list.name != OWN_NAME => Ok(()),
-            _ => write(&folder, &subnets),
-        })
-        .await
+        let (cni, data) = (self.settings.cni.clone(), self.engine.paths().ipam());
+        blocking::run(move || own_network::update(&cni, &data, &subnets)).await
     }
-}
-
-const OWN_NAME: &str = "corten-pods";
-
-fn write(folder: &Path, subnets: &[Cidr]) -> Result<(), Error> {
-    let path = folder.join(OWN_FILE);
-    let ranges = subnets.iter().map(|s| json!([{"subnet": s}]));
-    let any = |v4: bool| match v4 {
-        true => IpAddr::from([0, 0, 0, 0]),
-        false => IpAddr::from([0u16; 8]),
-    };
-    let routes = subnets
-        .iter()
-        .map(|s| json!({"dst": format!("{}/0", any(s.is_ipv4()))}));
-    let document = json!({
-        "cniVersion": "1.1.0",
-        "name": OWN_NAME,
-        "plugins": [
-            {
-                "type": "bridge",
-                "bridge": "corten-pods0",
-                "isGateway": true,
-                "ipMasq": true,
-                "hairpinMode": true,
-                "ipam": {
-                    "type": "host-local",
-                    "ranges": ranges.collect::<Vec<_>>(),
-                    "routes": routes.collect::<Vec<_>>(),
-                },
-            },
-            {"type": "portmap", "capabilities": {"portMappings": true}},
-            {"type": "bandwidth", "capabilities": {"bandwidth": true}},
-        ],
-    });
-    std::fs::create_dir_all(folder).map_err(Error::io("write", folder))?;
-    let new = path.with_extension("new");
-    std::fs::write(&new, format!("{document:#}\n")).map_err(Error::io("write", &new))?;
-    std::fs::rename(&new, &path).map_err(Error::io("write", &path))
 }
 
 fn condition(kind: &str, status: bool, reason: &str, message: &str) -> RuntimeCondition {

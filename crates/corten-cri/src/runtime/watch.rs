@@ -10,19 +10,11 @@ use std::sync::Arc;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, WaitOptions, pidfd_open, waitpid};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use super::Shared;
 use super::book::PodEntry;
-
-#[expect(
-    deprecated,
-    reason = "unsound for what may lie about its descriptor, which an OwnedFd does not"
-)]
-fn readable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(fd, Interest::READABLE)
-}
+use crate::readable::readable;
 
 /// A folder whose new files are told by name.
 pub struct Folder(AsyncFd<OwnedFd>);

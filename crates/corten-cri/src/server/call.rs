@@ -232,6 +232,10 @@ impl End {
             Code::NotFound | Code::Cancelled | Code::AlreadyExists => {
                 tracing::debug!(code = ?status.code(), why = status.message(), "refused");
             }
+            // A probe that takes too long: kubelet tells of it, and it may be so every second.
+            Code::DeadlineExceeded if self.method == "ExecSync" => {
+                tracing::debug!(code = ?status.code(), why = status.message(), "refused");
+            }
             code => tracing::warn!(?code, why = status.message(), "failed"),
         }
     }
@@ -241,7 +245,9 @@ impl Drop for End {
     fn drop(&mut self) {
         let took = self.clock.elapsed();
         self.span.in_scope(|| {
-            tracing::debug!(code = ?self.code, ms = took.as_secs_f64() * 1e3, "ended");
+            // Whole microseconds: the rest would be noise of binary fractions.
+            let ms = took.as_micros() as f64 / 1e3;
+            tracing::debug!(code = ?self.code, ms, "ended");
         });
         self.observer.ended(&Ended {
             service: self.service,

@@ -257,16 +257,24 @@ async fn a_clients_streams_are_the_processs() {
     let expected: String = (1..=1_000_000).map(|n| format!("{n}\n")).collect();
     assert!(client.rest().await.text(stdout) == format!("10000000\n{expected}"));
 
-    // A terminal, its size, and what a signal makes of the exit code.
-    let script = "while [ \"$(stty size 2>/dev/null)\" != '33 101' ]; do sleep 0.01; done; stty size; kill -9 $$";
+    // A terminal, which has its size before the program begins, another size, and what a signal makes of the exit code.
+    let script = "stty size; while [ \"$(stty size)\" != '34 102' ]; do sleep 0.01; done; stty size; kill -9 $$";
     let mut client = spdy::connect(&url(server, "ot", &["sh", "-c", script]), V4).await;
-    let (error, stdout) = (client.open("error").await, client.open("stdout").await);
-    let resize = client.open("resize").await;
+    let (error, resize) = (client.open("error").await, client.open("resize").await);
     client
         .send(resize, 0, br#"{"Width":101,"Height":33}"#)
         .await;
+    // The last stream that was asked for: now the program may start.
+    let stdout = client.open("stdout").await;
+    let Heard::Data(_, first) = client.hear().await else {
+        panic!("no output");
+    };
+    client
+        .send(resize, 0, br#"{"Width":102,"Height":34}"#)
+        .await;
     let mut rest = client.rest().await;
-    assert_eq!(rest.text(stdout), "33 101\r\n");
+    let first = String::from_utf8(first).unwrap();
+    assert_eq!(first + &rest.text(stdout), "33 101\r\n34 102\r\n");
     assert!(
         rest.text(error).contains(r#""message":"137""#),
         "{}",

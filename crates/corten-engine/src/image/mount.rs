@@ -97,7 +97,12 @@ impl Engine {
     ) -> Result<(), Error> {
         // Whoever is to have it is on record before it asks for the lock.
         let lock = self.lock_images()?;
-        let (_, containers) = self.pods()?;
+        let found = self.pods()?;
+        let containers = found.containers;
+        // What a row that cannot be read has is not known.
+        if !found.unread.is_empty() {
+            return Ok(());
+        }
         let has = |c: &PodContainer| Some(&c.id) != but && c.record.volumes.contains(manifest);
         let key = volume_key(manifest);
         let rows = self.store.mounted()?;

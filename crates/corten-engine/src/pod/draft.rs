@@ -37,6 +37,9 @@ pub struct ContainerAsk<'a> {
 pub struct Settings {
     /// In CRI's format.
     pub log: Option<PathBuf>,
+    /// A folder that the log is in and that containers may write to: from there on no link is followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_root: Option<PathBuf>,
     pub tty: bool,
     pub stdin: bool,
     /// Standard input ends with the first client's.

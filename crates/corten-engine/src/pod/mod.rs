@@ -54,6 +54,26 @@ pub struct Pod {
     pub record: Record,
 }
 
+/// A row that cannot be read: another version has written it, or nobody who meant it. It is left alone, with all that carries its id.
+#[derive(Debug)]
+pub struct Unread {
+    pub id: ContainerId,
+    /// `None`: it is a pod's own.
+    pub pod: Option<ContainerId>,
+    pub name: String,
+    /// Nanoseconds since 1970.
+    pub created_at: i64,
+    pub why: Error,
+}
+
+/// What is on record of pods.
+#[derive(Debug, Default)]
+pub struct Rows {
+    pub pods: Vec<Pod>,
+    pub containers: Vec<PodContainer>,
+    pub unread: Vec<Unread>,
+}
+
 /// A container of a pod as it is on record.
 #[derive(Clone, Debug)]
 pub struct PodContainer {
@@ -67,15 +87,28 @@ pub struct PodContainer {
 
 impl Engine {
     /// All pods and all their containers, oldest first.
-    pub fn pods(&self) -> Result<(Vec<Pod>, Vec<PodContainer>), Error> {
-        let (mut pods, mut containers) = (Vec::new(), Vec::new());
+    pub fn pods(&self) -> Result<Rows, Error> {
+        let mut rows = Rows::default();
         for row in self.store.pods().list()? {
-            match row.pod.clone() {
-                None => pods.push(Pod::parse(row)?),
-                Some(pod) => containers.push(PodContainer::parse(row, pod)?),
+            let unread = |why| Unread {
+                id: row.id.clone(),
+                pod: row.pod.clone(),
+                name: row.name.clone(),
+                created_at: row.created_at,
+                why,
+            };
+            let read = match row.pod.clone() {
+                None => Pod::parse(row.clone()).map(|pod| rows.pods.push(pod)),
+                Some(pod) => {
+                    let read = PodContainer::parse(row.clone(), pod);
+                    read.map(|container| rows.containers.push(container))
+                }
+            };
+            if let Err(why) = read {
+                rows.unread.push(unread(why));
             }
         }
-        Ok((pods, containers))
+        Ok(rows)
     }
 
     /// A connection to a pod's supervisor, about one of its containers, or about the pod itself. `None`: nobody answers.

@@ -4,10 +4,10 @@
 use std::fs;
 
 use corten_shim::proto::task::Status as TaskStatus;
-use corten_spec::{ContainerId, Kind};
+use corten_spec::{ContainerId, Kind, chain};
 
 use super::record::Started;
-use super::{Cni, Pod, PodContainer};
+use super::{Cni, Pod, PodContainer, Rows, Unread};
 use crate::Engine;
 use crate::error::{Error, Is};
 use crate::recovery::names;
@@ -18,6 +18,8 @@ use crate::remove_tree;
 pub struct Recovered {
     pub pods: Vec<Pod>,
     pub containers: Vec<PodContainer>,
+    /// What nobody here understands, and nobody has touched.
+    pub unread: Vec<Unread>,
     /// What was removed, and what could not be: a line each, for the log.
     pub notes: Vec<String>,
 }
@@ -26,11 +28,30 @@ impl Engine {
     /// Puts pods in order, as the one process that serves them. What cannot be put in order is noted, and stays.
     pub fn recover_pods(&self, cni: &Cni) -> Result<Recovered, Error> {
         crate::make_private(&self.paths.pod_exits())?;
-        let (pods, containers) = self.pods()?;
-        let mut found = Recovered::default();
+        let Rows {
+            pods,
+            containers,
+            unread,
+        } = self.pods()?;
+        let mut found = Recovered {
+            unread,
+            ..Recovered::default()
+        };
         for container in containers {
             let pod = pods.iter().find(|p| p.id == container.pod);
             let Some(pod) = pod else {
+                found.unread.push(Unread {
+                    why: Error::PodState {
+                        what: "container",
+                        id: container.id.to_string(),
+                        action: "taken over",
+                        source: Is("in a pod whose record cannot be read"),
+                    },
+                    id: container.id,
+                    pod: Some(container.pod),
+                    name: container.name,
+                    created_at: container.created_at,
+                });
                 continue;
             };
             if container.record.whole && pod.record.run.is_some() {
@@ -42,6 +63,10 @@ impl Engine {
         }
         for mut pod in pods {
             if pod.record.run.is_none() {
+                if found.unread.iter().any(|u| u.pod.as_ref() == Some(&pod.id)) {
+                    // Clearing it would take what is in it along.
+                    continue;
+                }
                 let done = self.clear_pod(&pod, cni);
                 found.note(done, "half-made pod", &pod.id);
                 continue;
@@ -77,11 +102,10 @@ impl Engine {
         for (done, what) in [
             (self.sweep_pods(&found), "folders without a pod"),
             (self.sweep_volumes(), "volumes without a container"),
+            (self.gather_pods(cni), "what deleted links had in nftables"),
         ] {
             if let Err(e) = done {
-                found
-                    .notes
-                    .push(format!("{what}: {}", super::run::chain(&e)));
+                found.notes.push(format!("{what}: {}", chain(&e)));
             }
         }
         Ok(found)
@@ -117,6 +141,15 @@ impl Engine {
                 };
                 self.fail_start(pod, container, &mut shim, &cut)
             }
+        }
+    }
+
+    /// What the pods' network has in nftables for links that are gone.
+    fn gather_pods(&self, cni: &Cni) -> Result<(), Error> {
+        match cni.list() {
+            Ok(list) => Ok(corten_net::recover::gather(&list)?),
+            // A node that has no network yet has nothing of it.
+            Err(_) => Ok(()),
         }
     }
 
@@ -172,7 +205,7 @@ impl Recovered {
     fn note(&mut self, done: Result<(), Error>, what: &str, id: &ContainerId) {
         self.notes.push(match done {
             Ok(()) => format!("{what} {id}"),
-            Err(e) => format!("{what} {id}: {}", super::run::chain(&e)),
+            Err(e) => format!("{what} {id}: {}", chain(&e)),
         });
     }
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use corten_cgroup::systemd::{self, Manager, Scope};
 use corten_shim::client::{self, SpawnRequest};
-use corten_spec::{ContainerId, Kind};
+use corten_spec::{ContainerId, Kind, chain};
 use serde_json::Value;
 
 use super::cni::kept;
@@ -42,7 +42,7 @@ impl Engine {
     /// Makes a pod and returns when it is ready. The caller sees to it that no two are made of one name at once: what has the name
     /// and is not whole is what an earlier try could not take back, and is cleared first.
     pub fn run_pod(&self, ask: &PodAsk, cni: &Cni) -> Result<Pod, Error> {
-        self.check_runtime(ask.runtime.as_deref())?;
+        self.check_pod_runtime(ask.runtime.as_deref())?;
         let network = match &ask.network {
             Some(_) => Some(cni.list()?.document().clone()),
             None => None,
@@ -175,17 +175,6 @@ fn maps(holder: &Value) -> Option<Maps> {
     let (gid, gid_root) = ranges("gidMappings")?;
     let root = (uid_root, gid_root);
     Some(Maps { uid, gid, root })
-}
-
-/// An error with its causes, in one line.
-pub(super) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(&format!(": {cause}"));
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

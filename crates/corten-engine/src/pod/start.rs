@@ -165,6 +165,7 @@ impl Engine {
             checkpoint: settings.checkpoint.clone().unwrap_or_default(),
             options: CreateOptions {
                 log_path: settings.log.as_deref().map(text).unwrap_or_default(),
+                log_root: settings.log_root.as_deref().map(text).unwrap_or_default(),
                 exit_record: text(&self.paths.pod_exit(&container.id)),
                 attach: true,
                 open_stdin: settings.stdin,

@@ -197,7 +197,7 @@ mod tests {
         ]);
         let error = load_file(&dir.path().join("d/n.conflist")).unwrap_err();
         assert!(
-            crate::error::chain(&error).contains("may hold only"),
+            corten_spec::chain(&error).contains("may hold only"),
             "{error}"
         );
     }

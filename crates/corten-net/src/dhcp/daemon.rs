@@ -18,11 +18,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use corten_spec::chain;
+
 use super::exchange::{self, Client, Manner, Renewed};
 use super::lease::{Due, Folder, Lease, Record, below, key, now};
 use super::protocol::{self, Answer, Ask, Verb};
 use crate::Error;
-use crate::error::{chain, file_error};
+use crate::error::file_error;
 use crate::link::netns;
 use flags::Flags;
 pub use start::ensure;

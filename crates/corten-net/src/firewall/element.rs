@@ -1,10 +1,13 @@
 //! nf_tables messages about sets and their elements, and an element as we speak of it. Pure.
 
+use std::net::IpAddr;
+
 use corten_sys::netlink::{Attributes, Message, Reply, flag};
 
 use super::message::{
     DATA_VALUE, Family, LIST_ITEM, NFGEN, SUBSYSTEM, comment, message, read_comment,
 };
+use crate::link::octets;
 
 const NEW_SET: u16 = SUBSYSTEM | 9;
 const NEW_ELEMENT: u16 = SUBSYSTEM | 12;
@@ -109,6 +112,16 @@ impl Entry {
             data: Vec::new(),
             comment: String::new(),
         }
+    }
+
+    /// Whether it is a subnet that none of these addresses is in.
+    pub fn is_idle(&self, addresses: &[IpAddr]) -> bool {
+        let within = |address: &IpAddr| {
+            let bytes = octets(*address);
+            let below = self.end.as_ref().is_none_or(|end| bytes < *end);
+            bytes.len() == self.key.len() && bytes >= self.key && below
+        };
+        self.set.interval && !addresses.iter().any(within)
     }
 
     /// What it is about, whatever it says of that.

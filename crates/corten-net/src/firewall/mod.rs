@@ -141,7 +141,8 @@ impl Firewall {
         let sets = tables::all_sets();
         self.tables
             .change("dismiss a network", &sets, |name, there| {
-                Ok(plan::removal(name, there, |e| {
+                let used = Links::open()?.all_addresses()?;
+                Ok(plan::removal(name, there, &used, |e| {
                     wish::is_about(e, link, subnets)
                 }))
             })
@@ -155,6 +156,47 @@ impl Firewall {
             true => self.dismiss(link, &[]),
             false => Ok(()),
         }
+    }
+
+    /// As [`Firewall::admit`], for subnets whose links are one container's each. `first`: no other link has an address in them.
+    /// Then the elements, if they are there, are what a killed process has left or what [`Firewall::gather`] is about to take: they are
+    /// added anew, whereupon a `gather` that has not seen our link fails and looks again.
+    pub fn admit_shared(&mut self, network: &Network<'_>, first: bool) -> Result<(), Error> {
+        if !first {
+            return self.admit(network);
+        }
+        let wanted = wish::network(network);
+        self.tables
+            .change("admit a subnet", &tables::all_sets(), |name, there| {
+                let mut plan = plan::plan(name, there, &wanted);
+                if plan.messages.is_empty() {
+                    let anew = wanted.iter();
+                    plan.messages = anew.clone().map(|e| element::delete(name, e)).collect();
+                    plan.messages.extend(anew.map(|e| element::add(name, e)));
+                }
+                Ok(plan)
+            })
+            .map(drop)
+    }
+
+    /// Takes back what [`Firewall::admit_shared`] did, if no link has an address in the subnets any more. It looks at the kernel, not at
+    /// what anybody remembers, so whoever comes next does what a killed process has not done.
+    pub fn gather(&mut self, subnets: &[Cidr]) -> Result<(), Error> {
+        let used = Links::open()?.all_addresses()?;
+        if subnets.iter().all(|s| used.iter().any(|a| s.contains(*a))) {
+            return Ok(());
+        }
+        self.tables
+            .change("gather subnets", &tables::all_sets(), |name, there| {
+                // After the table was read: see above.
+                let used = Links::open()?.all_addresses()?;
+                let mut plan = plan::removal(name, there, &used, |e| {
+                    e.is_idle(&used) && wish::is_about(e, "", subnets)
+                });
+                plan.remakes = true;
+                Ok(plan)
+            })
+            .map(drop)
     }
 
     /// The links that are admitted, whether they are there or not.
@@ -248,7 +290,8 @@ impl Firewall {
         self.tables
             .change("expel a container", &sets, |name, there| {
                 let left = left_links(&there.entries, gone);
-                let plan = plan::removal(name, there, |e| {
+                let used = Links::open()?.all_addresses()?;
+                let plan = plan::removal(name, there, &used, |e| {
                     gone(e) || left.iter().any(|l| l.takes_along(e))
                 });
                 *unknown.borrow_mut() = left;
@@ -277,7 +320,7 @@ impl Firewall {
                 let mut there = there.clone();
                 // The other table was not read.
                 there.conditions[0] = plan::Condition::Missing;
-                Ok(plan::removal(name, &there, gone))
+                Ok(plan::removal(name, &there, &[], gone))
             })
             .map(drop)
     }
@@ -425,6 +468,33 @@ mod tests {
             .output()
             .unwrap();
         assert!(rules.stdout.is_empty(), "{rules:?}");
+    }
+
+    #[test]
+    fn a_subnet_that_somebody_may_be_taking_away_is_added_anew() {
+        #[expect(deprecated)]
+        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).unwrap();
+        let mut firewall = Firewall::open("t").unwrap();
+        let subnets = ["10.1.0.0/24".parse().unwrap()];
+        let network = Network {
+            subnets: &subnets,
+            masquerade: true,
+            ..Network::default()
+        };
+        let generation = |firewall: &mut Firewall| firewall.tables.generation().unwrap();
+        firewall.admit_shared(&network, true).unwrap();
+        let made = generation(&mut firewall);
+        // Whoever looks before and acts after fails only if something was changed in between.
+        firewall.admit_shared(&network, true).unwrap();
+        let anew = generation(&mut firewall);
+        assert_ne!(anew, made);
+        firewall.admit_shared(&network, false).unwrap();
+        assert_eq!(generation(&mut firewall), anew);
+        firewall.gather(&subnets).unwrap();
+        assert_eq!(
+            firewall.tables.read(&tables::all_sets()).unwrap().entries,
+            []
+        );
     }
 
     #[test]

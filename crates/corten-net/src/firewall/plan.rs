@@ -1,6 +1,7 @@
 //! What has to be asked of nf_tables so that it holds what is wanted, given what it holds. Pure.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
 use corten_sys::netlink::Message;
 
@@ -127,8 +128,13 @@ pub fn plan(table: &str, there: &Contents, wanted: &[Entry]) -> Plan {
     plan
 }
 
-/// Takes entries away; with the last of a table's, the table.
-pub fn removal(table: &str, there: &Contents, gone: impl Fn(&Entry) -> bool) -> Plan {
+/// Takes entries away; with the last of a table's, the table. `used` are the host's addresses: a subnet that none of them is in serves nobody.
+pub fn removal(
+    table: &str,
+    there: &Contents,
+    used: &[IpAddr],
+    gone: impl Fn(&Entry) -> bool,
+) -> Plan {
     let mut plan = Plan::default();
     for (schema, condition) in SCHEMAS.iter().zip(there.conditions) {
         let all = there
@@ -139,8 +145,7 @@ pub fn removal(table: &str, there: &Contents, gone: impl Fn(&Entry) -> bool) -> 
         if condition == Condition::Missing {
             continue;
         }
-        // A subnet alone is what another network of the same one left.
-        if kept.iter().all(|e| e.set.interval) {
+        if kept.iter().all(|e| e.is_idle(used)) {
             plan.remakes = true;
             plan.messages
                 .push(message::delete_table(schema.family, table));
@@ -238,14 +243,32 @@ mod tests {
     }
 
     #[test]
+    fn a_subnet_that_is_used_keeps_the_table() {
+        let subnet = Entry {
+            end: Some(vec![10, 0, 1, 0]),
+            ..Entry::key(table::masq(true), vec![10, 0, 0, 0])
+        };
+        let there = contents(
+            [Condition::Current, Condition::Missing],
+            &[port(1, "corten a eth0 n"), subnet],
+        );
+        let without = |used: [u8; 4]| removal("t", &there, &[used.into()], |e| !e.set.interval);
+        let deleted = [element::delete("t", &there.entries[0])];
+        assert_eq!(without([10, 0, 0, 255]).messages, deleted);
+        let whole = [message::delete_table(Family::Inet, "t")];
+        assert_eq!(without([10, 0, 1, 0]).messages, whole);
+        assert_eq!(removal("t", &there, &[], |_| true).messages, whole);
+    }
+
+    #[test]
     fn the_last_entry_takes_the_table_along() {
         let there = contents(
             [Condition::Current, Condition::Missing],
             &[port(1, "corten a eth0 n"), port(2, "corten b eth0 n")],
         );
-        let one = removal("t", &there, |e| e.comment.contains(" a "));
+        let one = removal("t", &there, &[], |e| e.comment.contains(" a "));
         assert_eq!(one.messages, [element::delete("t", &there.entries[0])]);
-        let all = removal("t", &there, |_| true);
+        let all = removal("t", &there, &[], |_| true);
         assert_eq!(all.messages, [message::delete_table(Family::Inet, "t")]);
     }
 }

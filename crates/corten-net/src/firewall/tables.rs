@@ -182,7 +182,7 @@ impl Tables {
         .map(drop)
     }
 
-    fn generation(&mut self) -> Result<u32, Error> {
+    pub(super) fn generation(&mut self) -> Result<u32, Error> {
         let mut found = None;
         self.socket
             .query(message::get_generation(), |r| {

@@ -252,6 +252,23 @@ impl Links {
             .collect())
     }
 
+    /// Those of all links.
+    pub fn all_addresses(&mut self) -> Result<Vec<IpAddr>, Error> {
+        self.addresses_but(0)
+    }
+
+    /// Those of all links but one.
+    pub fn addresses_but(&mut self, link: u32) -> Result<Vec<IpAddr>, Error> {
+        let all: Vec<(Cidr, u32)> = self
+            .socket
+            .dump(message::list_addresses(0), |all: &mut Vec<_>, r| {
+                all.extend(message::read_address(&r));
+            })
+            .map_err(failed("list the host's addresses"))?;
+        let others = all.into_iter().filter(|(_, index)| *index != link);
+        Ok(others.map(|(address, _)| address.address()).collect())
+    }
+
     /// Gives a fresh link its addresses, sets it up, adds the routes: all in one system call.
     /// `detect`: with duplicate address detection.
     pub fn configure(

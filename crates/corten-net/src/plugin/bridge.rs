@@ -133,7 +133,7 @@ fn gc(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<(), Err
     wall::collect(request, &valid)?;
     let mut links = Links::open()?;
     let Some(bridge) = links.by_name(&config.bridge)? else {
-        return Ok(());
+        return wall::gather(request);
     };
     for link in links.list(Some(bridge.index))? {
         let stale = Owner::parse(&link.alias).is_some_and(|o| !request.is_valid(&valid, &o));

@@ -26,6 +26,7 @@ use crate::Error;
 use crate::failpoint::failpoint;
 use crate::firewall::{Network, Wanted};
 use crate::link::{Link, Links, NewRoute, NewVeth, RT_SCOPE_LINK, netns};
+use crate::network;
 use crate::owner::Owner;
 use crate::sysctl;
 
@@ -89,8 +90,14 @@ fn add(request: &Request<'_>, config: &Config, shared: &Shared) -> Result<CniRes
     links.settle(outer.index)?;
     failpoint!("ptp.add.outer");
     if config.ip_masq {
+        let subnets = subnets(&result);
+        let others = links.addresses_but(outer.index)?;
+        let first = subnets
+            .iter()
+            .any(|s| !others.iter().any(|a| s.contains(*a)));
         let mut firewall = request.session.firewall(&config.corten_table)?;
-        firewall.admit(&masqueraded(&subnets(&result)))?;
+        firewall.admit_shared(&masqueraded(&subnets), first)?;
+        failpoint!("ptp.add.admitted");
     }
     shared.override_dns(&mut result);
     result.interfaces = vec![
@@ -233,7 +240,21 @@ fn configure_outer(
 
 /// `undo`: what an ADD of ours made, not another implementation's link of the same name.
 fn del(request: &Request<'_>, shared: &Shared, undo: bool) -> Result<(), Error> {
-    shared.release(request, || delete_pair(request, undo))
+    shared.release(request, || {
+        delete_pair(request, undo)?;
+        failpoint!("ptp.del.pair");
+        gather(request)
+    })
+}
+
+/// The subnets go with the last container in them: those of the result of ADD, and those of the configuration.
+fn gather(request: &Request<'_>) -> Result<(), Error> {
+    let ipam = request.config.get("ipam");
+    let mut all = ipam.map(network::subnets).unwrap_or_default();
+    let previous = request.previous().ok().flatten();
+    all.extend(previous.iter().flat_map(subnets));
+    let mut firewall = request.session.firewall(&request.table()?)?;
+    firewall.gather(&all)
 }
 
 fn delete_pair(request: &Request<'_>, undo: bool) -> Result<(), Error> {
@@ -275,5 +296,5 @@ fn gc(request: &Request<'_>, shared: &Shared) -> Result<(), Error> {
             links.delete(&link)?;
         }
     }
-    Ok(())
+    gather(request)
 }

@@ -147,7 +147,7 @@ impl Plan {
                         "what {} had by plugin {}: {}",
                         entry.container_id,
                         plugin.kind,
-                        crate::error::chain(&error)
+                        corten_spec::chain(&error)
                     )),
                 }
             }

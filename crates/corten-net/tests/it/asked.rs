@@ -153,6 +153,79 @@ fn ptp_masquerades_and_remove_takes_that_back() {
 }
 
 #[test]
+fn a_subnet_is_masqueraded_until_the_last_container_of_ptp_has_gone() {
+    let host = Host::new();
+    let with = |plugins: &[&str]| {
+        let ptp = json!({ "type": "ptp", "ipMasq": true, "ipam": both() });
+        let chained = plugins.iter().map(|kind| json!({"type": kind}));
+        let all: Vec<_> = std::iter::once(ptp).chain(chained).collect();
+        list(&host, json!(all))
+    };
+    for plugins in [&[][..], &["firewall"], &["portmap"]] {
+        let with = with(plugins);
+        let first = Attached::to(&host, &with, "first").unwrap();
+        let last = Attached::to(&host, &with, "last").unwrap();
+        host.caller.del(&with, &first.attachment).unwrap();
+        let rules = shell("nft list ruleset");
+        assert!(rules.contains("elements = { 10.90.0.0/24 }"), "{rules}");
+        assert!(rules.contains("elements = { fd00:90::/64 }"), "{rules}");
+        host.caller.del(&with, &last.attachment).unwrap();
+        assert_eq!(shell("nft list ruleset"), "", "{plugins:?}");
+    }
+    // What nobody took off, and what nobody is told of.
+    let bare = with(&[]);
+    let lost = Attached::to(&host, &bare, "lost").unwrap();
+    let gone = lost.attachment.clone();
+    shell("ip -o link show type veth | cut -d: -f2 | cut -d@ -f1 | xargs -n1 ip link delete");
+    assert_ne!(shell("nft list ruleset"), "");
+    recover::gather(&bare).unwrap();
+    assert_eq!(shell("nft list ruleset"), "");
+    host.caller.del(&bare, &gone).unwrap();
+}
+
+#[test]
+fn a_container_on_its_way_keeps_the_subnet_that_the_last_one_leaves() {
+    let host = Host::new();
+    let with = list(
+        &host,
+        json!([{ "type": "ptp", "ipMasq": true, "ipam": both() }]),
+    );
+    // Its place in the set is what a killed process has left.
+    let first = Attached::to(&host, &with, "first").unwrap();
+    shell("ip -o link show type veth | cut -d: -f2 | cut -d@ -f1 | xargs -n1 ip link delete");
+    let rules = || shell("nft list ruleset");
+    let before = rules();
+    let next = Attached::to(&host, &with, "next").unwrap();
+    assert_eq!(rules(), before);
+    host.caller.del(&with, &first.attachment).unwrap();
+    assert_eq!(rules(), before);
+    host.caller.del(&with, &next.attachment).unwrap();
+    assert_eq!(shell("nft list ruleset"), "");
+}
+
+#[test]
+fn a_bridge_that_somebody_has_deleted_leaves_no_rules() {
+    let host = Host::new();
+    let with = host.list();
+    let c = Attached::to(&host, &with, "c").unwrap();
+    recover::gather(&with).unwrap();
+    assert_ne!(shell("nft list ruleset"), "");
+    shell("ip link delete corten0");
+    for way in ["gather", "GC"] {
+        match way {
+            "gather" => recover::gather(&with).unwrap(),
+            _ => host.caller.gc(&with, &[]).unwrap(),
+        }
+        assert_eq!(shell("nft list ruleset"), "", "{way}");
+        let d = Attached::to(&host, &with, "d").unwrap();
+        host.caller.del(&with, &d.attachment).unwrap();
+        assert_ne!(shell("nft list ruleset"), "");
+        shell("ip link delete corten0");
+    }
+    host.caller.del(&with, &c.attachment).unwrap();
+}
+
+#[test]
 fn sbr_by_a_given_gateway_and_with_hints() {
     let host = Host::new();
     let list = list(

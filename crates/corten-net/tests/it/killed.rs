@@ -94,8 +94,12 @@ impl Rig {
         let files = files(&dir.join("ipam/n"));
         let records = [files_of(&dir.join("hd")), files_of(&dir.join("tuning"))].concat();
         let elements = shell("nft list ruleset | grep -o '\"corten c [^\"]*\"' || true");
+        // Of links that are one container's each: no subnet outlives the last.
+        let links_alone = self.config[0]["type"] == "ptp";
+        let subnets = shell("nft list ruleset | grep -o 'elements = { 10.90.*' || true");
+        let subnets = if links_alone { subnets } else { String::new() };
         format!(
-            "{} | {inside} | {files:?} {records:?} | {elements}",
+            "{} | {inside} | {files:?} {records:?} | {elements}{subnets}",
             shell(links)
         )
     }
@@ -241,10 +245,13 @@ fn ptp() {
             "ptp.add.pair",
             "ptp.add.inner",
             "ptp.add.outer",
+            "ptp.add.admitted",
         ],
         "true",
-        json!([{ "type": "ptp", "ipam": local() }]),
+        json!([{ "type": "ptp", "ipMasq": true, "ipam": local() }]),
     );
+    let list = json!([{ "type": "ptp", "ipMasq": true, "ipam": local() }]);
+    at_each_of_del(&["ptp.del.pair"], "true", &list);
 }
 
 #[test]

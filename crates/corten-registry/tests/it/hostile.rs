@@ -74,13 +74,15 @@ async fn bytes_that_drip_are_given_up_by_their_rate() {
 
 #[tokio::test]
 async fn a_head_that_drips_is_a_timeout() {
-    use std::io::Write as _;
+    use std::io::{Read as _, Write as _};
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().take(2) {
             let mut stream = stream.unwrap();
             std::thread::spawn(move || {
+                // An answer to nothing would be another fault.
+                let _some = stream.read(&mut [0; 4096]);
                 let head = b"HTTP/1.1 200 OK\r\n".iter().chain([&b'x'; 10_000]);
                 for byte in head {
                     if stream.write_all(&[*byte]).is_err() {

@@ -8,15 +8,12 @@
 //! steps leaves a free number, which the next rotation fills; nothing is moved over a file that is still wanted. The new
 //! file exists before anything moves: without room for it all stays as it was, and the log grows on.
 
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
 use std::time::SystemTime;
 
-use rustix::fs::OFlags;
-
+use super::place::Place;
 use crate::time::rfc3339;
 
 /// How large a log may become.
@@ -38,7 +35,7 @@ impl Limits {
 /// An open log file, its name and what could not be written to it.
 #[derive(Debug)]
 pub struct LogFile {
-    path: PathBuf,
+    place: Place,
     file: File,
     limits: Limits,
     /// As far as we know; somebody may have truncated it.
@@ -57,18 +54,20 @@ struct Loss {
 }
 
 impl LogFile {
-    pub fn open(path: &Path, limits: Limits) -> io::Result<Self> {
+    pub fn open(place: impl Into<Place>, limits: Limits) -> io::Result<Self> {
+        let place = place.into();
+        let folder = place.folder()?;
         // A rotation was broken off, or the limit was higher before.
-        remove(&named(path, "new"))?;
+        folder.remove("new")?;
         if limits.max_size > 0 {
-            let beyond = (limits.last() + 1..).take_while(|n| numbered(path, *n).exists());
+            let beyond = (limits.last() + 1..).take_while(|n| folder.has(&n.to_string()));
             for n in beyond.collect::<Vec<_>>().into_iter().rev() {
-                remove(&numbered(path, n))?;
+                folder.remove(&n.to_string())?;
             }
         }
-        let file = append_to(path)?;
+        let file = folder.append_to("")?;
         let mut log = Self {
-            path: path.into(),
+            place,
             size: file.metadata()?.len(),
             file,
             limits,
@@ -83,7 +82,7 @@ impl LogFile {
     fn end_last_line(&mut self) -> io::Result<()> {
         let mut last = [b'\n'];
         if self.size > 0 {
-            File::open(&self.path)?.read_exact_at(&mut last, self.size - 1)?;
+            self.file.read_exact_at(&mut last, self.size - 1)?;
         }
         if last != [b'\n'] {
             self.torn = vec![b'\n'];
@@ -93,7 +92,7 @@ impl LogFile {
     }
 
     pub fn reopen(&mut self) -> io::Result<()> {
-        let file = append_to(&self.path)?;
+        let file = self.place.folder()?.append_to("")?;
         self.size = file.metadata()?.len();
         self.file = file;
         // Its beginning is in the other file, where nobody writes any more.
@@ -118,22 +117,22 @@ impl LogFile {
         if self.size == 0 {
             return Ok(());
         }
-        let new = named(&self.path, "new");
-        remove(&new)?;
-        let file = append_to(&new)?;
+        let folder = self.place.folder()?;
+        folder.remove("new")?;
+        let file = folder.append_to("new")?;
         let last = self.limits.last();
         if last > 0 {
-            let free = (1..last).find(|n| !numbered(&self.path, *n).exists());
+            let free = (1..last).find(|n| !folder.has(&n.to_string()));
             for n in (1..free.unwrap_or(last)).rev() {
-                fs::rename(numbered(&self.path, n), numbered(&self.path, n + 1))?;
+                folder.rename(&n.to_string(), &(n + 1).to_string())?;
             }
-            match fs::rename(&self.path, numbered(&self.path, 1)) {
+            match folder.rename("", "1") {
                 // Somebody has taken it away: who follows it has it open.
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 moved => moved?,
             }
         }
-        fs::rename(&new, &self.path)?;
+        folder.rename("new", "")?;
         (self.file, self.size) = (file, 0);
         Ok(())
     }
@@ -225,41 +224,6 @@ impl LogFile {
             }
         }
     }
-}
-
-fn append_to(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    // A FIFO that nobody reads would not open otherwise, nor would anything that waits for a line. And a container that is shown the
-    // folder of its own logs must not choose the file: what it prints would go into any of root's.
-    let flags = OFlags::NONBLOCK | OFlags::NOFOLLOW;
-    options.append(true).create(true).mode(0o640);
-    let file = options.custom_flags(flags.bits() as i32).open(path)?;
-    match file.metadata()?.mode() & 0o170_000 {
-        0o100_000 => Ok(file),
-        _ => Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "it is not a regular file",
-        )),
-    }
-}
-
-fn remove(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
-}
-
-fn named(path: &Path, end: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(".");
-    name.push(end);
-    name.into()
-}
-
-/// A rotated file's name.
-pub(super) fn numbered(path: &Path, n: u32) -> PathBuf {
-    named(path, &n.to_string())
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::file::numbered;
+use super::place::numbered;
 
 /// A log has fewer files than that; the rest of a number's room would be looked up in vain.
 const MOST: u32 = 10_000;

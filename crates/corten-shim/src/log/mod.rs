@@ -23,13 +23,14 @@
 
 mod file;
 pub mod follow;
+mod place;
 
 use std::io;
-use std::path::Path;
 use std::time::SystemTime;
 
 pub use file::Limits;
 use file::LogFile;
+pub use place::Place;
 
 use crate::time::rfc3339;
 
@@ -64,9 +65,9 @@ pub struct Log {
 
 impl Log {
     /// Opens for appending; a new file is readable by its group (0640). Mends what a crash has left.
-    pub fn open(path: &Path, limits: Limits) -> io::Result<Self> {
+    pub fn open(place: impl Into<Place>, limits: Limits) -> io::Result<Self> {
         Ok(Self {
-            file: LogFile::open(path, limits)?,
+            file: LogFile::open(place, limits)?,
             begun: [Vec::new(), Vec::new()],
             records: Vec::new(),
         })

@@ -19,7 +19,7 @@ use super::task::{Phase, Process, Task, Wanted};
 use super::{Shim, say};
 use crate::attach::Size;
 use crate::listen::bind_in;
-use crate::log::{Limits, Log};
+use crate::log::{Limits, Log, Place};
 use crate::proto::events::{TaskCreate, TaskIo, TaskStart};
 use crate::proto::task::{CreateTaskRequest, CreateTaskResponse, Mount, StartResponse};
 use crate::stdio::Io;
@@ -189,11 +189,13 @@ impl Shim {
             "" => None,
             path => {
                 let path = Path::new(path);
+                let root = Some(&corten.log_root).filter(|r| !r.is_empty());
+                let place = Place::new(path, root.map(Path::new));
                 let limits = Limits {
                     max_size: corten.log_max_size,
                     max_files: corten.log_max_files,
                 };
-                let log = Log::open(path, limits);
+                let log = Log::open(place, limits);
                 Some(log.map_err(|e| failed("open the log", path, &e))?)
             }
         };

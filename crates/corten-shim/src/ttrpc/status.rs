@@ -1,6 +1,6 @@
 //! How a failure travels: gRPC's code, a text, and our own detail.
 
-use corten_spec::Kind;
+use corten_spec::{Kind, chain};
 use prost::Message;
 use prost_types::Any;
 
@@ -127,18 +127,6 @@ impl From<ttrpc::Status> for Status {
             message: status.message,
         }
     }
-}
-
-/// The whole chain of causes in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }
 
 impl From<corten_runtime::Error> for Status {

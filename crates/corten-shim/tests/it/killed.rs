@@ -145,23 +145,18 @@ impl Stage {
         let runtime = ["--runtime", "io.containerd.corten.v2"];
         let script = ["--", IMAGE, &self.id, "sh", "-c", SCRIPT];
         let words = [&["container", "create"], &runtime[..], &script].concat();
-        let refused = self.it.ctr(&words);
-        let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-        if refused.status.success() {
-            return;
+        for _ in 0..8 {
+            let output = self.it.ctr(&words);
+            if output.status.success() {
+                return;
+            }
+            let told = String::from_utf8_lossy(&output.stderr);
+            let Some(folder) = stumbled(&told) else {
+                panic!("ctr {words:?}: {told}");
+            };
+            clear_the_way(Path::new(folder));
+            let _ = self.it.ctr(&["snapshot", "rm", &self.id]);
         }
-        // containerd 1.6 moves a snapshot's folder to its place before it commits the number: killed between the two, it
-        // gives the number out again and stumbles over the folder.
-        let stumbled = told.contains("failed to rename") && told.contains("file exists");
-        let place = told.split_whitespace().find_map(|word| {
-            let word = word.strip_suffix(':')?;
-            word.contains("/snapshots/").then_some(word)
-        });
-        let Some(place) = place.filter(|_| stumbled) else {
-            panic!("ctr {words:?}: {told}");
-        };
-        std::fs::remove_dir_all(place).expect(place);
-        let _ = self.it.ctr(&["snapshot", "rm", &self.id]);
         self.it.ok(&words);
     }
 
@@ -294,6 +289,34 @@ impl Stage {
     }
 }
 
+/// containerd 1.6 moves a snapshot's folder to its place before it commits the number: killed between the two, it gives
+/// the number out again and stumbles over the folder, which this names.
+fn stumbled(told: &str) -> Option<&str> {
+    if !told.contains("failed to rename") || !told.contains("file exists") {
+        return None;
+    }
+    told.split_whitespace().find_map(|word| {
+        let word = word.strip_suffix(':')?;
+        word.contains("/snapshots/").then_some(word)
+    })
+}
+
+/// Its collector may be at that folder already. It does not look again whether the number is in use, so it goes first.
+fn clear_the_way(folder: &Path) {
+    for _ in 0..50 {
+        if !folder.exists() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            panic!("{}: {error}", folder.display())
+        }
+        _ => {}
+    }
+}
+
 fn tasks(it: &Containerd) -> Grpc {
     let service = "containerd.services.tasks.v1.Tasks";
     Grpc::to(&it.path().join("c.sock"), service, &it.namespace)
@@ -420,7 +443,7 @@ fn strike_at(stage: &mut Stage, victim: Victim, after: Duration, work: &mut std:
 }
 
 /// Whatever has become of it, it can be ended and forgotten.
-fn clear(stage: &mut Stage, story: &str) {
+fn clear(stage: &mut Stage, victim: Victim, story: &str) {
     // A shim that has just died may still be in the list.
     eventually("an end of the task", || {
         let Some(seen) = stage.look() else {
@@ -447,6 +470,13 @@ fn clear(stage: &mut Stage, story: &str) {
     let _ = std::fs::remove_dir_all(stage.it.bundle(&format!(".{}", stage.id)));
     let left = stage.it.ok(&["container", "ls", "-q"]);
     assert!(left.is_empty(), "{story}: {left}");
+    if victim == Victim::Shim {
+        // Killed between its answer to start and containerd's first call, or between Delete and Shutdown, it was nobody's:
+        // containerd never asks for its removal, and the next start of this name takes its place.
+        let bundle = stage.it.bundle(&stage.id);
+        eventually("an end of the bundle", || !bundle.exists());
+        traces::remove_dead_socket(&stage.it, &stage.id);
+    }
     stage.again(story);
 }
 
@@ -464,12 +494,7 @@ fn in_the_middle_of_a_run(victim: Victim, seed: u64) {
             .it
             .command(&[&flags[..], &[&stage.id, "sleep", "1000"]].concat());
         strike_at(&mut stage, victim, after, &mut work);
-        if matches!(victim, Victim::Shim) {
-            // Killed between its answer and containerd's first call, it was nobody's: containerd never asks for its removal,
-            // and the next start of this name takes its place.
-            traces::remove_dead_socket(&stage.it, &stage.id);
-        }
-        clear(&mut stage, &story);
+        clear(&mut stage, victim, &story);
     }
     traces::assert_no_state(&stage.it);
 }
@@ -501,7 +526,7 @@ fn in_the_middle_of_a_delete(victim: Victim, seed: u64) {
         stage.reach(State::Stopped);
         let mut work = stage.it.command(&["task", "rm", &stage.id]);
         strike_at(&mut stage, victim, after, &mut work);
-        clear(&mut stage, &story);
+        clear(&mut stage, victim, &story);
     }
     traces::assert_no_state(&stage.it);
 }

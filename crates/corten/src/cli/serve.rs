@@ -75,7 +75,19 @@ pub(super) fn failed(error: Error) -> Failure {
         Error::Socket(SocketError::NoSocket { path }) => {
             format!("remove {}, or name another with --socket", path.display())
         }
-        Error::Socket(SocketError::Listen { .. }) => "name another with --socket".into(),
+        Error::Socket(SocketError::NoFolder { path }) => {
+            let folder = path.parent().unwrap_or(path);
+            format!("make {}, or name another with --socket", folder.display())
+        }
+        Error::Socket(SocketError::Folder { path }) => {
+            format!(
+                "name a file in it, such as {}",
+                path.join("corten.sock").display()
+            )
+        }
+        Error::Socket(SocketError::Long { .. } | SocketError::Listen { .. }) => {
+            "name another with --socket".into()
+        }
         Error::Socket(SocketError::Count { .. } | SocketError::Given { .. }) => {
             "the socket unit has one ListenStream=, with the path of a Unix socket".into()
         }

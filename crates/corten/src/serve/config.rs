@@ -260,6 +260,18 @@ mod tests {
             ("grace = \"soon\"", "grace = \"soon\""),
             ("[images]\npinned = [\"A b\"]", "images.pinned = \"A b\""),
             (
+                "[streaming]\ntls-certificate = \"/c\"",
+                "streaming.tls-certificate = \"/c\"",
+            ),
+            (
+                "[streaming]\ntls-key = \"/k\"\ntls-client-ca = \"/a\"",
+                "streaming.tls-key = \"/k\"",
+            ),
+            (
+                "[streaming]\ntls-client-ca = \"/a\"",
+                "streaming.tls-client-ca = \"/a\"",
+            ),
+            (
                 "[metrics]\naddress = \"localhost\"",
                 "metrics.address = \"localhost\"",
             ),

@@ -252,13 +252,3 @@ impl Signals {
         }
     }
 }
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(e) = next {
-        text.push_str(&format!(": {e}"));
-        next = e.source();
-    }
-    text
-}

@@ -14,6 +14,9 @@ const FIRST_GIVEN: i32 = 3;
 /// Owner and group, who are root unless somebody says otherwise.
 const MASK: Mode = Mode::from_raw_mode(0o117);
 
+/// `sun_path` of unix(7), but for the zero at its end.
+const LONGEST: usize = 107;
+
 /// A socket that is listened on. One that was made goes with it.
 #[derive(Debug)]
 pub struct Listening {
@@ -35,6 +38,12 @@ pub enum SocketError {
     Taken { path: PathBuf },
     #[error("{path:?} is there, and no socket")]
     NoSocket { path: PathBuf },
+    #[error("{path:?} is a folder")]
+    Folder { path: PathBuf },
+    #[error("the folder of socket {path:?} is not there")]
+    NoFolder { path: PathBuf },
+    #[error("{path:?} has {length} bytes, and the path of a socket at most {LONGEST}")]
+    Long { path: PathBuf, length: usize },
     #[error("{count} sockets are given by whoever started this, and one is served")]
     Count { count: i32 },
     #[error("what was given as a socket (descriptor {FIRST_GIVEN}) cannot be served")]
@@ -66,8 +75,10 @@ impl Listening {
             path: path.to_owned(),
             source,
         };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed)?;
+        let length = path.as_os_str().len();
+        if length > LONGEST {
+            let path = path.to_owned();
+            return Err(SocketError::Long { path, length });
         }
         make_way(path)?;
         let before = rustix::process::umask(MASK);
@@ -110,8 +121,21 @@ fn make_way(path: &Path) -> Result<(), SocketError> {
         source,
     };
     match fs::symlink_metadata(path) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            // Who misspells a folder is told, and gets none.
+            return match path.parent().is_none_or(Path::is_dir) {
+                true => Ok(()),
+                false => Err(SocketError::NoFolder {
+                    path: path.to_owned(),
+                }),
+            };
+        }
         Err(e) => return Err(failed(e)),
+        Ok(stat) if stat.is_dir() => {
+            return Err(SocketError::Folder {
+                path: path.to_owned(),
+            });
+        }
         Ok(stat) if !stat.file_type().is_socket() => {
             return Err(SocketError::NoSocket {
                 path: path.to_owned(),

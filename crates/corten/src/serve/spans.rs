@@ -263,7 +263,7 @@ impl Exporter {
                 self.exported.dropped.fetch_add(count, Ordering::Relaxed);
                 if self.complained.is_none_or(|at| at.elapsed() >= QUIET) {
                     self.complained = Some(Instant::now());
-                    let why = super::chain(&refusal);
+                    let why = corten_spec::chain(&refusal);
                     tracing::warn!(
                         collector = self.endpoint.authority,
                         why,

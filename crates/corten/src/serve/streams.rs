@@ -47,9 +47,15 @@ impl File {
                 client_ca,
             }),
             (certificate, key, ca) => {
-                let given = certificate.or(key).or(ca).unwrap_or_default();
-                let given = given.display().to_string();
-                return Err(("streaming.tls-…", given, ValueProblem::Pair));
+                // The one that is there lacks the other.
+                let all = [
+                    ("streaming.tls-certificate", certificate),
+                    ("streaming.tls-key", key),
+                    ("streaming.tls-client-ca", ca),
+                ];
+                let given = all.into_iter().find_map(|(name, path)| Some((name, path?)));
+                let (name, path) = given.unwrap_or_default();
+                return Err((name, path.display().to_string(), ValueProblem::Pair));
             }
         };
         let time = |key: &'static str, text: Option<String>, default: Duration| match text {

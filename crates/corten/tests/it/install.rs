@@ -43,6 +43,7 @@ fn a_node_is_set_up_below_a_prefix() -> Result<()> {
         "kind: KubeletConfiguration",
         &format!("containerRuntimeEndpoint: {endpoint}"),
         "cgroupDriver: systemd",
+        "  PodAndContainerStatsFromCRI: true",
     ] {
         assert!(kubelet.lines().any(|l| l == line), "{line}\n{kubelet}");
     }

@@ -17,6 +17,7 @@
 //! | `serve_races` | its calls beside each other, cut in their middle, and ends that nobody asked for |
 //! | `serve_unified` | the same on version 2 of control groups: limits, figures and ends against the files |
 //! | `systemd_pods` | the systemd driver and the daemon's units, where systemd is process 1 |
+//! | `serve_clock` | the machine's clock jumps, in a guest |
 //! | `serve_checkpoint` | containers of pods into archives, and out of them |
 //! | `install` | links, units and kubelet's settings, and the files of others |
 //! | `registry` | `registry serve` and `gc`: TLS, accounts, a cache, what is refused |
@@ -65,6 +66,7 @@ mod runtimes;
 mod serve;
 mod serve_calls;
 mod serve_checkpoint;
+mod serve_clock;
 mod serve_crash;
 mod serve_exec;
 mod serve_figures;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corten_cri::proto::runtime_service_client::RuntimeServiceClient;
 use corten_cri::proto::*;
-use corten_testkit::{Image, Result, Sandbox, tool, wait};
+use corten_testkit::{Image, Result, Sandbox, wait};
 use serde_json::json;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -19,12 +19,7 @@ pub struct Node {
     pub sandbox: Sandbox,
     pub daemon: Daemon,
     pub image: String,
-    /// The table of plugins that no engine calls is one on a host, and outlives them.
-    had_table: bool,
 }
-
-/// Of plugins that an orchestrator's configuration names.
-const TABLE: [&str; 2] = ["inet", "corten"];
 
 impl Node {
     pub fn start() -> Result<Self> {
@@ -44,14 +39,13 @@ impl Node {
 
     /// In a sandbox that the test has made ready.
     pub fn within(sandbox: Sandbox, settings: &str, plugins: &[serde_json::Value]) -> Result<Self> {
-        let [family, table] = TABLE;
-        let had_table = tool::call("nft", &["list", "table", family, table]).is_ok();
         let cni = sandbox.files().join("cni");
         fs::create_dir_all(&cni).expect("a folder");
         let number = u32::from_str_radix(&sandbox.bridge()[2..6], 16).unwrap_or(0);
         let (b, c) = (number / 256 % 256, number % 256);
         let first = json!({
             "type": "ptp",
+            "ipMasq": true,
             "ipam": {
                 "type": "host-local",
                 "dataDir": sandbox.run_folder().join("cni-ipam"),
@@ -72,7 +66,6 @@ impl Node {
             sandbox,
             daemon,
             image,
-            had_table,
         })
     }
 
@@ -104,10 +97,6 @@ impl Node {
     pub fn finish(self) {
         block(async { self.client().await.remove_all().await });
         assert!(self.daemon.stop().success());
-        if !self.had_table {
-            // There is none, where no plugin had rules to make.
-            let _absent = tool::call("nft", &["delete", "table", TABLE[0], TABLE[1]]);
-        }
         self.sandbox.finish();
     }
 }

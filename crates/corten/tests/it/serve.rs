@@ -125,6 +125,30 @@ fn a_socket_of_somebody_else_is_left_alone() -> Result<()> {
 }
 
 #[test]
+fn a_socket_that_cannot_be_made_is_told_of_and_nothing_else_is_made() -> Result<()> {
+    let sandbox = sandbox()?;
+    let folder = sandbox.files().join("folder");
+    fs::create_dir(&folder).expect("a folder");
+    let absent = sandbox.files().join("absent/corten.sock");
+    let long = sandbox.files().join("x".repeat(108));
+    for (path, named) in [
+        (&folder, "is a folder"),
+        (&absent, "is not there"),
+        (&long, "at most 107"),
+    ] {
+        let text = path.to_string_lossy().into_owned();
+        let refused = sandbox.corten(&["serve", "--socket", &text]);
+        refused.fails(125).names(named).names(&text).complete();
+    }
+    let made = fs::read_dir(sandbox.files()).expect("a list");
+    let made: Vec<_> = made.map(|e| e.expect("an entry").file_name()).collect();
+    assert!(!made.iter().any(|name| name == "absent"), "{made:?}");
+    assert_eq!(fs::read_dir(&folder).expect("a list").count(), 0);
+    sandbox.finish();
+    Ok(())
+}
+
+#[test]
 fn settings_that_cannot_be_used_are_named_and_nothing_starts() -> Result<()> {
     let sandbox = sandbox()?;
     let settings = sandbox.etc().join("serve.toml");

@@ -423,22 +423,52 @@ fn the_node_gets_a_network_of_ours() -> Result<()> {
             .expect("a network")
             .ip;
         assert!(ip.starts_with("100.127.250."), "{ip}");
+        // Another range: pods to come have it, pods that are there keep theirs.
+        let file = cni.join("10-corten.conflist");
+        for _ in 0..2 {
+            let again = update("100.127.251.0/24");
+            client
+                .runtime
+                .update_runtime_config(again)
+                .await
+                .expect("an update");
+        }
+        let text = fs::read_to_string(&file).expect("a file");
+        assert!(
+            text.contains("100.127.251.0/24") && text.contains("corten-pods1"),
+            "{text}"
+        );
+        let next = client.run(&client.pod("next")).await.expect("a pod");
+        let status = client.pod_status(&next).await.expect("a status");
+        let next_ip = status.network.expect("a network").ip;
+        assert!(next_ip.starts_with("100.127.251."), "{next_ip}");
+        let status = client.pod_status(&pod).await.expect("a status");
+        assert_eq!(status.network.expect("a network").ip, ip);
+        for (pod, gateway) in [(&pod, "100.127.250.1"), (&next, "100.127.251.1")] {
+            let ping = client.container("ping", &format!("ping -c 1 -W 5 {gateway}"));
+            let ping = client.go(pod, &ping).await;
+            assert_eq!(client.ended(&ping).await.exit_code, 0, "{gateway}");
+        }
         client.remove_all().await;
+        // Nobody is on the first one's bridge any more.
+        let again = update("100.127.251.0/24");
+        client
+            .runtime
+            .update_runtime_config(again)
+            .await
+            .expect("an update");
+        assert!(!Path::new("/sys/class/net/corten-pods0").exists());
     });
-    // The bridge is the node's, and stays with its rules.
-    tool::call("ip", &["link", "delete", "corten-pods0"])?;
-    for (set, element) in [
-        ("links", "corten-pods0"),
-        ("same", "corten-pods0 . corten-pods0"),
-        ("local4", "100.127.250.0/24"),
-        ("masq4", "100.127.250.0/24"),
-    ] {
-        let element = format!("{{ {element} }}");
-        tool::call(
-            "nft",
-            &["delete", "element", "inet", "corten", set, &element],
-        )?;
-    }
+    // The bridge is the node's, and stays with its rules. Who deletes it by hand leaves those to the next start.
+    tool::call("ip", &["link", "delete", "corten-pods1"])?;
+    let rules = || tool::call("nft", &["list", "ruleset"]);
+    assert!(rules()?.contains("100.127.251.0/24"));
+    node.again();
+    let rules = rules()?;
+    assert!(
+        !rules.contains("corten-pods1") && !rules.contains("100.127.25"),
+        "{rules}"
+    );
     node.finish();
     Ok(())
 }

@@ -30,6 +30,97 @@ async fn life(client: &mut Client) -> std::result::Result<(), Status> {
 }
 
 #[test]
+fn rows_of_another_version_are_told_of_and_left_alone() -> Result<()> {
+    let mut node = Node::start()?;
+    let (lost, served, [of_lost, known, strange]) = block(async {
+        let mut client = node.client().await;
+        let lost = client.run(&client.pod("lost")).await.expect("a pod");
+        let of_lost = client.go(&lost, &client.container("c", "sleep 1000")).await;
+        let served = client.run(&client.pod("served")).await.expect("a pod");
+        let known = client
+            .go(&served, &client.container("known", "sleep 1000"))
+            .await;
+        let strange = client.container("strange", "sleep 1000");
+        let strange = client.go(&served, &strange).await;
+        (lost, served, [of_lost, known, strange])
+    });
+    let root = node.sandbox.root();
+    let change = |from: &str, to: &str| {
+        let store = corten_store::Store::open(&root).expect("the store");
+        let pods = store.pods();
+        for mut row in pods.list().expect("the rows") {
+            if [&lost, &strange].iter().any(|id| *id == row.id.as_str()) {
+                assert!(row.record.contains(from), "{}", row.record);
+                row.record = row.record.replace(from, to);
+                pods.update(&row).expect("an update");
+            }
+        }
+    };
+    node.daemon.child.kill().expect("kill");
+    node.daemon.child.wait().expect("wait");
+    change("\"version\":1,", "\"version\":99,");
+    node.again();
+    let log = node.daemon.log();
+    for id in [&lost, &strange] {
+        let told = |line: &&str| line.contains(id.as_str()) && line.contains("version 99");
+        assert!(log.lines().any(|line| told(&line)), "{id}: {log}");
+    }
+    block(async {
+        let mut client = node.client().await;
+        let found = client.pods().await;
+        let state = |id: &str| found.iter().find(|p| p.id == id).map(PodSandbox::state);
+        assert_eq!(state(&lost), Some(PodSandboxState::SandboxNotready));
+        assert_eq!(state(&served), Some(PodSandboxState::SandboxReady));
+        let metadata = found
+            .iter()
+            .find(|p| p.id == lost)
+            .and_then(|p| p.metadata.clone());
+        assert_eq!(metadata.expect("names").name, "lost");
+        let found = client.containers().await;
+        let state = |id: &str| found.iter().find(|c| c.id == id).map(Container::state);
+        for id in [&of_lost, &strange] {
+            assert_eq!(state(id), Some(ContainerState::ContainerUnknown));
+        }
+        assert_eq!(state(&known), Some(ContainerState::ContainerRunning));
+        let status = client.status(&strange).await.expect("a status");
+        assert!(status.message.contains("version 99"), "{status:?}");
+        client.pod_status(&lost).await.expect("a status");
+        // Everything else works, and nothing of these is touched.
+        assert_eq!(client.says(&known, "echo up").await, "up");
+        let more = client.run(&client.pod("more")).await.expect("a pod");
+        client.remove_pod(&more).await.expect("a removal");
+        for refused in [
+            client.stop_pod(&lost).await,
+            client.remove_pod(&lost).await,
+            client.remove_pod(&served).await,
+            client.stop(&strange, 0).await,
+            client.remove(&of_lost).await,
+            client.run(&client.pod("lost")).await.map(drop),
+        ] {
+            let refused = refused.expect_err("left alone");
+            assert!(!refused.message().is_empty(), "{refused}");
+        }
+    });
+    // Whoever knows the version finds all as it was.
+    node.daemon.child.kill().expect("kill");
+    node.daemon.child.wait().expect("wait");
+    change("\"version\":99,", "\"version\":1,");
+    node.again();
+    block(async {
+        let mut client = node.client().await;
+        for id in [&lost, &served] {
+            let status = client.pod_status(id).await.expect("a status");
+            assert_eq!(status.state(), PodSandboxState::SandboxReady);
+        }
+        for id in [&of_lost, &known, &strange] {
+            assert_eq!(client.says(id, "echo up").await, "up");
+        }
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
 fn the_daemon_dies_at_any_moment() -> Result<()> {
     let mut node = Node::start()?;
     let mut moments = Moments::new();

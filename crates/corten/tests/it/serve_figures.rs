@@ -66,6 +66,58 @@ fn no_line_is_lost_when_logs_are_rotated() -> Result<()> {
     Ok(())
 }
 
+/// A container that has its pod's folder of logs tries to have its output written into a folder of the host's.
+#[test]
+fn logs_stay_in_their_pods_folder() -> Result<()> {
+    let node = Node::start()?;
+    let host = node.sandbox.files().join("host");
+    fs::create_dir(&host).expect("a folder");
+    block(async {
+        let mut client = node.client().await;
+        let config = client.pod("web");
+        let logs = std::path::PathBuf::from(&config.log_directory);
+        let pod = client.run(&config).await.expect("a pod");
+        // As kubelet does.
+        fs::create_dir(logs.join("c")).expect("a folder");
+        let script = format!(
+            "echo first; mv /logs/c /logs/away && ln -s {0} /logs/c && mkdir /logs/d && ln -s {0}/0.log /logs/d/0.log; \
+             while :; do echo more; sleep 0.05; done",
+            host.display()
+        );
+        let mut container = client.container("c", &script);
+        container.log_path = "c/0.log".into();
+        container.mounts = vec![Mount {
+            container_path: "/logs".into(),
+            host_path: logs.display().to_string(),
+            ..Mount::default()
+        }];
+        let id = client.go(&pod, &container).await;
+        let ready = || logs.join("d/0.log").is_symlink().then_some(());
+        wait::until("the links", SOON, ready).expect("the links");
+        let request = ReopenContainerLogRequest {
+            container_id: id.clone(),
+        };
+        let refused = client.runtime.reopen_container_log(request).await;
+        refused.expect_err("a link in the folder's place");
+        for path in ["c/1.log", "d/0.log"] {
+            let mut next = client.container(&path.replace('/', "-"), "echo here");
+            next.log_path = path.into();
+            let next = client.create(&pod, &next).await.expect("a container");
+            client.start(&next).await.expect_err(path);
+        }
+        assert_eq!(fs::read_dir(&host).expect("a list").count(), 0);
+        // What it prints still goes where it went.
+        let log = || fs::read_to_string(logs.join("away/0.log")).unwrap_or_default();
+        let before = log().len();
+        let more = || (log().len() > before).then_some(());
+        wait::until("more of the log", SOON, more).expect("more of the log");
+        assert!(log().contains(" F first"), "{}", log());
+        client.stop(&id, 0).await.expect("a stop");
+    });
+    node.finish();
+    Ok(())
+}
+
 #[test]
 fn figures_grow_and_are_described() -> Result<()> {
     let node = Node::start()?;
@@ -214,6 +266,53 @@ async fn described(client: &mut Client, pod: &str, id: &str) {
             assert_eq!(wanted, Some(&metric.label_values.len()), "{metric:?}");
         }
     }
+}
+
+#[test]
+fn a_start_that_fails_is_told_as_an_end() -> Result<()> {
+    use ContainerEventType::*;
+    let node = Node::start()?;
+    block(async {
+        let mut client = node.client().await;
+        let stream = client
+            .runtime
+            .get_container_events(GetEventsRequest {})
+            .await;
+        let mut stream = stream.expect("a stream").into_inner();
+        let pod = client.run(&client.pod("web")).await.expect("a pod");
+        let mut container = client.container("c", "true");
+        container.command = vec!["/not/there".into()];
+        let id = client.create(&pod, &container).await.expect("a container");
+        client.start(&id).await.expect_err("no such program");
+        // A second try tells nothing more.
+        client.start(&id).await.expect_err("started already");
+        client.remove(&id).await.expect("a removal");
+        let wanted = [
+            (&pod, ContainerCreatedEvent),
+            (&pod, ContainerStartedEvent),
+            (&id, ContainerCreatedEvent),
+            (&id, ContainerStoppedEvent),
+            (&id, ContainerDeletedEvent),
+        ];
+        for (id, kind) in wanted {
+            let event = tokio::time::timeout(SOON, stream.message()).await;
+            let event = event
+                .expect("in time")
+                .expect("a stream")
+                .expect("an event");
+            let found = (&event.container_id, event.container_event_type());
+            assert_eq!(found, (id, kind));
+            if kind == ContainerStoppedEvent {
+                let status = &event.containers_statuses[0];
+                assert_eq!(status.state(), ContainerState::ContainerExited);
+                assert_ne!(status.exit_code, 0);
+                assert_eq!(status.reason, "StartError");
+            }
+        }
+        client.remove_all().await;
+    });
+    node.finish();
+    Ok(())
 }
 
 #[test]

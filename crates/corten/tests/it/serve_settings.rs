@@ -412,6 +412,33 @@ fn ends_are_told_as_they_were() -> Result<()> {
 }
 
 #[test]
+fn a_runtime_with_sandboxes_of_its_own_runs_no_pod() -> Result<()> {
+    let sandbox = super::sandbox()?;
+    let shim = sandbox.files().join("containerd-shim-strange-v1");
+    fs::copy("/bin/true", &shim).expect("a program");
+    let settings = format!("[runtimes.strange]\nruntime = {shim:?}\n");
+    let node = Node::within(sandbox, &settings, &[])?;
+    let log = node.daemon.log();
+    let told = |line: &&str| line.contains("strange") && line.contains("sandbox of its own");
+    assert!(log.lines().any(|line| told(&line)), "{log}");
+    block(async {
+        let mut client = node.client().await;
+        let request = RunPodSandboxRequest {
+            config: Some(client.pod("p")),
+            runtime_handler: "strange".into(),
+        };
+        let refused = client.runtime.run_pod_sandbox(request).await;
+        let refused = refused.expect_err("no pod of ours");
+        assert_eq!(refused.code(), tonic::Code::Unimplemented, "{refused}");
+        let path = shim.to_string_lossy();
+        assert!(refused.message().contains(&*path), "{refused}");
+        assert!(client.pods().await.is_empty());
+    });
+    node.finish();
+    Ok(())
+}
+
+#[test]
 fn another_runtime_runs_a_pod() -> Result<()> {
     if !need::file("/usr/bin/containerd-shim-runc-v2") || !need::file("/usr/sbin/runc") {
         return Ok(());

@@ -19,6 +19,7 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use corten_shim::log;
 use corten_store::Snapshotter as _;
 
 pub use dump::ConfigDump;
@@ -192,8 +193,11 @@ impl Engine {
             let mut from = changes;
             from.rewind()?;
             tar.file(archive::CHANGES.as_bytes(), changes)?;
-            if let Some(log) = &container.record.settings.log {
-                tar.file_at(archive::LOG, log)?;
+            let settings = &container.record.settings;
+            if let Some(log) = &settings.log
+                && let Some(log) = log::Place::new(log, settings.log_root.as_deref()).read()?
+            {
+                tar.file(archive::LOG.as_bytes(), &log)?;
             }
             tar.file_at(archive::DUMP_LOG, &work.join("dump.log"))?;
             tar.finish()?.flush()?;

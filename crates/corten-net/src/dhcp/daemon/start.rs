@@ -7,6 +7,7 @@ use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use corten_spec::chain;
 use corten_sys::spawn::{self, Program};
 use rustix::io::Errno;
 use rustix::process::{Pid, WaitOptions, waitpid};
@@ -16,7 +17,7 @@ use super::super::protocol::{self, Ask};
 use super::flags::Flags;
 use super::{CLIENT_PATIENCE, LEASES};
 use crate::Error;
-use crate::error::{chain, file_error};
+use crate::error::file_error;
 
 /// How long a daemon that begins waits for one that ends.
 const HANDOVER: Duration = Duration::from_secs(2);

@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use corten_spec::chain;
 use corten_sys::spawn::{self, Program};
 use rustix::event::epoll;
 use rustix::fs::{FlockOperation, flock};
@@ -27,7 +28,6 @@ use rustix::fs::{FlockOperation, flock};
 use super::packet::{Code, MAX_QUERY, Query, Refusal, answer, refuse};
 use super::registration::{Document, Folder};
 use super::zone::Zone;
-use crate::error::chain;
 use control::Control;
 use forward::Forwarder;
 use sandbox::Sandbox;

@@ -126,6 +126,15 @@ pub fn collect(request: &Request<'_>, valid: &[ValidAttachment]) -> Result<(), E
     unguard(request, |o| !request.is_valid(valid, o))
 }
 
+/// GC's part where the bridge is gone: somebody has deleted it, with all its ports.
+pub fn gather(request: &Request<'_>) -> Result<(), Error> {
+    let ipam = request.config.get("ipam");
+    let subnets = ipam.map(crate::network::subnets).unwrap_or_default();
+    let mut firewall = request.session.firewall(&request.table()?)?;
+    firewall.dismiss_link(&Config::read(request)?.link())?;
+    firewall.gather(&subnets)
+}
+
 fn unguard(
     request: &Request<'_>,
     which: impl Fn(&crate::owner::Owner) -> bool,

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Instant, SystemTime};
 
 use corten_runtime::{Exec, Options as RuntimeOptions, Stdio};
+use corten_spec::chain;
 use prost::Message;
 
 use super::{Check, OnFailure, SIGKILL, STOP_PATIENCE};
@@ -14,7 +15,7 @@ use crate::serve::task::{Phase, Task};
 use crate::serve::{CALM, Shim, say};
 use crate::stdio::open::{self, End};
 use crate::time::rfc3339;
-use crate::ttrpc::status::{Code, Status, chain};
+use crate::ttrpc::status::{Code, Status};
 
 impl Task {
     pub fn read_check(&mut self, scratch: &mut [u8]) {

@@ -52,10 +52,17 @@ fn kubelet(facts: &Facts) -> String {
     };
     format!(
         "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
-         containerRuntimeEndpoint: {}\ncgroupDriver: {driver}\n{v1}",
+         containerRuntimeEndpoint: {}\ncgroupDriver: {driver}\n{v1}{STATS}",
         endpoint(facts)
     )
 }
+
+/// Without it kubelet asks its cAdvisor, which reads the names of containers and the traffic of pods out of containerd or CRI-O alone. Off by
+/// default up to Kubernetes 1.36; gates of several files are merged.
+const STATS: &str = "featureGates:\n  \
+    # Figures of pods and containers are asked of the runtime. Without it the network of pods is missing in\n  \
+    # /stats/summary, and the names of containers in /metrics/cadvisor.\n  \
+    PodAndContainerStatsFromCRI: true\n";
 
 fn crictl(facts: &Facts) -> String {
     let endpoint = endpoint(facts);
@@ -86,9 +93,15 @@ mod tests {
             kubelet(&facts(false, true)),
             "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\n\
              containerRuntimeEndpoint: \"unix:///run/corten/corten.sock\"\ncgroupDriver: cgroupfs\nfailCgroupV1: false\n"
+                .to_owned()
+                + STATS
         );
         let modern = kubelet(&facts(true, false));
-        assert!(modern.ends_with("cgroupDriver: systemd\n"), "{modern}");
+        assert!(
+            modern.contains("cgroupDriver: systemd\nfeatureGates:\n  #"),
+            "{modern}"
+        );
+        assert!(modern.ends_with("\n  PodAndContainerStatsFromCRI: true\n"));
         assert!(
             crictl(&facts(true, false))
                 .contains("image-endpoint: \"unix:///run/corten/corten.sock\"\n")

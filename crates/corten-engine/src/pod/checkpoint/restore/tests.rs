@@ -92,7 +92,7 @@ fn config(id: &str) -> Vec<u8> {
 
 /// A text of an error and all its causes.
 fn text(error: &Error) -> String {
-    crate::pod::run::chain(error)
+    corten_spec::chain(error)
 }
 
 #[test]
