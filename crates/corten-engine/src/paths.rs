@@ -133,7 +133,7 @@ impl Paths {
         self.root.join("pods")
     }
 
-    /// What outlives a reboot of a pod: its files of /etc, its containers' specifications.
+    /// What outlives a reboot of a pod: its containers' specifications.
     pub fn pod(&self, id: &ContainerId) -> PathBuf {
         self.pods().join(id.as_str())
     }

@@ -61,6 +61,7 @@ impl Engine {
                 });
             }
             if repair {
+                recover::gather(&list)?;
                 self.reload_network(&network)?;
             }
         }

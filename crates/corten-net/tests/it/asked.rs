@@ -211,9 +211,11 @@ fn a_bridge_that_somebody_has_deleted_leaves_no_rules() {
     recover::gather(&with).unwrap();
     assert_ne!(shell("nft list ruleset"), "");
     shell("ip link delete corten0");
-    for way in ["gather", "GC"] {
+    host.caller.del(&with, &c.attachment).unwrap();
+    for way in ["gather", "remove", "GC"] {
         match way {
             "gather" => recover::gather(&with).unwrap(),
+            "remove" => network::remove(&with).unwrap(),
             _ => host.caller.gc(&with, &[]).unwrap(),
         }
         assert_eq!(shell("nft list ruleset"), "", "{way}");
@@ -222,7 +224,6 @@ fn a_bridge_that_somebody_has_deleted_leaves_no_rules() {
         assert_ne!(shell("nft list ruleset"), "");
         shell("ip link delete corten0");
     }
-    host.caller.del(&with, &c.attachment).unwrap();
 }
 
 #[test]

@@ -113,6 +113,13 @@ fn a_daemon_that_is_killed_loses_no_pod() -> Result<()> {
         let more = client.go(&pod, &more).await;
         assert_eq!(client.ended(&more).await.exit_code, 0);
         client.logged("web", "more", "web");
+        // Its files of /etc, too, which are nowhere on disk; and a bound is on what is written to them.
+        let script = "test \"$(cat /etc/hostname)\" = web && echo 192.0.2.1 x >> /etc/hosts && \
+                      ! dd if=/dev/zero of=/etc/resolv.conf bs=64k count=64 2>/dev/null";
+        let etc = client.go(&pod, &client.container("etc", script)).await;
+        assert_eq!(client.ended(&etc).await.exit_code, 0);
+        let text = client.says(&lives, "tail -n 1 /etc/hosts").await;
+        assert_eq!(text, "192.0.2.1 x");
         client.stop(&lives, 1).await.expect("a stop");
         assert_eq!(client.ended(&lives).await.exit_code, 137);
     });
