@@ -186,6 +186,10 @@ impl Firewall {
         if subnets.iter().all(|s| used.iter().any(|a| s.contains(*a))) {
             return Ok(());
         }
+        // Most often: there is nothing, and what the kernel can need not be asked.
+        if self.tables.read(&[])?.conditions == [plan::Condition::Missing; 2] {
+            return Ok(());
+        }
         self.tables
             .change("gather subnets", &tables::all_sets(), |name, there| {
                 // After the table was read: see above.
