@@ -101,6 +101,10 @@ fn open(folder: &Path) -> Result<OwnedFd, Errno> {
     if tests::REFUSED.get() {
         return Err(Errno::OPNOTSUPP);
     }
+    #[cfg(feature = "failpoints")]
+    if std::env::var_os("CORTEN_NO_TMPFILE").is_some() {
+        return Err(Errno::OPNOTSUPP);
+    }
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     rustix::fs::open(folder, flags, Mode::from(0o600))
 }

@@ -16,6 +16,8 @@ pub struct Rig {
     namespace: Namespace,
     bin: PathBuf,
     config: Value,
+    /// As if on a file system that has no files without a name.
+    no_tmpfile: bool,
 }
 
 impl Rig {
@@ -29,6 +31,7 @@ impl Rig {
             namespace: Namespace::new(),
             bin,
             config: serde_json::from_str(&text).unwrap(),
+            no_tmpfile: false,
             host,
         }
     }
@@ -48,6 +51,7 @@ impl Rig {
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", &self.bin)
             .env("CORTEN_FAILPOINT", failpoint)
+            .envs(self.no_tmpfile.then_some(("CORTEN_NO_TMPFILE", "1")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -235,6 +239,29 @@ fn bridge_and_host_local() {
         "true",
         json!([{ "type": "bridge", "bridge": "br9", "isGateway": true, "ipam": local() }]),
     );
+}
+
+#[test]
+fn an_address_that_has_another_name_meanwhile() {
+    for failpoint in ["nameless.written", "nameless.claimed"] {
+        for way in WAYS {
+            let mut rig = Rig::new("true", &json!([{ "type": "ptp", "ipam": local() }]));
+            rig.no_tmpfile = true;
+            let what = format!("{failpoint}, then {way}");
+            let before = rig.left();
+            let (printed, success) = rig.add(failpoint);
+            assert!(!success && printed.is_null(), "{what}: {printed}");
+            let other = rig.host.dir.path().join("ipam/n/.new");
+            assert!(other.exists(), "{what}");
+            go_on(&rig, way, &what);
+            // Whoever comes next clears the way.
+            let (result, success) = rig.add("");
+            assert!(success, "{what}: {result}");
+            rig.all("DEL", &json!({"prevResult": result}));
+            assert!(!other.exists(), "{what}");
+            assert_eq!(rig.left(), before, "{what}");
+        }
+    }
 }
 
 #[test]
