@@ -92,6 +92,7 @@ pub fn container(
     );
     let now = pod.now().pod;
     let etc = now.record.run.as_ref().and_then(|run| run.etc.clone());
+    let files_are_its = etc.is_some();
     let folder = etc.unwrap_or_else(|| shared.engine.paths().pod(&now.id));
     let hostname = super::sandbox::hostname(sandbox);
     let level = level(shared, now.id.as_str());
@@ -106,6 +107,7 @@ pub fn container(
             hosts: Some(folder.join("hosts")),
             hostname_file: Some(folder.join("hostname")),
             resolv_conf: Some(folder.join("resolv.conf")),
+            files_are_its,
             shm: shared_memory(&now, sandbox),
             level: &level,
         },

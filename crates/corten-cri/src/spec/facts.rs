@@ -73,6 +73,8 @@ pub struct Pod<'a> {
     pub hosts: Option<PathBuf>,
     pub hostname_file: Option<PathBuf>,
     pub resolv_conf: Option<PathBuf>,
+    /// Whether these three belong to the pod's root already, whoever that is on the host: a tmpfs maps no ids before Linux 6.3.
+    pub files_are_its: bool,
     /// What becomes `/dev/shm` of all its containers. `None`: each gets one of its own.
     pub shm: Option<PathBuf>,
     /// With SELinux: the categories that set its processes apart, as `s0:c1,c2`.

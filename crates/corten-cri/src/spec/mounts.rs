@@ -277,8 +277,8 @@ fn shared(wall: &Wall<'_>, facts: &Facts<'_>) -> Vec<(&'static str, Value)> {
     ] {
         let Some(source) = source else { continue };
         let mut file = bind(target, source, &["rbind", "rprivate", access]);
-        // They are root's on the host, and so the container's root's.
-        if let Some(ids) = wall.ids {
+        // Those of an earlier version are root's on the host, and so the container's root's.
+        if let Some(ids) = wall.ids.filter(|_| !pod.files_are_its) {
             (file["uidMappings"], file["gidMappings"]) = ids.oci();
         }
         all.push((target, file));

@@ -83,7 +83,11 @@ impl Shim {
         };
         let files = match request.files.is_empty() {
             true => None,
-            false => Some(Store::of_files(&request.files, &bundle)?),
+            false => Some(Store::of_files(
+                &request.files,
+                pod::root_of(&spec),
+                &bundle,
+            )?),
         };
         self.sandbox = Some(Sandbox::new(id, bundle, spec));
         match self.hold(shm, files) {

@@ -47,8 +47,8 @@ impl Store {
         Self::made("shm", &options)?.place(&bundle.join(SHM))
     }
 
-    /// Files of root's, with some room to be changed in.
-    pub fn of_files(files: &[SmallFile], bundle: &Path) -> Result<Self, Status> {
+    /// Files of `owner`'s, with some room to be changed in.
+    pub fn of_files(files: &[SmallFile], owner: (u32, u32), bundle: &Path) -> Result<Self, Status> {
         let length: usize = files.iter().map(|f| f.text.len()).sum();
         let (size, inodes) = (length as u64 + ROOM, files.len() + 1 + SPARE_INODES);
         let (size, inodes) = (size.to_string(), inodes.to_string());
@@ -70,6 +70,7 @@ impl Store {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let opened = openat(&loose.0, path, flags, Mode::from_raw_mode(0o644));
             let mut opened = File::from(opened.map_err(|e| failed(e.into()))?);
+            std::os::unix::fs::fchown(&opened, Some(owner.0), Some(owner.1)).map_err(failed)?;
             opened.write_all(file.text.as_bytes()).map_err(failed)?;
         }
         loose.place(&bundle.join(FILES))

@@ -51,6 +51,9 @@ fn run(rig: &Rig, held: &HoldPodResponse, name: &str, script: &str, more: Value)
     }
     if !held.files.is_empty() {
         let hosts = format!("{}/hosts", held.files);
+        // Root of a container with users of its own may make nothing in this root.
+        fs::create_dir_all(rig.path("rootfs/etc")).unwrap();
+        fs::write(rig.path("rootfs/etc/hosts"), "").unwrap();
         mounts.push(
             json!({"destination": "/etc/hosts", "type": "bind", "source": hosts, "options": ["rbind", "rprivate", "rw"]}),
         );
@@ -160,15 +163,16 @@ fn a_pod_with_users_of_its_own() {
         &["network", "ipc", "uts", "user"],
         json!({"uidMappings": ids, "gidMappings": ids, "sysctl": {"net.ipv4.ip_unprivileged_port_start": "9"}}),
     );
-    let held = rig.client().hold_pod(1 << 20, &[]).unwrap();
+    let held = rig.client().hold_pod(1 << 20, &files()).unwrap();
     assert_eq!(held.pid, 0);
-    let script = "cat /proc/self/uid_map /proc/sys/net/ipv4/ip_unprivileged_port_start; hostname; echo x > /dev/shm/f && stat -c %u /dev/shm/f";
+    let script = "cat /proc/self/uid_map /proc/sys/net/ipv4/ip_unprivileged_port_start; hostname; \
+                  echo x > /dev/shm/f && echo 192.0.2.1 x >> /etc/hosts && stat -c %u /dev/shm/f /etc/hosts";
     let maps = json!({"uidMappings": ids, "gidMappings": ids});
     let (status, log) = run(&rig, &held, "a", script, maps);
     let words: Vec<&str> = log.split_whitespace().collect();
     assert_eq!(
         (status, words.as_slice()),
-        (0, &["0", "200000", "65536", "9", "held", "0"][..])
+        (0, &["0", "200000", "65536", "9", "held", "0", "0"][..])
     );
     // The process that made them has gone, with its group and its state.
     eventually("no process", || {

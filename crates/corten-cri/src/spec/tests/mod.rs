@@ -57,6 +57,7 @@ struct World {
     host: Host,
     handler: Handler,
     namespaces: Namespaces,
+    files_are_its: bool,
     image: ImageConfig,
     observed: Observed,
     images: BTreeMap<usize, PathBuf>,
@@ -77,6 +78,7 @@ impl World {
                 pid: path("pid"),
                 target: None,
             },
+            files_are_its: true,
             image: ImageConfig {
                 entrypoint: vec!["/entry".into()],
                 cmd: vec!["arg".into()],
@@ -99,6 +101,7 @@ impl World {
             hosts: file("hosts"),
             hostname_file: file("hostname"),
             resolv_conf: file("resolv.conf"),
+            files_are_its: self.files_are_its,
             shm: file("shm"),
             level: "s0:c1,c2",
         };
