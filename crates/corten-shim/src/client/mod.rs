@@ -200,7 +200,17 @@ impl Client {
         method: &'static str,
         message: &impl Message,
     ) -> Result<R, Error> {
-        let stream = self.send(method, message)?;
+        self.ask(self.service, method, message)
+    }
+
+    /// A call of another service than the Task API.
+    fn ask<R: Message + Default>(
+        &mut self,
+        service: &str,
+        method: &'static str,
+        message: &impl Message,
+    ) -> Result<R, Error> {
+        let stream = self.send_to(service, method, message)?;
         let bytes = self.finish(method, stream)?;
         R::decode(bytes.as_slice()).map_err(|source| Error::Answer { method, source })
     }

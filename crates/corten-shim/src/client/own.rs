@@ -2,8 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use prost::Message;
-
 use super::{Client, Exit, exit_of};
 use crate::proto::corten::{
     CheckRequest, CheckResponse, ForwardRequest, HoldPodRequest, HoldPodResponse, InheritRequest,
@@ -20,8 +18,7 @@ impl Client {
             id: self.id.clone(),
             forwards,
         };
-        let stream = self.send_to(OWN_SERVICE, "Forward", &message)?;
-        self.finish("Forward", stream).map(drop)
+        self.ask(OWN_SERVICE, "Forward", &message)
     }
 
     /// Puts what is at a path in the place of a descriptor that the shim inherited. Returns where it is found for as long as
@@ -31,13 +28,7 @@ impl Client {
             place: place as u32,
             path: path.to_string_lossy().into_owned(),
         };
-        let stream = self.send_to(OWN_SERVICE, "Inherit", &message)?;
-        let bytes = self.finish("Inherit", stream)?;
-        let answer = InheritResponse::decode(bytes.as_slice());
-        let answer = answer.map_err(|source| Error::Answer {
-            method: "Inherit",
-            source,
-        })?;
+        let answer: InheritResponse = self.ask(OWN_SERVICE, "Inherit", &message)?;
         Ok(answer.path.into())
     }
 
@@ -56,12 +47,7 @@ impl Client {
             shm_size,
             files: files.collect(),
         };
-        let stream = self.send_to(OWN_SERVICE, "HoldPod", &message)?;
-        let bytes = self.finish("HoldPod", stream)?;
-        HoldPodResponse::decode(bytes.as_slice()).map_err(|source| Error::Answer {
-            method: "HoldPod",
-            source,
-        })
+        self.ask(OWN_SERVICE, "HoldPod", &message)
     }
 
     /// Whether the shim holds this pod, and what holds it with the shim lives.
@@ -70,11 +56,7 @@ impl Client {
             sandbox_id: self.id.clone(),
             verbose: false,
         };
-        let method = "SandboxStatus";
-        let stream = self.send_to(SANDBOX_SERVICE, method, &message)?;
-        let bytes = self.finish(method, stream)?;
-        let status = SandboxStatusResponse::decode(bytes.as_slice());
-        let status = status.map_err(|source| Error::Answer { method, source })?;
+        let status: SandboxStatusResponse = self.ask(SANDBOX_SERVICE, "SandboxStatus", &message)?;
         Ok(status.state == "SANDBOX_READY")
     }
 
@@ -83,8 +65,7 @@ impl Client {
         let message = SandboxRequest {
             sandbox_id: self.id.clone(),
         };
-        let stream = self.send_to(SANDBOX_SERVICE, "ShutdownSandbox", &message)?;
-        self.finish("ShutdownSandbox", stream)?;
+        self.ask::<()>(SANDBOX_SERVICE, "ShutdownSandbox", &message)?;
         self.reap();
         Ok(())
     }
@@ -96,8 +77,7 @@ impl Client {
             socket: socket.to_string_lossy().into_owned(),
             command,
         };
-        let stream = self.send_to(OWN_SERVICE, "Watch", &message)?;
-        self.finish("Watch", stream).map(drop)
+        self.ask(OWN_SERVICE, "Watch", &message)
     }
 
     /// When the container is to be started again, from now on.
@@ -106,8 +86,7 @@ impl Client {
             id: self.id.clone(),
             restart: Some(restart),
         };
-        let stream = self.send_to(OWN_SERVICE, "SetRestart", &message)?;
-        self.finish("SetRestart", stream).map(drop)
+        self.ask(OWN_SERVICE, "SetRestart", &message)
     }
 
     /// Runs the container's health check now, or waits for the one that runs.
@@ -115,12 +94,7 @@ impl Client {
         let message = CheckRequest {
             id: self.id.clone(),
         };
-        let stream = self.send_to(OWN_SERVICE, "Check", &message)?;
-        let bytes = self.finish("Check", stream)?;
-        CheckResponse::decode(bytes.as_slice()).map_err(|source| Error::Answer {
-            method: "Check",
-            source,
-        })
+        self.ask(OWN_SERVICE, "Check", &message)
     }
 
     /// Waits until the container has ended for good: not only to be started again.
@@ -136,7 +110,6 @@ impl Client {
         let message = ReopenLogRequest {
             id: self.id.clone(),
         };
-        let stream = self.send_to(OWN_SERVICE, "ReopenLog", &message)?;
-        self.finish("ReopenLog", stream).map(drop)
+        self.ask(OWN_SERVICE, "ReopenLog", &message)
     }
 }
