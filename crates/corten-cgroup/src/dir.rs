@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
 use rustix::io::{Errno, read, write};
+use rustix::path::Arg;
 
 use crate::Error;
 
@@ -41,7 +42,7 @@ pub(crate) fn open_root(root: &Path) -> Result<OwnedFd, Errno> {
     )
 }
 
-pub(crate) fn open_child(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+pub(crate) fn open_child(at: BorrowedFd<'_>, name: impl Arg) -> Result<OwnedFd, Errno> {
     openat(at, name, FOLDER, Mode::empty())
 }
 

@@ -5,17 +5,15 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use corten_sys::process::send_signal;
-use rustix::fs::{Dir as ReadDir, Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::Error;
-use crate::dir::{open_child, read_file};
+use crate::below::{Step, walk};
+use crate::dir::read_file;
 use crate::freeze::Freezer;
 use crate::group::Cgroup;
 
-/// A container with its own cgroup namespace can nest groups; nobody nests deeper than this.
-const DEPTH: usize = 64;
 const SIGKILL: i32 = 9;
 /// How often a group that cannot be frozen is searched for processes, and the pause between.
 const PASSES: usize = 200;
@@ -27,7 +25,7 @@ impl Cgroup {
         let mut pids = BTreeSet::new();
         // Every process of ours is in every hierarchy; one answers for all.
         if let Some(dir) = self.unified().or(self.dirs.first()) {
-            collect(&dir.fd, 0, &mut pids).map_err(|source| Error::Read {
+            collect(&dir.fd, &mut pids).map_err(|source| Error::Read {
                 file: "cgroup.procs".into(),
                 group: self.path.clone(),
                 source,
@@ -82,7 +80,7 @@ impl Cgroup {
         for _ in 0..PASSES {
             let mut pids = BTreeSet::new();
             for dir in &self.dirs {
-                collect(&dir.fd, 0, &mut pids).map_err(|source| Error::Read {
+                collect(&dir.fd, &mut pids).map_err(|source| Error::Read {
                     file: "cgroup.procs".into(),
                     group: self.path.clone(),
                     source,
@@ -124,41 +122,17 @@ impl Cgroup {
     }
 }
 
-fn collect(fd: &OwnedFd, depth: usize, pids: &mut BTreeSet<i32>) -> Result<(), Errno> {
-    let text = match read_file(fd.as_fd(), "cgroup.procs") {
-        Ok(text) => text,
-        // Removed meanwhile, or a threaded group, whose threads belong to processes above it.
-        Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => return Ok(()),
-        Err(errno) => return Err(errno),
-    };
-    pids.extend(text.lines().filter_map(|l| l.trim().parse::<i32>().ok()));
-    if depth < DEPTH {
-        for name in child_groups(fd)? {
-            match open_child(fd.as_fd(), &name) {
-                Ok(child) => collect(&child, depth + 1, pids)?,
-                Err(Errno::NOENT | Errno::NODEV) => {}
-                Err(errno) => return Err(errno),
-            }
+fn collect(group: &OwnedFd, pids: &mut BTreeSet<i32>) -> Result<(), Errno> {
+    walk(group, |step| {
+        let Step::Into(group) = step else {
+            return Ok(());
+        };
+        match read_file(group.as_fd(), "cgroup.procs") {
+            Ok(text) => pids.extend(text.lines().filter_map(|l| l.trim().parse::<i32>().ok())),
+            // Removed meanwhile, or a threaded group, whose threads belong to processes above it.
+            Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
+            Err(errno) => return Err(errno),
         }
-    }
-    Ok(())
-}
-
-/// Names of the groups directly below.
-pub(crate) fn child_groups(fd: &OwnedFd) -> Result<Vec<String>, Errno> {
-    // The link count of a group is 2 + its children: most have none, so save the listing.
-    if rustix::fs::fstat(fd)?.st_nlink == 2 {
-        return Ok(Vec::new());
-    }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let listing = openat(fd, ".", flags, Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in ReadDir::new(listing)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy();
-        if entry.file_type().is_dir() && name != "." && name != ".." {
-            names.push(name.into_owned());
-        }
-    }
-    Ok(names)
+        Ok(())
+    })
 }

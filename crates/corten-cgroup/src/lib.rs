@@ -21,6 +21,7 @@
 
 #![forbid(unsafe_code)]
 
+mod below;
 mod delegate;
 pub mod detail;
 mod device;

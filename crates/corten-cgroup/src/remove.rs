@@ -12,9 +12,9 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::Error;
+use crate::below::{Step, walk};
 use crate::dir::{Dir, open_child, open_root};
 use crate::group::Cgroup;
-use crate::kill::child_groups;
 
 /// How long `delete` waits for killed processes to be gone. Freeing the memory of
 /// a large one takes about a second for every 10 GB.
@@ -202,7 +202,7 @@ fn remove(root: &std::path::Path, path: &str) -> Result<(), Errno> {
         // Processes, or child groups: try without the children.
         Err(Errno::BUSY | Errno::NOTEMPTY) => {
             match open_child(at.as_fd(), name) {
-                Ok(group) => remove_children(&group, 0)?,
+                Ok(group) => remove_children(&group)?,
                 Err(Errno::NOENT) => return Ok(()),
                 Err(errno) => return Err(errno),
             }
@@ -215,20 +215,14 @@ fn remove(root: &std::path::Path, path: &str) -> Result<(), Errno> {
     }
 }
 
-fn remove_children(group: &OwnedFd, depth: usize) -> Result<(), Errno> {
-    if depth > 64 {
-        return Err(Errno::LOOP);
-    }
-    for name in child_groups(group)? {
-        let child = match open_child(group.as_fd(), &name) {
-            Err(Errno::NOENT) => continue,
-            answer => answer?,
+fn remove_children(group: &OwnedFd) -> Result<(), Errno> {
+    walk(group, |step| {
+        let Step::OutOf(group, name) = step else {
+            return Ok(());
         };
-        remove_children(&child, depth + 1)?;
-        match unlinkat(group, name.as_str(), AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno),
+        match unlinkat(group, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(errno),
         }
-    }
-    Ok(())
+    })
 }

@@ -57,6 +57,24 @@ impl Cgroup {
         Ok(entry)
     }
 
+    /// Whether a process more would stand still at once: the group is frozen, or, by the container itself, the one below it where its
+    /// init is.
+    pub fn is_frozen_beside(&self, init: u32) -> Result<bool, Error> {
+        if self.is_frozen()? {
+            return Ok(true);
+        }
+        let Some(dir) = self.unified().filter(|_| self.is_pure_v2()) else {
+            return Ok(false);
+        };
+        match &*self.beside(dir, init)? {
+            "" => Ok(false),
+            below => {
+                let events = dir.read(&self.path, &format!("{below}/cgroup.events"))?;
+                Ok(events.lines().any(|line| line == "frozen 1"))
+            }
+        }
+    }
+
     /// Is it this hierarchy that is meant? Without a controller, only where there is but one.
     fn names(&self, below: &Below, dir: &Dir) -> bool {
         match &below.controller {

@@ -29,6 +29,7 @@ pub mod firewall;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod link;
+mod nameless;
 pub mod names;
 pub mod network;
 pub mod owner;

@@ -7,6 +7,7 @@
 //! notify NAME    a step; waits for the answer
 //! console        the step orphan-pts-master, with a new terminal's master
 //! spawn          a process that sleeps, as a restored init: a child of the caller
+//! rename PATH X  the UTS namespace at PATH has X as its host's name, as criu sets it in what it joins
 //! ok             success
 //! fail ERRNO     refusal
 //! garbage        bytes that are no message
@@ -18,6 +19,7 @@ use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use corten_sys::namespace::{Namespaces, enter, set_hostname};
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
 const VERSION: u64 = 10;
@@ -66,6 +68,12 @@ fn perform(folder: &std::path::Path, socket: &OwnedFd, kind: u64) {
                 corten_sys::socket::send_fd(socket, &message, master.as_fd()).unwrap();
             }
             "spawn" => pid = sleeper(),
+            "rename" => {
+                let (path, name) = rest.split_once(' ').unwrap();
+                let namespace = fs::File::open(path).unwrap();
+                enter(&namespace, Namespaces::UTS).unwrap();
+                set_hostname(name.as_bytes()).unwrap();
+            }
             "ok" => say(socket, &[varint(kind).as_slice(), b"\x10\x01"].concat()),
             "fail" => {
                 let errno = varint(rest.parse().unwrap());

@@ -119,7 +119,11 @@ fn mapped_overlay(
         }
         let others: Vec<_> = words.into_iter().filter(|(key, _)| key != APPEND).collect();
         let made = corten_sys::overlay::of_layers(&layers, &trees, &others, attributes);
+        // What the kernel has said in words is another reason, such as an option that it does not know.
+        let said = String::from_utf8_lossy(refused.log.as_bytes());
+        let is_other = !said.is_empty() && !said.contains(APPEND);
         made.map_err(|errno| match errno {
+            Errno::INVAL if is_other => refuse(mount, refused),
             // Before Linux 5.19 it takes none at all.
             Errno::INVAL => unsupported(
                 "an overlay of id-mapped layers, which this kernel refuses,".to_string(),

@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use corten_cgroup::{Cgroup, Error, Layout};
 use corten_spec::Kind;
 use corten_testkit::need;
 use rustix::event::{PollFd, Timespec, poll};
+use rustix::fs::{Mode, OFlags, openat};
 
 use super::Scratch;
 
@@ -111,6 +114,37 @@ fn freeze_pids_kill_delete() {
     s.group.delete().unwrap();
     let gone = Cgroup::open(&Layout::probe().unwrap(), s.group.path()).unwrap_err();
     assert_eq!(gone.kind(), Kind::NotFound);
+    s.group.delete().unwrap();
+}
+
+/// What a container with groups of its own can make to be overlooked: deeper than anybody nests, and named by no text.
+#[test]
+fn groups_of_any_depth_and_name_are_found_and_removed() {
+    let s = Scratch::new("deep");
+    let hierarchy = s.layout.unified().map(Path::to_path_buf);
+    let hierarchy = hierarchy.unwrap_or_else(|| s.layout.hierarchies()[0].root.clone());
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = format!("{}{}", hierarchy.display(), s.path);
+    let mut at = rustix::fs::open(top, flags, Mode::empty()).unwrap();
+    for level in 0..300 {
+        for name in [c"\xff\xfe", c"beside"] {
+            rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)).unwrap();
+        }
+        let name = if level % 2 == 0 {
+            c"\xff\xfe"
+        } else {
+            c"beside"
+        };
+        at = openat(&at, name, flags, Mode::empty()).unwrap();
+    }
+    let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+    let procs = openat(&at, "cgroup.procs", OFlags::WRONLY, Mode::empty()).unwrap();
+    rustix::io::write(&procs, child.id().to_string().as_bytes()).unwrap();
+    assert_eq!(s.group.pids().unwrap(), [child.id() as i32]);
+    s.group.kill(15).unwrap();
+    assert!(!child.wait().unwrap().success());
+    assert!(s.group.pids().unwrap().is_empty());
+    drop((at, procs));
     s.group.delete().unwrap();
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use corten_cgroup::Layout;
 use corten_spec::Kind;
+use corten_testkit::need;
 
 use super::{Scratch, inside_v2};
 
@@ -127,4 +128,35 @@ fn missing_controllers_are_refused_by_name() {
         s.apply(r#"{"unified":{"hugetlb.2MB.max":"max"}}"#).unwrap();
     }
     assert!(s.group.stats().unwrap().cpu.is_some());
+}
+
+/// A container with groups of its own has moved its init below, and stopped it there: whoever comes later would stand still too.
+#[test]
+fn a_group_that_the_container_itself_has_frozen_is_known() {
+    if !inside_v2("unified::a_group_that_the_container_itself_has_frozen_is_known") {
+        return;
+    }
+    let s = Scratch::new("self");
+    let top = format!("/sys/fs/cgroup{}", s.path);
+    let controllers = fs::read_to_string(format!("{top}/cgroup.controllers")).unwrap();
+    let Some(controller) = controllers.split_whitespace().next() else {
+        need::skip("version 2 has no controller here");
+        return;
+    };
+    let mut child = s.spawn_ready("exec sleep 1000");
+    let write = |file: &str, text: &str| fs::write(format!("{top}/{file}"), text).unwrap();
+    fs::create_dir(format!("{top}/leaf")).unwrap();
+    write("leaf/cgroup.procs", &child.id().to_string());
+    write("cgroup.subtree_control", &format!("+{controller}"));
+    let is_frozen = || s.group.is_frozen_beside(child.id()).unwrap();
+    assert!(!is_frozen());
+    write("leaf/cgroup.freeze", "1");
+    let end = Instant::now() + Duration::from_secs(10);
+    while !is_frozen() {
+        assert!(Instant::now() < end, "never frozen");
+        std::thread::yield_now();
+    }
+    assert!(!s.group.is_frozen().unwrap());
+    s.group.kill(9).unwrap();
+    child.wait().unwrap();
 }

@@ -12,14 +12,17 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 
 use super::range::{Range, RangeSet};
 use crate::Error;
 use crate::error::file_error;
+use crate::nameless::Nameless;
 
 const LOCK: &str = "lock";
 const LAST: &str = "last_reserved_ip.";
+/// A reservation before it has its name, on file systems that have no files without one.
+const NEW: &str = ".new";
 const LINE_BREAK: &str = "\r\n";
 /// The longest content that is one of ours, or the reference plugin's.
 const MAX_FILE: u64 = 4096;
@@ -130,19 +133,11 @@ impl Store {
         if path.exists() {
             return Ok(false);
         }
-        // An unnamed file gets its content first and its name last: no empty file is ever seen.
-        let failed = |e: rustix::io::Errno| file_error("write", &path)(e.into());
-        let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-        let fd = rustix::fs::open(&self.folder, flags, Mode::from(0o600)).map_err(failed)?;
-        let mut file = File::from(fd);
-        file.write_all(format!("{container_id}{LINE_BREAK}{ifname}").as_bytes())
-            .map_err(file_error("write", &path))?;
-        let unnamed = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
-        match linkat(CWD, unnamed.as_str(), CWD, &path, AtFlags::SYMLINK_FOLLOW) {
-            Ok(()) => Ok(true),
-            Err(rustix::io::Errno::EXIST) => Ok(false),
-            Err(e) => Err(file_error("write", &path)(e.into())),
-        }
+        // Its content comes first and its name last: no empty file is ever seen. Who has the lock is alone with the other name.
+        let text = format!("{container_id}{LINE_BREAK}{ifname}");
+        Nameless::write(self.folder.join(NEW), text.as_bytes())
+            .and_then(|new| new.claim(&path))
+            .map_err(file_error("write", &path))
     }
 
     /// Frees what the container holds by this link and returns the addresses; nothing held is no
@@ -261,6 +256,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nameless::tests::both;
 
     fn set() -> RangeSet {
         let json = serde_json::json!({"subnet": "10.0.0.0/29"});
@@ -272,8 +268,16 @@ mod tests {
 
     #[test]
     fn gives_each_address_once_then_is_full_then_reuses_the_freed_one() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path(), "n").unwrap();
+        both(|dir| {
+            let store = Store::open(dir, "n").unwrap();
+            // A kill of somebody who had just taken an address.
+            fs::write(dir.join("n").join(NEW), "c9\r\neth0").unwrap();
+            gives_each_address_once(&store);
+            assert!(store.remove_if_empty().unwrap());
+        });
+    }
+
+    fn gives_each_address_once(store: &Store) {
         let set = set();
         let mut given = Vec::new();
         for i in 0..5 {
@@ -297,6 +301,9 @@ mod tests {
         assert!(store.release("c2", "eth0").unwrap().is_empty());
         let again = store.reserve_next(0, &set, "c9", "eth0").unwrap().0;
         assert_eq!(again.to_string(), "10.0.0.4");
+        for id in ["c0", "c1", "c3", "c4", "c9"] {
+            assert_eq!(store.release(id, "eth0").unwrap().len(), 1, "{id}");
+        }
     }
 
     #[test]

@@ -2,11 +2,10 @@
 //! can take over from the other. `CACHE/results/NETWORK-CONTAINER-IFNAME`.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::fd::AsRawFd;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock, linkat};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
@@ -15,7 +14,7 @@ use corten_spec::cni::Version;
 use super::{Attachment, CniResult, NetworkConfigList};
 use crate::Error;
 use crate::error::file_error;
-use crate::failpoint::failpoint;
+use crate::nameless::{self, Nameless};
 
 const KIND: &str = "cniCacheV1";
 /// A result and a configuration, each at most a document, the latter in base64.
@@ -74,7 +73,7 @@ fn temporary(cache: &Path, container_id: &str, ifname: &str) -> PathBuf {
     folder(cache).join(format!(".{container_id}-{ifname}"))
 }
 
-/// Writes the result of an ADD, whole or not at all.
+/// Writes the result of an ADD, whole or not at all. What a kill leaves goes with the entry.
 pub fn write(
     cache: &Path,
     list: &NetworkConfigList,
@@ -98,34 +97,9 @@ pub fn write(
     let temporary = temporary(cache, of.container_id.as_str(), &of.ifname);
     fs::create_dir_all(folder(cache)).map_err(file_error("make", &folder(cache)))?;
     let bytes = serde_json::to_vec(&entry).map_err(|e| file_error("write", &path)(e.into()))?;
-    replace(&path, &temporary, &bytes).map_err(file_error("write", &path))
-}
-
-/// An unnamed file gets its content first and its name last, so that a killed write leaves nothing. A name that is
-/// there already can be taken only by another name; what a kill leaves of that goes with the entry.
-fn replace(path: &Path, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
-    let mut file = File::from(rustix::fs::open(folder, flags, Mode::from(0o600))?);
-    file.write_all(bytes)?;
-    let unnamed = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let link = |to: &Path| linkat(CWD, unnamed.as_str(), CWD, to, AtFlags::SYMLINK_FOLLOW);
-    match link(path) {
-        Err(rustix::io::Errno::EXIST) => {}
-        other => return Ok(other?),
-    }
-    remove_file(temporary)?;
-    link(temporary)?;
-    failpoint!("cache.write.temporary");
-    fs::rename(temporary, path)
-}
-
-/// One that is not there is a success.
-fn remove_file(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
-    }
+    Nameless::write(temporary, &bytes)
+        .and_then(|new| new.replace(&path))
+        .map_err(file_error("write", &path))
 }
 
 /// The entry of an attachment, if there is one.
@@ -169,7 +143,10 @@ pub fn list(cache: &Path, network: &str) -> Result<Vec<Entry>, Error> {
     let mut all = Vec::new();
     for entry in entries {
         let entry = entry.map_err(file_error("list", &folder))?;
-        if !entry.file_name().to_string_lossy().starts_with(network) {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // A dot: what a killed write has left.
+        if name.starts_with('.') || !name.starts_with(network) {
             continue;
         }
         all.extend(
@@ -205,7 +182,7 @@ pub fn remove(cache: &Path, network: &str, container_id: &str, ifname: &str) -> 
         temporary(cache, container_id, ifname),
         path(cache, network, container_id, ifname),
     ] {
-        remove_file(&path).map_err(file_error("remove", &path))?;
+        nameless::remove(&path).map_err(file_error("remove", &path))?;
     }
     Ok(())
 }
@@ -271,6 +248,27 @@ mod tests {
         for bad in ["Z", "Zg=", "Z===", "====", "Zg==Zg==", "Zm9v!A==", "Z=9v"] {
             assert_eq!(unbase64(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_kill_leaves_what_was_there_and_goes_with_the_entry() {
+        crate::nameless::tests::both(|dir| {
+            let document = serde_json::json!({"cniVersion": "1.0.0", "name": "n",
+                                              "plugins": [{"type": "loopback"}]});
+            let n = NetworkConfigList::from_document(document).unwrap();
+            let of = Attachment::new("c".parse().unwrap(), "");
+            write(dir, &n, &of, &CniResult::default()).unwrap();
+            let at = path(dir, "n", "c", "eth0");
+            let left = temporary(dir, "c", "eth0");
+            fs::hard_link(&at, &left).unwrap();
+            // Whoever asks for all networks hears of it once.
+            assert_eq!(list(dir, "").unwrap().len(), 1);
+            write(dir, &n, &of, &CniResult::default()).unwrap();
+            assert!(read(dir, "n", &of).unwrap().is_some());
+            fs::hard_link(&at, &left).unwrap_or_default();
+            remove(dir, "n", "c", "eth0").unwrap();
+            assert_eq!(fs::read_dir(folder(dir)).unwrap().count(), 0);
+        });
     }
 
     #[test]

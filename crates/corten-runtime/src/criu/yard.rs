@@ -36,6 +36,8 @@ impl Yard {
             return Ok(None);
         };
         let at = folder.join(format!("yard-{}", std::process::id()));
+        // Of an earlier process with our id, which was killed.
+        drop(Self(at.clone()));
         std::fs::create_dir(&at).map_err(failed_io("make the folder", &at))?;
         let yard = Self(at);
         let link = yard.0.join(UNIFIED);

@@ -70,7 +70,7 @@ fn add_to(target: Target, exec: Exec<'_>, path: Option<&Path>) -> Result<Execed,
     };
     let cgroup = found.cgroup()?;
     let frozen = match &cgroup {
-        Some(cgroup) => cgroup.is_frozen().map_err(refused("read the freezer"))?,
+        Some(cgroup) => (cgroup.is_frozen_beside(init.pid)).map_err(refused("read the freezer"))?,
         None if !found.record.cgroup.is_empty() => {
             return Err(found.conflict("exec in", Status::Stopped));
         }

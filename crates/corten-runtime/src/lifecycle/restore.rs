@@ -142,6 +142,10 @@ fn try_restore(restore: Restore<'_>, executable: &Path, undo: &mut Undo) -> Resu
         .and_then(|()| scene.attend(&criu));
     let console = scene.console.take();
     let ended = criu.end();
+    if done.is_err() {
+        // criu sets them early, and takes nothing back of what it has joined. The failure before is the one to tell.
+        let _ = scene.kept.put_back();
+    }
     let child = done.map_err(|error| explain(error, "restore", &folders.log(LOG)))?;
     ended?;
     if let Some(cgroup) = &undo.cgroup {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
@@ -420,6 +421,67 @@ fn mounts_and_namespaces_from_outside_are_named() {
     assert_eq!(rig.all("join_ns.ns"), ["uts"]);
     assert_eq!(rig.all("join_ns.ns_file"), ["/proc/self/ns/uts"]);
     assert!(rig.all("inherit_fd.key").contains(&"extRootNetNS".into()));
+}
+
+/// Others are in it, whatever becomes of the restore.
+#[test]
+fn a_joined_namespace_keeps_its_name() {
+    if !ours() {
+        return;
+    }
+    for (script, succeeds) in [
+        (
+            "spawn\nnotify setup-namespaces\nrename UTS of-the-image\nnotify post-restore\nok\n",
+            true,
+        ),
+        (
+            "spawn\nnotify setup-namespaces\nrename UTS of-the-image\nfail 17\n",
+            false,
+        ),
+        ("rename UTS of-the-image\ndie\n", false),
+    ] {
+        let mut holder = Command::new("unshare")
+            .args([
+                "--uts",
+                "sh",
+                "-c",
+                "echo of-the-pod > /proc/sys/kernel/hostname; echo; exec cat",
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = [0];
+        holder
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut line)
+            .unwrap();
+        let uts = format!("/proc/{}/ns/uts", holder.id());
+        let mut rig = Rig::new(&script.replace("UTS", &uts));
+        rig.bundle.namespaces(|list| {
+            list.retain(|n| n["type"] != "uts");
+            list.push(json!({"type": "uts", "path": uts}));
+        });
+        rig.bundle.config["hostname"] = serde_json::Value::Null;
+        rig.image("[]");
+        let restored = rig.restore(&[]);
+        assert_eq!(
+            restored.status.success(),
+            succeeds,
+            "{}",
+            text(&restored.stderr)
+        );
+        let name = Command::new("nsenter")
+            .args([&format!("--uts={uts}"), "cat", "/proc/sys/kernel/hostname"])
+            .output()
+            .unwrap();
+        assert_eq!(text(&name.stdout), "of-the-pod\n", "{script}");
+        // The end of its input.
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+    }
 }
 
 #[test]

@@ -64,6 +64,13 @@ fn an_overlay_with_maps_shows_other_owners() {
     }
     // The upper folder has the owners that it has.
     assert_eq!(owner(&root, "fresh"), Some((100_007, 200_007)));
+
+    // A word that no overlay knows is not taken for a kernel's refusal of mapped layers.
+    let strange = [MAPS[0], MAPS[1], &layers, "nonsense=1"];
+    let error = assemble(&[mount("overlay", "overlay", &strange)]).unwrap_err();
+    if need::kernel(6, 5) {
+        assert!(error.to_string().contains("nonsense"), "{error}");
+    }
 }
 
 #[test]

@@ -293,3 +293,33 @@ fn a_group_is_given_to_who_may_write_to_it() {
         assert!(!fs::exists(&at).unwrap());
     }
 }
+
+/// A container that freezes its own first process has nobody wait for it: whoever comes later is refused, as in one that is paused.
+#[test]
+fn who_would_be_frozen_at_once_is_refused() {
+    if !have("pids") {
+        return;
+    }
+    let mut bundle = Bundle::script("sleep 100");
+    let mounts = bundle.config["mounts"].as_array_mut().unwrap();
+    mounts.retain(|m| m["destination"] != "/sys/fs/cgroup");
+    mounts.push(json!({
+        "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["rw"],
+    }));
+    bundle.up();
+    let script = "cd /sys/fs/cgroup && mkdir leaf && for p in $(cat cgroup.procs); do echo $p > leaf/cgroup.procs; done; \
+                  echo +pids > cgroup.subtree_control";
+    bundle.ok(["exec", &bundle.id, "sh", "-c", script]);
+    bundle.ok(["exec", &bundle.id, "true"]);
+    fs::write(format!("{}/leaf/cgroup.freeze", folder(&bundle)), "1").unwrap();
+    until("it is frozen", || {
+        read(&bundle, "leaf/cgroup.events").contains("frozen 1")
+    });
+    let refused = bundle.oci(["exec", &bundle.id, "true"]);
+    let said = text(&refused.stderr);
+    assert!(
+        !refused.status.success() && said.contains("paused"),
+        "{said}"
+    );
+    bundle.ok(["delete", "--force", &bundle.id]);
+}

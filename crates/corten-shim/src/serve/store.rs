@@ -21,6 +21,9 @@ const SHM: &str = "shm";
 const FILES: &str = "etc";
 /// Bytes beyond what the files begin with.
 const ROOM: u64 = 1 << 20;
+/// Inodes beyond those of the files. Since Linux 6.6 their extended attributes are of the same account (tmpfs(5), `nr_inodes`), and with
+/// SELinux each file has one from its birth.
+const SPARE_INODES: usize = 16;
 
 /// A file system in memory that the pod's containers bind, or parts of it.
 #[derive(Debug)]
@@ -41,21 +44,20 @@ impl Store {
             ("uid", Some(uid.as_str())),
             ("gid", Some(gid.as_str())),
         ];
-        let attributes = Attributes::NO_SUID | Attributes::NO_DEV | Attributes::NO_EXEC;
-        Self::made("shm", &options, attributes)?.place(&bundle.join(SHM))
+        Self::made("shm", &options)?.place(&bundle.join(SHM))
     }
 
     /// Files of root's, with some room to be changed in.
     pub fn of_files(files: &[SmallFile], bundle: &Path) -> Result<Self, Status> {
         let length: usize = files.iter().map(|f| f.text.len()).sum();
-        let (size, inodes) = (length as u64 + ROOM, files.len() + 1);
+        let (size, inodes) = (length as u64 + ROOM, files.len() + 1 + SPARE_INODES);
         let (size, inodes) = (size.to_string(), inodes.to_string());
         let options = [
             ("mode", Some("0755")),
             ("size", Some(size.as_str())),
             ("nr_inodes", Some(inodes.as_str())),
         ];
-        let loose = Self::made("etc", &options, 0)?;
+        let loose = Self::made("etc", &options)?;
         for file in files {
             let path = Path::new(&file.name);
             if path.file_name() != Some(path.as_os_str()) {
@@ -73,11 +75,9 @@ impl Store {
         loose.place(&bundle.join(FILES))
     }
 
-    fn made(
-        name: &str,
-        options: &[(&str, Option<&str>)],
-        attributes: u64,
-    ) -> Result<Loose, Status> {
+    fn made(name: &str, options: &[(&str, Option<&str>)]) -> Result<Loose, Status> {
+        // Root of a container writes to it, and where it has a place, users of the host come by.
+        let attributes = Attributes::NO_SUID | Attributes::NO_DEV | Attributes::NO_EXEC;
         let made = mount::new_filesystem("tmpfs", Some(name), options, attributes);
         made.map(Loose).map_err(|e| {
             let text = format!("cannot make {name}, memory of the pod: {}", e.errno);
