@@ -99,6 +99,17 @@ impl Engine {
         }
         found.containers = containers;
         // One folder that cannot be removed must not keep a node from serving.
+        match self.store.sweep_snapshots() {
+            Ok(swept) => {
+                let lines = swept
+                    .iter()
+                    .map(|path| format!("snapshot or layer of nobody's: {}", path.display()));
+                found.notes.extend(lines);
+            }
+            Err(e) => found
+                .notes
+                .push(format!("snapshots without a row: {}", chain(&e))),
+        }
         for (done, what) in [
             (self.sweep_pods(&found), "folders without a pod"),
             (self.sweep_volumes(), "volumes without a container"),

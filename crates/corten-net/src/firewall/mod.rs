@@ -25,8 +25,8 @@ mod wish;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
-use corten_spec::Cidr;
 use corten_spec::cni::Protocol;
+use corten_spec::{Cidr, Kind};
 use corten_sys::netlink::Error as NetlinkError;
 
 use crate::Error;
@@ -186,12 +186,8 @@ impl Firewall {
         if subnets.iter().all(|s| used.iter().any(|a| s.contains(*a))) {
             return Ok(());
         }
-        // Most often: there is nothing, and what the kernel can need not be asked.
-        if self.tables.read(&[])?.conditions == [plan::Condition::Missing; 2] {
-            return Ok(());
-        }
-        self.tables
-            .change("gather subnets", &tables::all_sets(), |name, there| {
+        let change = |tables: &mut Tables| {
+            tables.change("gather subnets", &tables::all_sets(), |name, there| {
                 // After the table was read: see above.
                 let used = Links::open()?.all_addresses()?;
                 let mut plan = plan::removal(name, there, &used, |e| {
@@ -200,7 +196,18 @@ impl Firewall {
                 plan.remakes = true;
                 Ok(plan)
             })
-            .map(drop)
+        };
+        let gathered = match self.tables.read(&[]) {
+            // Most often: there is nothing, and what the kernel can need not be asked.
+            Ok(there) if there.conditions == [plan::Condition::Missing; 2] => Ok(()),
+            Ok(_) => change(&mut self.tables).map(drop),
+            Err(error) => Err(error),
+        };
+        match gathered {
+            // In a kernel that cannot have the table there is nothing of it.
+            Err(error) if error.kind() == Kind::Unsupported => Ok(()),
+            other => other,
+        }
     }
 
     /// The links that are admitted, whether they are there or not.

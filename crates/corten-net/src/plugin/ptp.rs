@@ -12,8 +12,8 @@ use std::fs::File;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
-use corten_spec::Cidr;
 use corten_spec::cni::{CniResult, IpConfig};
+use corten_spec::{Cidr, Kind};
 use serde::Deserialize;
 
 use super::bridge::{clear_leftover, refuse_iptables};
@@ -253,8 +253,12 @@ fn gather(request: &Request<'_>) -> Result<(), Error> {
     let mut all = ipam.map(network::subnets).unwrap_or_default();
     let previous = request.previous().ok().flatten();
     all.extend(previous.iter().flat_map(subnets));
-    let mut firewall = request.session.firewall(&request.table()?)?;
-    firewall.gather(&all)
+    match request.session.firewall(&request.table()?) {
+        Ok(mut firewall) => firewall.gather(&all),
+        // A host without nf_tables, where nothing was to be masqueraded.
+        Err(error) if error.kind() == Kind::Unsupported => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 fn delete_pair(request: &Request<'_>, undo: bool) -> Result<(), Error> {

@@ -140,8 +140,8 @@ fn containerd_while_a_container_starts() {
         };
         let socket = pod.it.containerd.path().join("c.sock");
         let (start, asked) = (named(&id), round * 7);
+        let mut grpc = super::grpc::Grpc::connect(&socket);
         let caller = std::thread::spawn(move || {
-            let mut grpc = super::grpc::Grpc::connect(&socket);
             grpc.call::<()>("StartContainer", &start);
         });
         std::thread::sleep(std::time::Duration::from_millis(asked));

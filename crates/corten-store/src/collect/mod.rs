@@ -10,9 +10,11 @@ pub(crate) mod trash;
 pub(crate) mod usage;
 
 pub use estimate::{Occupied, Share};
+use sweep::lost_snapshots;
 pub(crate) use sweep::{Sort, list, orphans, stray_mounts};
 
 use std::io;
+use std::path::PathBuf;
 
 use rusqlite::Transaction;
 
@@ -65,6 +67,23 @@ impl Store {
             Ok(())
         })?;
         self.empty_trash()
+    }
+
+    /// Puts away what a kill in the middle of a snapshot's making or removal has left: its folder, and layers that were mounted for it.
+    /// Returns what it was. For the start of whoever makes many: a look at each snapshot and layer, and no bytes are freed.
+    pub fn sweep_snapshots(&self) -> Result<Vec<PathBuf>> {
+        self.db().write("sweep snapshots", |t| {
+            let mut swept = Vec::new();
+            for layer in stray_mounts(self, t)? {
+                attach::detach(&layer)?;
+                swept.push(layer);
+            }
+            for orphan in lost_snapshots(self, t)? {
+                swept.push(orphan.path.clone());
+                orphan.remove(self)?;
+            }
+            Ok(swept)
+        })
     }
 
     /// Frees what removed snapshots and replaced trees occupied; returns the bytes. For the tail of a command, when

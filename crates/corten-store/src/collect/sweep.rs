@@ -60,6 +60,14 @@ pub(crate) fn orphans(store: &Store, t: &Transaction<'_>) -> Result<Vec<Orphan>>
     let layer = "SELECT 1 FROM layer WHERE id = ?1";
     let layers = store.folder("layers");
     unowned(t, layer, &layers, str::to_owned, Sort::Layer, &mut out)?;
+    out.extend(lost_snapshots(store, t)?);
+    abandoned(&store.folder("ingest"), &mut out)?;
+    Ok(out)
+}
+
+/// Of these, the folders of snapshots.
+pub(crate) fn lost_snapshots(store: &Store, t: &Transaction<'_>) -> Result<Vec<Orphan>> {
+    let mut out = Vec::new();
     let snapshot = "SELECT 1 FROM snapshot WHERE key = ?1";
     let snapshots = store.folder("snapshots");
     unowned(
@@ -70,7 +78,6 @@ pub(crate) fn orphans(store: &Store, t: &Transaction<'_>) -> Result<Vec<Orphan>>
         Sort::Snapshot,
         &mut out,
     )?;
-    abandoned(&store.folder("ingest"), &mut out)?;
     Ok(out)
 }
 

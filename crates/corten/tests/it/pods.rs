@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corten_cri::proto::runtime_service_client::RuntimeServiceClient;
 use corten_cri::proto::*;
-use corten_testkit::{Image, Result, Sandbox, wait};
+use corten_testkit::{Image, Result, Sandbox, need, wait};
 use serde_json::json;
 use tonic::Status;
 use tonic::transport::Channel;
@@ -45,7 +45,7 @@ impl Node {
         let (b, c) = (number / 256 % 256, number % 256);
         let first = json!({
             "type": "ptp",
-            "ipMasq": true,
+            "ipMasq": need::is_nat(),
             "ipam": {
                 "type": "host-local",
                 "dataDir": sandbox.run_folder().join("cni-ipam"),

@@ -196,6 +196,22 @@ async fn whole(node: &Node, when: &str) {
     }
 }
 
+/// As a kill leaves it in the middle of a snapshot's making.
+#[test]
+fn a_snapshot_of_nobodys_goes_with_the_next_start() -> Result<()> {
+    let mut node = Node::start()?;
+    node.daemon.child.kill().expect("kill");
+    node.daemon.child.wait().expect("wait");
+    let lost = node.sandbox.root().join("snapshots/0123456789ab");
+    fs::create_dir_all(lost.join("fs")).expect("a folder");
+    node.again();
+    assert!(!lost.exists());
+    let log = node.daemon.log();
+    assert!(log.contains(&lost.display().to_string()), "{log}");
+    node.finish();
+    Ok(())
+}
+
 #[test]
 fn a_supervisor_dies_at_any_moment() -> Result<()> {
     let node = Node::start()?;
