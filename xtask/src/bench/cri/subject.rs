@@ -24,7 +24,7 @@ pub struct Subject {
     pub short: &'static str,
     pub socket: String,
     pub daemon: Daemon,
-    /// What the command lines of its supervisors and pause processes have in them.
+    /// The names of its supervisors and pause processes, wherever they lie.
     others: &'static [&'static str],
 }
 
@@ -39,8 +39,10 @@ impl Subject {
         let mut sum = self.daemon_memory()?.0;
         for pid in processes()? {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-            let line = String::from_utf8_lossy(&line).replace('\0', " ");
-            let ours = self.others.iter().any(|word| line.starts_with(word));
+            let program = line.split(|b| *b == 0).next().unwrap_or_default();
+            let program = String::from_utf8_lossy(program);
+            let name = program.rsplit('/').next().unwrap_or_default();
+            let ours = self.others.contains(&name);
             if pid != self.daemon.id() && ours {
                 sum += read(pid)?.0;
             }
@@ -217,10 +219,6 @@ pub fn containerd(rig: &Rig) -> Result<Subject> {
         short: "containerd",
         socket: socket.clone(),
         daemon,
-        others: &[
-            "/usr/bin/containerd-shim-runc-v2",
-            "containerd-shim-runc-v2",
-            "/pause",
-        ],
+        others: &["containerd-shim-runc-v2", "pause"],
     })
 }
