@@ -210,7 +210,7 @@ impl Error {
                 Kind::Internal
             }
             Self::RateLimited { .. } | Self::Contended { .. } => Kind::Busy,
-            // Method not allowed, not implemented: the registry does not do such things.
+            // A registry that knows the request and does not serve it (RFC 9110, 15.5.6 and 15.6.2).
             Self::Status {
                 status: 405 | 501, ..
             } => Kind::Unsupported,
